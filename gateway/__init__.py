@@ -1,0 +1,5 @@
+"""An authenticating gateway for OTLP and StackState telemetry."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"

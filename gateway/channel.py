@@ -1,0 +1,208 @@
+"""The messages between control and its workers, and how they are framed: a 4-byte length, then msgpack.
+
+One socket pair per worker. Down: settings, key snapshot and changes, drain. Up: ready, what was applied, a report each second.
+This module knows neither what the messages lead to nor who sends them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from gateway.model import KeyEntry
+from gateway.settings import WorkerSettings
+
+_LENGTH_BYTES: Final = 4
+MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
+SNAPSHOT_CHUNK: Final = 5_000
+"""Keys in one `Keys` message: small steps, so that the data path is never held up for long by applying them."""
+
+
+class Start(msgspec.Struct, tag=True, frozen=True):
+    """Down, first: what to do."""
+
+    settings: WorkerSettings
+
+
+class Keys(msgspec.Struct, tag=True, frozen=True):
+    """Down: a part of the whole keyring. The worker swaps its keyring when the part with `last` has come."""
+
+    revision: int
+    entries: list[KeyEntry]
+    first: bool
+    last: bool
+
+
+class KeyChanges(msgspec.Struct, tag=True, frozen=True):
+    """Down: what changed up to `revision`. Answered by `Applied`. Tombstones are upserts with state REVOKED."""
+
+    revision: int
+    upserts: list[KeyEntry]
+    removals: list[bytes]
+    """Digests that are forgotten altogether (tombstones past their time)."""
+
+
+class Drain(msgspec.Struct, tag=True, frozen=True):
+    """Down: stop accepting at once, finish what is open within `timeout_s`, exit 0."""
+
+    timeout_s: float
+
+
+class Ready(msgspec.Struct, tag=True, frozen=True):
+    """Up: keys are loaded and the listeners accept."""
+
+    pid: int
+
+
+class Applied(msgspec.Struct, tag=True, frozen=True):
+    """Up: every request from now on is decided with at least this revision."""
+
+    revision: int
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """Refusals of one (who, reason) since the last report. `who` is the digest's first 8 hex digits, else the peer's network."""
+
+    who: str
+    reason: str
+    """The auth outcome, e.g. key_unknown."""
+    count: int
+    peer: str
+    scheme: str
+    """The scheme or carrier seen, cleaned and cut to 32 characters; never a key."""
+    key_id: str
+    digest_prefix: str
+    protocol: str
+    signal: str
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """One key's traffic since the last report."""
+
+    key_id: str
+    outcome: str
+    requests: int
+    bytes: int
+    last_used_ms: int
+
+
+class Series(msgspec.Struct, frozen=True, array_like=True):
+    """One metric's change (counters, histogram buckets) or value (gauges) of this worker. `labels` in the catalogue's order."""
+
+    metric: str
+    labels: tuple[str, ...]
+    value: float | list[float]
+    """A histogram's value is [count of bucket 0, …, count of +Inf, sum], not cumulated."""
+
+
+class Report(msgspec.Struct, tag=True, frozen=True):
+    """Up, once a second: heartbeat, counters' deltas, gauges' values, refusals, usage."""
+
+    deltas: list[Series]
+    gauges: list[Series]
+    refusals: list[Refused]
+    usage: list[Usage]
+
+
+Down = Start | Keys | KeyChanges | Drain
+Up = Ready | Applied | Report
+
+_encoder = msgspec.msgpack.Encoder()
+_down: msgspec.msgpack.Decoder[Down] = msgspec.msgpack.Decoder(Down)
+_up: msgspec.msgpack.Decoder[Up] = msgspec.msgpack.Decoder(Up)
+
+
+class ChannelError(Exception):
+    """The peer sent what is no message: the two sides are of different versions, or one has a bug."""
+
+
+class Channel(asyncio.Protocol):
+    """One end of a socket pair. `on_message` is called for each message, `on_closed` once.
+
+    Messages are small or cut in parts, so `send` never waits; `drain` is for snapshots.
+    """
+
+    def __init__(
+        self,
+        decoder: msgspec.msgpack.Decoder[Down] | msgspec.msgpack.Decoder[Up],
+        on_message: Callable[[Down | Up], None],
+        on_closed: Callable[[], None],
+    ) -> None:
+        self._decoder = decoder
+        self._on_message = on_message
+        self._on_closed = on_closed
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    @classmethod
+    def for_worker(cls, on_message: Callable[[Down | Up], None], on_closed: Callable[[], None]) -> Channel:
+        """Make the worker's end: it receives `Down`."""
+        return cls(_down, on_message, on_closed)
+
+    @classmethod
+    def for_control(cls, on_message: Callable[[Down | Up], None], on_closed: Callable[[], None]) -> Channel:
+        """Make control's end: it receives `Up`."""
+        return cls(_up, on_message, on_closed)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport (asyncio)."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - tells mypy what the loop guarantees
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Cut the stream into messages (asyncio).
+
+        Raises `ChannelError` (which closes the channel) on a length or a message that cannot be.
+        """
+        buffer = self._buffer
+        buffer += data
+        while len(buffer) >= _LENGTH_BYTES:
+            length = int.from_bytes(buffer[:_LENGTH_BYTES], "big")
+            if length > MAX_MESSAGE_BYTES:
+                msg = f"a message of {length} bytes on the channel"
+                raise ChannelError(msg)
+            end = _LENGTH_BYTES + length
+            if len(buffer) < end:
+                return
+            payload = bytes(buffer[_LENGTH_BYTES:end])
+            del buffer[:end]
+            try:
+                message = self._decoder.decode(payload)
+            except msgspec.MsgspecError as error:
+                msg = "a message that cannot be decoded on the channel"
+                raise ChannelError(msg) from error
+            self._on_message(message)
+
+    def pause_writing(self) -> None:
+        """Hold back `drain` (asyncio)."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """Let `drain` go on (asyncio)."""
+        self._writable.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """Tell the owner once that the other side is gone (asyncio)."""
+        self._transport = None
+        self._writable.set()
+        self._on_closed()
+
+    def send(self, message: Down | Up) -> None:
+        """Send one message; without effect when the other side is gone, of which `on_closed` tells."""
+        if self._transport is not None:
+            payload = _encoder.encode(message)
+            self._transport.write(len(payload).to_bytes(_LENGTH_BYTES, "big") + payload)
+
+    async def drain(self) -> None:
+        """Wait until the other side has taken most of what was sent."""
+        await self._writable.wait()
+
+    def close(self) -> None:
+        """Close this end after what was sent."""
+        if self._transport is not None:
+            self._transport.close()
