@@ -1,7 +1,8 @@
-"""The messages between control and its workers, and how they are framed: a 4-byte length, then msgpack.
+"""The messages between control and its workers, framed by a 4-byte length before msgpack.
 
-One socket pair per worker. Down: settings, key snapshot and changes, drain. Up: ready, what was applied, a report each second.
-This module knows neither what the messages lead to nor who sends them.
+One socket pair per worker. Down: settings, key snapshot and changes, drain. Up: ready, what was
+applied, a report each second. This module knows neither what the messages lead to nor who sends
+them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from gateway.settings import WorkerSettings
 _LENGTH_BYTES: Final = 4
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 SNAPSHOT_CHUNK: Final = 5_000
-"""Keys in one `Keys` message: small steps, so that the data path is never held up for long by applying them."""
+"""Keys in one `Keys` message: small steps, so that the data path is never held up for long by
+applying them.
+"""
 
 
 class Start(msgspec.Struct, tag=True, frozen=True):
@@ -28,7 +31,10 @@ class Start(msgspec.Struct, tag=True, frozen=True):
 
 
 class Keys(msgspec.Struct, tag=True, frozen=True):
-    """Down: a part of the whole keyring. The worker swaps its keyring when the part with `last` has come."""
+    """Down: a part of the whole keyring.
+
+    The worker swaps its keyring when the part with `last` has come.
+    """
 
     revision: int
     entries: list[KeyEntry]
@@ -37,7 +43,10 @@ class Keys(msgspec.Struct, tag=True, frozen=True):
 
 
 class KeyChanges(msgspec.Struct, tag=True, frozen=True):
-    """Down: what changed up to `revision`. Answered by `Applied`. Tombstones are upserts with state REVOKED."""
+    """Down: what changed up to `revision`. Answered by `Applied`.
+
+    Tombstones are upserts with state REVOKED.
+    """
 
     revision: int
     upserts: list[KeyEntry]
@@ -64,7 +73,10 @@ class Applied(msgspec.Struct, tag=True, frozen=True):
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """Refusals of one (who, reason) since the last report. `who` is the digest's first 8 hex digits, else the peer's network."""
+    """Refusals of one (who, reason) since the last report.
+
+    `who` is the digest's first 8 hex digits, else the peer's network.
+    """
 
     who: str
     reason: str
@@ -90,7 +102,10 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Series(msgspec.Struct, frozen=True, array_like=True):
-    """One metric's change (counters, histogram buckets) or value (gauges) of this worker. `labels` in the catalogue's order."""
+    """One metric's change (counters, histogram buckets) or value (gauges) of this worker.
+
+    `labels` stand in the catalogue's order.
+    """
 
     metric: str
     labels: tuple[str, ...]
@@ -116,7 +131,7 @@ _up: msgspec.msgpack.Decoder[Up] = msgspec.msgpack.Decoder(Up)
 
 
 class ChannelError(Exception):
-    """The peer sent what is no message: the two sides are of different versions, or one has a bug."""
+    """The peer sent what is no message: the sides differ in version, or one has a bug."""
 
 
 class Channel(asyncio.Protocol):
@@ -140,12 +155,16 @@ class Channel(asyncio.Protocol):
         self._writable.set()
 
     @classmethod
-    def for_worker(cls, on_message: Callable[[Down | Up], None], on_closed: Callable[[], None]) -> Channel:
+    def for_worker(
+        cls, on_message: Callable[[Down | Up], None], on_closed: Callable[[], None]
+    ) -> Channel:
         """Make the worker's end: it receives `Down`."""
         return cls(_down, on_message, on_closed)
 
     @classmethod
-    def for_control(cls, on_message: Callable[[Down | Up], None], on_closed: Callable[[], None]) -> Channel:
+    def for_control(
+        cls, on_message: Callable[[Down | Up], None], on_closed: Callable[[], None]
+    ) -> Channel:
         """Make control's end: it receives `Up`."""
         return cls(_up, on_message, on_closed)
 
@@ -193,7 +212,7 @@ class Channel(asyncio.Protocol):
         self._on_closed()
 
     def send(self, message: Down | Up) -> None:
-        """Send one message; without effect when the other side is gone, of which `on_closed` tells."""
+        """Send one message; no effect when the other side is gone, of which `on_closed` tells."""
         if self._transport is not None:
             payload = _encoder.encode(message)
             self._transport.write(len(payload).to_bytes(_LENGTH_BYTES, "big") + payload)

@@ -1,7 +1,7 @@
 """The words that every room shares: protocols, signals, keys, principals.
 
-Standard library only. What belongs here is a value without behaviour that more than one room speaks of; how a request can end
-stands in `outcome`, what a worker is told at its start in `settings`.
+Standard library only. What belongs here is a value without behaviour that more than one room speaks
+of; how a request can end stands in `outcome`, what a worker is told at its start in `settings`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import hashlib
 from typing import Final, NamedTuple, NewType
 
 KeyDigest = NewType("KeyDigest", bytes)
-"""SHA-256 of a key's bytes: 32 bytes. The only form in which a key is stored, compared or passed on."""
+"""SHA-256 of a key's bytes: 32 bytes. The only form in which a key is stored, compared or passed
+on.
+"""
 
 MAX_KEY_BYTES: Final = 512
 """Longest key that is accepted from a caller or an operator."""
@@ -48,7 +50,10 @@ ALL_SIGNALS: Final = sum(_SIGNAL_BITS.values())
 
 
 class BackendName(enum.StrEnum):
-    """The kinds of backend that a route can name; the `backend` label and the configuration key under `backends`."""
+    """The kinds of backend that a route can name.
+
+    The `backend` label, and the configuration key under `backends`.
+    """
 
     OTLP_GRPC = "otlp_grpc"
     OTLP_HTTP = "otlp_http"
@@ -56,7 +61,10 @@ class BackendName(enum.StrEnum):
 
 
 class KeyState(enum.IntEnum):
-    """What a known key is, apart from its expiry, which is checked against the clock at each request."""
+    """What a known key is, apart from its expiry.
+
+    Expiry is checked against the clock at each request.
+    """
 
     ACTIVE = 0
     REVOKED = 1
@@ -66,8 +74,8 @@ class KeyState(enum.IntEnum):
 class Principal(NamedTuple):
     """What a worker knows of a key: the value beside the digest in its keyring.
 
-    A plain tuple, because a million of them must fit in a worker. `name` is empty unless the worker needs names
-    (`forward.identity_headers`): control knows them all.
+    A plain tuple, because a million of them must fit in a worker. `name` is empty unless the worker
+    needs names (`forward.identity_headers`): control knows them all.
     """
 
     key_id: str
@@ -78,7 +86,9 @@ class Principal(NamedTuple):
     """Bits of the signals that the key may send, see `Signal.bit`."""
     name: str = ""
     shared: bool = False
-    """Whether the backend can know this key (a remote authority allowed it), so that its refusal is the caller's."""
+    """Whether the backend can know this key (a remote authority allowed it), so that its refusal
+    is the caller's.
+    """
 
 
 class KeyEntry(NamedTuple):
@@ -89,7 +99,10 @@ class KeyEntry(NamedTuple):
 
 
 class Denied(NamedTuple):
-    """A definite no. `principal` is whose key it was, where that is known (expired, revoked, not allowed here)."""
+    """A definite no.
+
+    `principal` is whose key it was, where that is known (expired, revoked, not allowed here).
+    """
 
     refusal: str
     """Name of the row in `outcome.REFUSALS`."""
@@ -97,13 +110,18 @@ class Denied(NamedTuple):
 
 
 class Undecided(NamedTuple):
-    """Nobody can tell now whether the key is good: the caller must try again, and must not drop its data."""
+    """Nobody can tell now whether the key is good.
+
+    The caller must try again, and must not drop its data.
+    """
 
     retry_after_s: int = 2
 
 
 Verdict = Principal | Denied | Undecided
-"""What the decision function says: the allowed principal itself, a definite no, or that it cannot tell."""
+"""What the decision function says: the allowed principal itself, a definite no, or that it
+cannot tell.
+"""
 
 
 def digest_of(key: bytes) -> KeyDigest:

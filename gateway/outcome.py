@@ -1,8 +1,8 @@
 """THE table: every way a request can end, and what each protocol's client is told.
 
-"No" and "cannot tell" are different rows, because OTLP clients drop data on the first and retry on the second (OTLP specification,
-"Failures"; RFC 9110 §15). Nothing else in the gateway turns an outcome into a code. Texts are fixed: they say what to do and never
-repeat what the caller sent.
+"No" and "cannot tell" are different rows, because OTLP clients drop data on the first and retry on
+the second (OTLP specification, "Failures"; RFC 9110 §15). Nothing else in the gateway turns an
+outcome into a code. Texts are fixed: they say what to do and never repeat what the caller sent.
 """
 
 from __future__ import annotations
@@ -73,15 +73,17 @@ class Result(enum.StrEnum):
 
 
 RETRY: Final = 0
-"""In `Outcome.intake`: answered as the route's sender retries (503, or no answer at all; wire contract of the agents)."""
+"""In `Outcome.intake`: answered as the route's sender retries (503, or no answer at all; wire
+contract of the agents).
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One row: what each protocol's client sees.
 
-    `retry_after_s` > 0 makes it retryable: `RetryInfo` in gRPC, `Retry-After` in HTTP. Hints stay within 1 to 5 s: an SDK with a
-    10 s budget drops on longer ones.
+    `retry_after_s` > 0 makes it retryable: `RetryInfo` in gRPC, `Retry-After` in HTTP. Hints stay
+    within 1 to 5 s: an SDK with a 10 s budget drops on longer ones.
     """
 
     name: str
@@ -103,15 +105,33 @@ _G = GrpcCode
 _A = AuthOutcome
 _R = Result
 
-KEY_MISSING: Final = Outcome("key_missing", _R.DENIED, _G.UNAUTHENTICATED, 401, 401, auth=_A.KEY_MISSING)
-KEY_MALFORMED: Final = Outcome("key_malformed", _R.DENIED, _G.UNAUTHENTICATED, 401, 401, auth=_A.KEY_MALFORMED)
-KEY_CONFLICT: Final = Outcome("key_conflict", _R.DENIED, _G.UNAUTHENTICATED, 401, 401, auth=_A.KEY_CONFLICT)
-KEY_UNKNOWN: Final = Outcome("key_unknown", _R.DENIED, _G.UNAUTHENTICATED, 401, 403, auth=_A.KEY_UNKNOWN)
-KEY_EXPIRED: Final = Outcome("key_expired", _R.DENIED, _G.UNAUTHENTICATED, 401, 403, auth=_A.KEY_EXPIRED)
-KEY_REVOKED: Final = Outcome("key_revoked", _R.DENIED, _G.UNAUTHENTICATED, 401, 403, auth=_A.KEY_REVOKED)
-KEY_DISABLED: Final = Outcome("key_disabled", _R.DENIED, _G.UNAUTHENTICATED, 401, 403, auth=_A.KEY_DISABLED)
-SIGNAL_NOT_ALLOWED: Final = Outcome("signal_not_allowed", _R.DENIED, _G.PERMISSION_DENIED, 403, 403, auth=_A.SIGNAL_NOT_ALLOWED)
-UNDECIDED: Final = Outcome("undecided", _R.UNDECIDED, _G.UNAVAILABLE, 503, RETRY, 2, auth=_A.UNDECIDED)
+KEY_MISSING: Final = Outcome(
+    "key_missing", _R.DENIED, _G.UNAUTHENTICATED, 401, 401, auth=_A.KEY_MISSING
+)
+KEY_MALFORMED: Final = Outcome(
+    "key_malformed", _R.DENIED, _G.UNAUTHENTICATED, 401, 401, auth=_A.KEY_MALFORMED
+)
+KEY_CONFLICT: Final = Outcome(
+    "key_conflict", _R.DENIED, _G.UNAUTHENTICATED, 401, 401, auth=_A.KEY_CONFLICT
+)
+KEY_UNKNOWN: Final = Outcome(
+    "key_unknown", _R.DENIED, _G.UNAUTHENTICATED, 401, 403, auth=_A.KEY_UNKNOWN
+)
+KEY_EXPIRED: Final = Outcome(
+    "key_expired", _R.DENIED, _G.UNAUTHENTICATED, 401, 403, auth=_A.KEY_EXPIRED
+)
+KEY_REVOKED: Final = Outcome(
+    "key_revoked", _R.DENIED, _G.UNAUTHENTICATED, 401, 403, auth=_A.KEY_REVOKED
+)
+KEY_DISABLED: Final = Outcome(
+    "key_disabled", _R.DENIED, _G.UNAUTHENTICATED, 401, 403, auth=_A.KEY_DISABLED
+)
+SIGNAL_NOT_ALLOWED: Final = Outcome(
+    "signal_not_allowed", _R.DENIED, _G.PERMISSION_DENIED, 403, 403, auth=_A.SIGNAL_NOT_ALLOWED
+)
+UNDECIDED: Final = Outcome(
+    "undecided", _R.UNDECIDED, _G.UNAVAILABLE, 503, RETRY, 2, auth=_A.UNDECIDED
+)
 OVERLOADED: Final = Outcome("overloaded", _R.OVERLOADED, _G.UNAVAILABLE, 503, RETRY, 2)
 CONNECTION_LIMIT: Final = Outcome("connection_limit", _R.OVERLOADED, _G.UNAVAILABLE, 503, 503, 2)
 QUOTA: Final = Outcome("quota", _R.QUOTA, _G.RESOURCE_EXHAUSTED, 429, RETRY, 1)
@@ -122,25 +142,54 @@ MEDIA_TYPE: Final = Outcome("media_type", _R.MEDIA_TYPE, _G.INVALID_ARGUMENT, 41
 MALFORMED: Final = Outcome("malformed", _R.MALFORMED, _G.INVALID_ARGUMENT, 400, 400)
 HEAD_TOO_LARGE: Final = Outcome("head_too_large", _R.MALFORMED, _G.RESOURCE_EXHAUSTED, 431, 431)
 STALLED: Final = Outcome("stalled", _R.CANCELED, _G.UNAVAILABLE, 503, RETRY, 1)
-BACKEND_REFUSED: Final = Outcome("backend_refused", _R.BACKEND_REFUSED, _G.UNAVAILABLE, 503, RETRY, 5)
-BACKEND_UNREACHABLE: Final = Outcome("backend_unreachable", _R.BACKEND_UNREACHABLE, _G.UNAVAILABLE, 503, RETRY, 2)
+BACKEND_REFUSED: Final = Outcome(
+    "backend_refused", _R.BACKEND_REFUSED, _G.UNAVAILABLE, 503, RETRY, 5
+)
+BACKEND_UNREACHABLE: Final = Outcome(
+    "backend_unreachable", _R.BACKEND_UNREACHABLE, _G.UNAVAILABLE, 503, RETRY, 2
+)
 BACKEND_LOST: Final = Outcome("backend_lost", _R.BACKEND_UNREACHABLE, _G.UNAVAILABLE, 503, RETRY, 1)
-BACKEND_TIMEOUT: Final = Outcome("backend_timeout", _R.BACKEND_TIMEOUT, _G.DEADLINE_EXCEEDED, 504, RETRY, 1)
+BACKEND_TIMEOUT: Final = Outcome(
+    "backend_timeout", _R.BACKEND_TIMEOUT, _G.DEADLINE_EXCEEDED, 504, RETRY, 1
+)
 CANCELED: Final = Outcome("canceled", _R.CANCELED, _G.CANCELLED, 499, 499)
 INTERNAL: Final = Outcome("internal", _R.INTERNAL, _G.UNAVAILABLE, 503, RETRY, 1)
 
 OUTCOMES: Final = (
-    KEY_MISSING, KEY_MALFORMED, KEY_CONFLICT, KEY_UNKNOWN, KEY_EXPIRED, KEY_REVOKED, KEY_DISABLED, SIGNAL_NOT_ALLOWED, UNDECIDED,
-    OVERLOADED, CONNECTION_LIMIT, QUOTA, BODY_TOO_LARGE, NOT_FOUND, METHOD_NOT_ALLOWED, MEDIA_TYPE, MALFORMED, HEAD_TOO_LARGE,
-    STALLED, BACKEND_REFUSED, BACKEND_UNREACHABLE, BACKEND_LOST, BACKEND_TIMEOUT, CANCELED, INTERNAL,
-)  # fmt: skip
+    KEY_MISSING,
+    KEY_MALFORMED,
+    KEY_CONFLICT,
+    KEY_UNKNOWN,
+    KEY_EXPIRED,
+    KEY_REVOKED,
+    KEY_DISABLED,
+    SIGNAL_NOT_ALLOWED,
+    UNDECIDED,
+    OVERLOADED,
+    CONNECTION_LIMIT,
+    QUOTA,
+    BODY_TOO_LARGE,
+    NOT_FOUND,
+    METHOD_NOT_ALLOWED,
+    MEDIA_TYPE,
+    MALFORMED,
+    HEAD_TOO_LARGE,
+    STALLED,
+    BACKEND_REFUSED,
+    BACKEND_UNREACHABLE,
+    BACKEND_LOST,
+    BACKEND_TIMEOUT,
+    CANCELED,
+    INTERNAL,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """A row with the text for one particular cause: several texts may share one outcome.
 
-    `reason` is `google.rpc.ErrorInfo.reason` (UPPER_SNAKE_CASE), for programs; `text` is for people.
+    `reason` is `google.rpc.ErrorInfo.reason` (UPPER_SNAKE_CASE), for programs; `text` is for
+    people.
     """
 
     reason: str
@@ -159,52 +208,157 @@ REFUSALS: Final = _refusals(
     (
         "SCHEME_BEARER",
         KEY_MALFORMED,
-        "the Authorization header uses the scheme Bearer: set 'scheme: StackState' in the Collector's bearertokenauth extension",
+        (
+            "the Authorization header uses the scheme Bearer: set 'scheme: StackState' in the"
+            " Collector's bearertokenauth extension"
+        ),
     ),
-    ("SCHEME_UNKNOWN", KEY_MALFORMED, f"the Authorization header's scheme is not accepted here: {_SEND_KEY}"),
+    (
+        "SCHEME_UNKNOWN",
+        KEY_MALFORMED,
+        f"the Authorization header's scheme is not accepted here: {_SEND_KEY}",
+    ),
     (
         "KEY_PERCENT_ENCODED",
         KEY_MALFORMED,
-        "the Authorization header arrived percent-encoded ('StackState%20<key>'): this sender does not decode "
-        "OTEL_EXPORTER_OTLP_HEADERS; write a plain space between scheme and key",
+        (
+            "the Authorization header arrived percent-encoded ('StackState%20<key>'): this "
+            "sender does not decode OTEL_EXPORTER_OTLP_HEADERS; write a plain space between "
+            "scheme and key"
+        ),
     ),
     ("KEY_EMPTY", KEY_MALFORMED, f"the Authorization header has a scheme but no key: {_SEND_KEY}"),
-    ("KEY_TOO_LONG", KEY_MALFORMED, "the key is longer than 512 bytes: send the key exactly as it was shown when it was created"),
-    ("KEY_CHARACTERS", KEY_MALFORMED, "the key contains characters outside visible ASCII: send it exactly as it was shown"),
-    ("AUTHORIZATION_REPEATED", KEY_MALFORMED, "more than one Authorization header: send exactly one"),
+    (
+        "KEY_TOO_LONG",
+        KEY_MALFORMED,
+        (
+            "the key is longer than 512 bytes: send the key exactly as it was shown when it "
+            "was created"
+        ),
+    ),
+    (
+        "KEY_CHARACTERS",
+        KEY_MALFORMED,
+        "the key contains characters outside visible ASCII: send it exactly as it was shown",
+    ),
+    (
+        "AUTHORIZATION_REPEATED",
+        KEY_MALFORMED,
+        "more than one Authorization header: send exactly one",
+    ),
     ("KEY_CONFLICT", KEY_CONFLICT, "the request carries two different keys: send one key only"),
     (
         "KEY_UNKNOWN",
         KEY_UNKNOWN,
-        "the key is not known here: check that it belongs to this gateway, or create one with 'gateway keys create'",
+        (
+            "the key is not known here: check that it belongs to this gateway, or create one "
+            "with 'gateway keys create'"
+        ),
     ),
-    ("KEY_TYPO", KEY_UNKNOWN, "the key is mistyped or cut off (its checksum does not match): copy it again, whole"),
-    ("KEY_EXPIRED", KEY_EXPIRED, "the key has expired: create a new one and give it to this sender"),
-    ("KEY_REVOKED", KEY_REVOKED, "the key was deleted: create a new one and give it to this sender"),
-    ("KEY_DISABLED", KEY_DISABLED, "the key is disabled: ask the operator of this gateway to enable it"),
-    ("SIGNAL_NOT_ALLOWED", SIGNAL_NOT_ALLOWED, "the key may not send this kind of telemetry: use a key that may, or ask the operator"),
+    (
+        "KEY_TYPO",
+        KEY_UNKNOWN,
+        "the key is mistyped or cut off (its checksum does not match): copy it again, whole",
+    ),
+    (
+        "KEY_EXPIRED",
+        KEY_EXPIRED,
+        "the key has expired: create a new one and give it to this sender",
+    ),
+    (
+        "KEY_REVOKED",
+        KEY_REVOKED,
+        "the key was deleted: create a new one and give it to this sender",
+    ),
+    (
+        "KEY_DISABLED",
+        KEY_DISABLED,
+        "the key is disabled: ask the operator of this gateway to enable it",
+    ),
+    (
+        "SIGNAL_NOT_ALLOWED",
+        SIGNAL_NOT_ALLOWED,
+        "the key may not send this kind of telemetry: use a key that may, or ask the operator",
+    ),
     ("UNDECIDED", UNDECIDED, "the key cannot be checked right now: keep the data and try again"),
-    ("OVERLOADED", OVERLOADED, "the gateway has no room for this request right now: keep the data and try again"),
-    ("CONNECTION_LIMIT", CONNECTION_LIMIT, "the gateway has as many connections as it may: keep the data and try again"),
+    (
+        "OVERLOADED",
+        OVERLOADED,
+        "the gateway has no room for this request right now: keep the data and try again",
+    ),
+    (
+        "CONNECTION_LIMIT",
+        CONNECTION_LIMIT,
+        "the gateway has as many connections as it may: keep the data and try again",
+    ),
     ("QUOTA", QUOTA, "this key sends more than its quota: slow down and try again"),
-    ("BODY_TOO_LARGE", BODY_TOO_LARGE, "the body is larger than this gateway accepts: send smaller batches"),
+    (
+        "BODY_TOO_LARGE",
+        BODY_TOO_LARGE,
+        "the body is larger than this gateway accepts: send smaller batches",
+    ),
     (
         "NOT_FOUND",
         NOT_FOUND,
-        "no such path or method here: OTLP/HTTP is POST /v1/traces, /v1/metrics, /v1/logs, /v1development/profiles; "
-        "OTLP/gRPC is the Export method of the four collector services",
+        (
+            "no such path or method here: OTLP/HTTP is POST /v1/traces, /v1/metrics, "
+            "/v1/logs, /v1development/profiles; OTLP/gRPC is the Export method of the four "
+            "collector services"
+        ),
     ),
-    ("METHOD_NOT_ALLOWED", METHOD_NOT_ALLOWED, "this path takes only the methods named in the Allow header"),
-    ("MEDIA_TYPE", MEDIA_TYPE, "this Content-Type is not accepted here: send application/x-protobuf or application/json"),
-    ("GRPC_MEDIA_TYPE", MEDIA_TYPE, "an Export method over HTTP/2 takes only Content-Type application/grpc or application/grpc+proto"),
+    (
+        "METHOD_NOT_ALLOWED",
+        METHOD_NOT_ALLOWED,
+        "this path takes only the methods named in the Allow header",
+    ),
+    (
+        "MEDIA_TYPE",
+        MEDIA_TYPE,
+        "this Content-Type is not accepted here: send application/x-protobuf or application/json",
+    ),
+    (
+        "GRPC_MEDIA_TYPE",
+        MEDIA_TYPE,
+        (
+            "an Export method over HTTP/2 takes only Content-Type application/grpc or "
+            "application/grpc+proto"
+        ),
+    ),
     ("MALFORMED", MALFORMED, "the request is not well-formed HTTP"),
-    ("HEAD_TOO_LARGE", HEAD_TOO_LARGE, "the request's header fields are larger than this gateway accepts"),
+    (
+        "HEAD_TOO_LARGE",
+        HEAD_TOO_LARGE,
+        "the request's header fields are larger than this gateway accepts",
+    ),
     ("STALLED", STALLED, "no byte of the request body arrived for too long: try again"),
-    ("BACKEND_REFUSED", BACKEND_REFUSED, "the backend behind the gateway does not accept its credential: keep the data, the operator must act"),
-    ("BACKEND_UNREACHABLE", BACKEND_UNREACHABLE, "the backend behind the gateway cannot be reached: keep the data and try again"),
-    ("NO_BACKEND_OTLP_GRPC", BACKEND_UNREACHABLE, "no backend is configured for OTLP/gRPC: the operator must set backends.otlp_grpc.urls"),
-    ("NO_BACKEND_OTLP_HTTP", BACKEND_UNREACHABLE, "no backend is configured for OTLP/HTTP: the operator must set backends.otlp_http.urls"),
-    ("NO_BACKEND_INTAKE", BACKEND_UNREACHABLE, "no backend is configured for the agent intake: the operator must set backends.intake.urls"),
+    (
+        "BACKEND_REFUSED",
+        BACKEND_REFUSED,
+        (
+            "the backend behind the gateway does not accept its credential: keep the data, "
+            "the operator must act"
+        ),
+    ),
+    (
+        "BACKEND_UNREACHABLE",
+        BACKEND_UNREACHABLE,
+        "the backend behind the gateway cannot be reached: keep the data and try again",
+    ),
+    (
+        "NO_BACKEND_OTLP_GRPC",
+        BACKEND_UNREACHABLE,
+        "no backend is configured for OTLP/gRPC: the operator must set backends.otlp_grpc.urls",
+    ),
+    (
+        "NO_BACKEND_OTLP_HTTP",
+        BACKEND_UNREACHABLE,
+        "no backend is configured for OTLP/HTTP: the operator must set backends.otlp_http.urls",
+    ),
+    (
+        "NO_BACKEND_INTAKE",
+        BACKEND_UNREACHABLE,
+        "no backend is configured for the agent intake: the operator must set backends.intake.urls",
+    ),
     ("BACKEND_LOST", BACKEND_LOST, "the backend's connection broke before it answered: try again"),
     ("BACKEND_TIMEOUT", BACKEND_TIMEOUT, "the backend did not answer in time: try again"),
     ("CANCELED", CANCELED, "the caller went away"),

@@ -1,7 +1,8 @@
-"""What control tells a worker at its start: the configuration, resolved to bytes, seconds and file descriptors.
+"""What control tells a worker at its start: the configuration in bytes, seconds, descriptors.
 
-Frozen structs that travel over the channel. They carry no defaults that a user could see (those stand in `config`) and no
-validation: control has done it. Workers import this instead of `config`, which needs pydantic.
+Frozen structs that travel over the channel. They carry no defaults that a user could see (those
+stand in `config`) and no validation: control has done it. Workers import this instead of `config`,
+which needs pydantic.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ class Listener(msgspec.Struct, frozen=True):
 
 
 class Target(msgspec.Struct, frozen=True):
-    """One url of a backend. `prefix` is the url's path without a trailing slash, put before each forwarded path."""
+    """One url of a backend.
+
+    `prefix` is the url's path without a trailing slash, put before each forwarded path.
+    """
 
     host: str
     port: int
@@ -87,11 +91,14 @@ class Forward(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         """Leave the key out: settings are printed when something fails."""
-        return f"Forward(key={self.key!r}, scheme={self.scheme!r}, identity_headers={self.identity_headers!r})"
+        return (
+            f"Forward(key={self.key!r}, scheme={self.scheme!r}, "
+            f"identity_headers={self.identity_headers!r})"
+        )
 
 
 class PerKey(msgspec.Struct, frozen=True):
-    """Quota of one key; 0 = none. Rates are per second, already divided by the number of workers."""
+    """Quota of one key; 0 = none. Rates are per second, already divided by the workers."""
 
     requests: float = 0
     bytes: float = 0
@@ -132,7 +139,9 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     """0 … workers - 1: this worker's slot in the shared connection counts."""
     workers: int
     counts_fd: int
-    """Descriptor of the shared memory map with one signed 64-bit count of connections per worker (-1 = not alive)."""
+    """Descriptor of the shared memory map with one signed 64-bit count of connections per worker
+    (-1 = not alive).
+    """
     listeners: tuple[Listener, ...]
     backends: tuple[Backend, ...]
     forward: Forward

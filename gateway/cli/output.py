@@ -1,7 +1,8 @@
-"""How commands speak: results on stdout, errors on stderr, colours and emoji only on a terminal, and the exit codes.
+"""How commands speak: results on stdout, errors on stderr, and the exit codes.
 
-Words are those of the `sts` CLI (`✅ …` on a terminal, `[SUCCESS] …` elsewhere), so that scripts written for it keep working.
-What a command says does not belong here; how a key is shown neither.
+Colours and emoji stand only on a terminal. Words are those of the `sts` CLI (`✅ …` on a terminal,
+`[SUCCESS] …` elsewhere), so that scripts written for it keep working. What a command says does not
+belong here; how a key is shown neither.
 """
 
 from __future__ import annotations
@@ -40,12 +41,15 @@ class Colour(enum.Enum):
 
 
 def is_fancy(stream: TextIO) -> bool:
-    """Whether colours and emoji may be written: a terminal that can, and no `NO_COLOR` (no-color.org) in the environment."""
+    """Whether colours and emoji may be written: a terminal that can, and no `NO_COLOR` set.
+
+    See no-color.org.
+    """
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def paint(text: str, colour: Colour, stream: TextIO | None = None) -> str:
-    """Colour `text` for `stream` (stdout unless given), or return it as it is where colours do not belong."""
+    """Colour `text` for `stream` (stdout unless given) where colours belong there."""
     return f"{colour.value}{text}{_RESET}" if is_fancy(stream or sys.stdout) else text
 
 
@@ -79,7 +83,7 @@ def fail(text: str, code: Exit) -> NoReturn:
 
 
 def _write(text: str, stream: TextIO) -> None:
-    """Write a line; characters that the terminal's encoding lacks become `?` rather than a traceback."""
+    """Write a line; characters that the stream's encoding lacks become `?`, no traceback."""
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
     stream.flush()
