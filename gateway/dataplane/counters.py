@@ -1,0 +1,132 @@
+"""What a worker counts, in plain integers; `take_report` turns it into the channel's series.
+
+The data path touches attributes and small dicts only. Names and labels stand in `gateway.metrics`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Final
+
+from gateway import metrics
+from gateway.channel import Series, Usage
+from gateway.model import Protocol, Signal
+
+_BUCKETS: Final = len(metrics.BUCKETS_S) + 1
+_LAST: Final = _BUCKETS - 1
+
+
+class Histogram:
+    """Durations in power-of-two buckets of microseconds (`metrics.BUCKETS_S`)."""
+
+    __slots__ = ("counts", "total_s")
+
+    def __init__(self) -> None:
+        self.counts = [0] * _BUCKETS
+        self.total_s = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration in seconds."""
+        # int() rounds down and a bound is inclusive, so subtract the least that makes 2 µs fall into the first bucket.
+        bucket = int(seconds * 1_000_000 - 1e-6).bit_length() - 1 if seconds > 2e-6 else 0
+        self.counts[bucket if bucket < _LAST else _LAST] += 1
+        self.total_s += seconds
+
+    def take(self) -> list[float] | None:
+        """Return what came since the last call as [bucket counts…, sum], None if nothing did."""
+        if not any(self.counts):
+            return None
+        taken = [*map(float, self.counts), self.total_s]
+        self.counts = [0] * _BUCKETS
+        self.total_s = 0.0
+        return taken
+
+
+class RouteCounters:
+    """Everything counted per protocol and signal."""
+
+    __slots__ = ("duration", "protocol", "request_bytes", "requests", "response_bytes", "signal", "verdicts")
+
+    def __init__(self, protocol: Protocol, signal: Signal) -> None:
+        self.protocol = protocol.value
+        self.signal = signal.value
+        self.requests: defaultdict[tuple[str, str], int] = defaultdict(int)
+        """(code, result) → count."""
+        self.verdicts: defaultdict[tuple[str, str], int] = defaultdict(int)
+        """(outcome, source) → count."""
+        self.request_bytes = 0
+        self.response_bytes = 0
+        self.duration = Histogram()
+
+
+class Counters:
+    """All counters and gauges of one worker."""
+
+    def __init__(self) -> None:
+        self.routes: dict[tuple[Protocol, Signal], RouteCounters] = {}
+        self.in_flight: dict[str, int] = {protocol.value: 0 for protocol in Protocol}
+        self.auth_duration: defaultdict[str, Histogram] = defaultdict(Histogram)
+        self.backend_duration: defaultdict[str, Histogram] = defaultdict(Histogram)
+        self.backend_requests: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.plain: defaultdict[tuple[str, tuple[str, ...]], int] = defaultdict(int)
+        """Everything rare: (metric name, labels) → count since the last report."""
+        self.gauges: dict[tuple[str, tuple[str, ...]], float] = {}
+        """(metric name, labels) → value; the owner keeps it current."""
+        self.usage: dict[tuple[str, str], list[int]] = {}
+        """(key id, outcome) → [requests, bytes, last used ms] since the last report."""
+
+    def route(self, protocol: Protocol, signal: Signal) -> RouteCounters:
+        """Return the counters of a route, made when first asked for."""
+        counters = self.routes.get((protocol, signal))
+        if counters is None:
+            counters = self.routes[protocol, signal] = RouteCounters(protocol, signal)
+        return counters
+
+    def count(self, metric: metrics.Metric, *labels: str) -> None:
+        """Count one of something rare."""
+        self.plain[metric.name, labels] += 1
+
+    def take_deltas(self) -> list[Series]:
+        """Return all counters' changes since the last call."""
+        series: list[Series] = []
+        for route in self.routes.values():
+            labels = (route.protocol, route.signal)
+            _take(series, metrics.REQUESTS, labels, route.requests)
+            _take(series, metrics.AUTH_DECISIONS, labels, route.verdicts)
+            if route.request_bytes or route.response_bytes:
+                series.append(Series(metrics.REQUEST_BYTES.name, labels, route.request_bytes))
+                series.append(Series(metrics.RESPONSE_BYTES.name, labels, route.response_bytes))
+                route.request_bytes = route.response_bytes = 0
+            _take_histogram(series, metrics.REQUEST_DURATION, labels, route.duration)
+        _take(series, metrics.BACKEND_REQUESTS, (), self.backend_requests)
+        for source, histogram in self.auth_duration.items():
+            _take_histogram(series, metrics.AUTH_DURATION, (source,), histogram)
+        for backend, histogram in self.backend_duration.items():
+            _take_histogram(series, metrics.BACKEND_DURATION, (backend,), histogram)
+        series.extend(Series(name, labels, count) for (name, labels), count in self.plain.items())
+        self.plain.clear()
+        return series
+
+    def take_gauges(self) -> list[Series]:
+        """Return all gauges' values."""
+        gauges = [Series(name, labels, value) for (name, labels), value in self.gauges.items()]
+        gauges.extend(Series(metrics.IN_FLIGHT.name, (protocol,), count) for protocol, count in self.in_flight.items())
+        return gauges
+
+    def take_usage(self) -> list[Usage]:
+        """Return the keys' traffic since the last call."""
+        usage = [Usage(key_id, outcome, *numbers) for (key_id, outcome), numbers in self.usage.items()]
+        self.usage.clear()
+        return usage
+
+
+def _take(series: list[Series], metric: metrics.Metric, labels: tuple[str, ...], counts: defaultdict[tuple[str, str], int]) -> None:
+    for key, count in counts.items():
+        series.append(Series(metric.name, labels + key, count))
+    counts.clear()
+
+
+def _take_histogram(series: list[Series], metric: metrics.Metric, labels: tuple[str, ...], histogram: Histogram) -> None:
+    taken = histogram.take()
+    if taken is not None:
+        series.append(Series(metric.name, labels, taken))

@@ -1,0 +1,70 @@
+"""The keys of a worker, and the one decision function over them.
+
+A keyring is *complete*: it holds every key of every snapshot store, so that an unknown digest is a definite no and costs no look-up. Until the
+first snapshot has come nothing can be decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gateway.dataplane.credentials import Credential
+from gateway.model import Denied, KeyEntry, KeyState, Principal, Undecided, Verdict
+
+_NOT_LOADED = Undecided()
+_UNKNOWN = Denied("KEY_UNKNOWN")
+_MISTYPED = Denied("KEY_TYPO")
+
+
+class Keyring:
+    """Digest → principal, with the store's revision that it equals."""
+
+    def __init__(self) -> None:
+        self.is_loaded = False
+        self.revision = -1
+        self._keys: dict[bytes, Principal] = {}
+        self._loading: dict[bytes, Principal] = {}
+
+    def __len__(self) -> int:
+        """Count the keys, tombstones included."""
+        return len(self._keys)
+
+    def load(self, entries: Iterable[KeyEntry], revision: int, *, first: bool, last: bool) -> None:
+        """Take a part of a snapshot; with the last one the whole takes effect at once."""
+        if first:
+            self._loading = {}
+        self._loading.update(entries)
+        if last:
+            self._keys, self._loading = self._loading, {}
+            self.revision = revision
+            self.is_loaded = True
+
+    def apply(self, upserts: Iterable[KeyEntry], removals: Iterable[bytes], revision: int) -> None:
+        """Apply changes up to `revision`; what is older than the keyring is thrown away."""
+        if revision <= self.revision:
+            return
+        self._keys.update(upserts)
+        for digest in removals:
+            self._keys.pop(digest, None)
+        self.revision = revision
+
+    def decide(self, credential: Credential, signal: int, now_ms: int) -> Verdict:
+        """Decide whether the key may send a signal (a bit of `Signal.bit`) now (Unix time in ms).
+
+        The one decision function for all protocols. It never waits.
+        """
+        digest = credential.digest
+        if digest is None:
+            return Denied(credential.refusal)
+        principal = self._keys.get(digest)
+        if principal is None:
+            if not self.is_loaded:
+                return _NOT_LOADED
+            return _MISTYPED if credential.is_mistyped else _UNKNOWN
+        if principal.state != KeyState.ACTIVE:
+            return Denied("KEY_REVOKED" if principal.state == KeyState.REVOKED else "KEY_DISABLED", principal)
+        if principal.expires_at_ms and principal.expires_at_ms <= now_ms:
+            return Denied("KEY_EXPIRED", principal)
+        if not principal.signals & signal:
+            return Denied("SIGNAL_NOT_ALLOWED", principal)
+        return principal

@@ -1,0 +1,52 @@
+"""The routing table: exact path → what it is, for every protocol. No normalising, no prefixes to guess.
+
+`..`, `//`, `%2f` and absolute-form targets are in no row, so they are not found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from gateway.model import BackendName, Protocol, Signal
+
+if TYPE_CHECKING:
+    from gateway.dataplane.exchange import Exchange
+
+_OTLP: Final = (
+    (Signal.TRACES, "trace.v1.TraceService", "/v1/traces"),
+    (Signal.METRICS, "metrics.v1.MetricsService", "/v1/metrics"),
+    (Signal.LOGS, "logs.v1.LogsService", "/v1/logs"),
+    (Signal.PROFILES, "profiles.v1development.ProfilesService", "/v1development/profiles"),
+)
+
+OTLP_SERVICES: Final = tuple(f"opentelemetry.proto.collector.{service}" for _, service, _ in _OTLP)
+"""Full gRPC service names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One row. A route with a `local` handler is answered by the worker itself, without a key."""
+
+    path: bytes
+    protocol: Protocol
+    signal: Signal
+    backend: BackendName | None
+    methods: tuple[bytes, ...] = (b"POST",)
+    local: Callable[[Exchange], None] | None = None
+
+    @property
+    def allow(self) -> bytes:
+        """Value of the Allow field (RFC 9110 §10.2.1)."""
+        return b", ".join(self.methods)
+
+
+def otlp_routes() -> list[Route]:
+    """All OTLP routes (OTLP specification, "OTLP/gRPC" and "OTLP/HTTP Request")."""
+    routes = []
+    for signal, service, path in _OTLP:
+        grpc_path = f"/opentelemetry.proto.collector.{service}/Export".encode()
+        routes.append(Route(grpc_path, Protocol.GRPC, signal, BackendName.OTLP_GRPC))
+        routes.append(Route(path.encode(), Protocol.HTTP, signal, BackendName.OTLP_HTTP))
+    return routes

@@ -1,0 +1,220 @@
+"""Header blocks (RFC 7541) as a proxy needs them: cut into fields, decoded field by field, encoded without state.
+
+We announce SETTINGS_HEADER_TABLE_SIZE = 0. Once the peer's encoder follows it, a block is a row of self-contained representations, and each
+can be looked up by its raw bytes. Until then, and for peers that use the dynamic table all the same, the `hpack` library decodes the
+block. Both ways give the same fields.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import hpack
+from hpack.exceptions import HPACKError
+from hpack.table import HeaderTable
+
+from gateway.wire import huffman
+
+Pair = tuple[bytes, bytes]
+
+MAX_HEADER_LIST_BYTES: Final = 64 * 1024
+"""Announced as SETTINGS_MAX_HEADER_LIST_SIZE: names + values + 32 per field."""
+
+_STATIC: Final[tuple[Pair, ...]] = tuple(HeaderTable.STATIC_TABLE)
+_STATIC_NAMES: Final[dict[bytes, int]] = {
+    name: index for index, (name, _) in reversed(list(enumerate(_STATIC, start=1)))
+}
+_STATIC_PAIRS: Final[dict[Pair, int]] = {pair: index for index, pair in enumerate(_STATIC, start=1)}
+
+
+class HeaderBlockError(Exception):
+    """The block cannot be decoded: COMPRESSION_ERROR, the connection cannot go on (RFC 9113 §4.3)."""
+
+
+class HeaderListTooLargeError(Exception):
+    """The fields together are larger than announced; the block was read and its state kept."""
+
+
+def _integer(data: bytes, at: int, mask: int) -> tuple[int, int]:
+    """Read a prefixed integer (RFC 7541 §5.1): value and the position behind it."""
+    value = data[at] & mask
+    at += 1
+    if value < mask:
+        return value, at
+    shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value += (byte & 127) << shift
+        if byte < 128:
+            return value, at
+        shift += 7
+        if shift > 28:
+            msg = "an integer of more than 32 bits"
+            raise HeaderBlockError(msg)
+
+
+def split(block: bytes) -> list[bytes] | None:
+    """Cut a block into its fields' representations, or None when it takes the full decoder.
+
+    That is: it changes the table's size, refers to the dynamic table, or is cut off. Incremental indexing stays in: the caller knows
+    whether the table can hold anything.
+    """
+    fields = []
+    at = 0
+    end = len(block)
+    try:
+        while at < end:
+            start = at
+            byte = block[at]
+            if byte & 0x80:
+                index, at = _integer(block, at, 127) if byte == 0xFF else (byte & 127, at + 1)
+                if not 0 < index <= 61:
+                    return None
+            elif byte & 0xE0 == 0x20:
+                return None
+            else:
+                mask = 63 if byte & 0x40 else 15
+                index = byte & mask
+                at += 1
+                if index == mask:
+                    index, at = _integer(block, at - 1, mask)
+                    if index > 61:
+                        return None
+                elif not index:
+                    length = block[at] & 127
+                    at += 1
+                    if length == 127:
+                        length, at = _integer(block, at - 1, 127)
+                    at += length
+                length = block[at] & 127
+                at += 1
+                if length == 127:
+                    length, at = _integer(block, at - 1, 127)
+                at += length
+            fields.append(block[start:at])
+    except (IndexError, HeaderBlockError):
+        return None
+    return fields if at == end else None
+
+
+_NAMES_KEPT: Final = 512
+_names: dict[bytes, bytes] = {}
+
+
+def _string(data: bytes, at: int) -> tuple[bytes, int]:
+    is_huffman = data[at] & 0x80
+    length, at = _integer(data, at, 127)
+    raw = data[at : at + length]
+    return (huffman.decode(raw) if is_huffman else raw), at + length
+
+
+def _name(data: bytes, at: int) -> tuple[bytes, int]:
+    """Read a literal name; decoded ones are kept (names are few and no secrets)."""
+    length, end = _integer(data, at, 127)
+    end += length
+    raw = data[at:end]
+    name = _names.get(raw)
+    if name is None:
+        name, _ = _string(data, at)
+        if len(_names) < _NAMES_KEPT and length <= 64:
+            _names[raw] = name
+    return name, end
+
+
+def decode_field(raw: bytes) -> Pair:
+    """Decode one representation that `split` cut out. Raises `HeaderBlockError`."""
+    byte = raw[0]
+    if byte & 0x80:
+        return _STATIC[_integer(raw, 0, 127)[0] - 1]
+    index, at = _integer(raw, 0, 63 if byte & 0x40 else 15)
+    try:
+        if index:
+            name = _STATIC[index - 1][0]
+        else:
+            name, at = _name(raw, at)
+        value, _ = _string(raw, at)
+    except huffman.HuffmanError as error:
+        raise HeaderBlockError(str(error)) from error
+    return name, value
+
+
+def is_self_contained(raw: bytes) -> bool:
+    """Whether a representation can be passed on as it is: no table of the next hop is changed by it."""
+    return raw[0] & 0xC0 != 0x40
+
+
+def _encode_integer(value: int, mask: int, first: int) -> bytes:
+    if value < mask:
+        return bytes((first | value,))
+    parts = bytearray((first | mask,))
+    value -= mask
+    while value >= 128:
+        parts.append(value & 127 | 128)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
+
+
+def encode_field(name: bytes, value: bytes, *, sensitive: bool = False) -> bytes:
+    """Encode one field without touching any table; `sensitive`: never indexed by later hops either (RFC 7541 §7.1.3)."""
+    index = _STATIC_PAIRS.get((name, value))
+    if index is not None and not sensitive:
+        return bytes((0x80 | index,))
+    first = 0x10 if sensitive else 0
+    index = _STATIC_NAMES.get(name)
+    if index is not None:
+        head = _encode_integer(index, 15, first)
+    else:
+        head = bytes((first,)) + _encode_integer(len(name), 127, 0) + name
+    return head + _encode_integer(len(value), 127, 0) + value
+
+
+def encode(fields: list[Pair] | tuple[Pair, ...]) -> bytes:
+    """Encode a whole block without touching any table."""
+    return b"".join([encode_field(name, value) for name, value in fields])
+
+
+class BlockDecoder:
+    """One connection's decoding side. `is_stateless` tells that `split` may be used instead of `decode`.
+
+    The announced table size counts from the acknowledgement on: a larger size update is then an error (RFC 7541 §4.2). A peer that sends no
+    update at all keeps its table of up to 4,096 bytes, which costs it speed only.
+    """
+
+    def __init__(self) -> None:
+        self._decoder = hpack.Decoder(max_header_list_size=MAX_HEADER_LIST_BYTES)
+        self._acknowledged = False
+        self.is_stateless = False
+
+    def acknowledge(self) -> None:
+        """Note that the peer has acknowledged a table size of 0."""
+        self._acknowledged = True
+
+    def decode(self, block: bytes) -> list[Pair]:
+        """Decode a block with all its state.
+
+        Raises `HeaderBlockError` or `HeaderListTooLargeError`.
+        """
+        try:
+            fields = self._decoder.decode(block, raw=True)
+        except hpack.exceptions.OversizedHeaderListError as error:
+            raise HeaderListTooLargeError from error
+        except (HPACKError, IndexError, UnicodeError) as error:
+            raise HeaderBlockError(str(error)) from error
+        if self._acknowledged:
+            size = self._decoder.header_table_size
+            if size == 0:
+                self.is_stateless = True
+            elif block and block[0] & 0xE0 == 0x20 and _last_size_update(block) > 0:
+                msg = "a table size update above the announced 0"
+                raise HeaderBlockError(msg)
+        return [(bytes(name), bytes(value)) for name, value in fields]
+
+
+def _last_size_update(block: bytes) -> int:
+    """The last of the size updates at the start of a block (RFC 7541 §4.2), 0 if none."""
+    size = at = 0
+    while at < len(block) and block[at] & 0xE0 == 0x20:
+        size, at = _integer(block, at, 31)
+    return size
