@@ -1,0 +1,121 @@
+"""The ASGI application: reads a whole request, has it interpreted and told, answers.
+
+Back-pressure: a request is answered only after `on_record` has taken its record, so that a reader
+who does not keep up slows the senders down instead of filling memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Final
+
+from hypercorn.typing import (
+    ASGIReceiveCallable,
+    ASGISendCallable,
+    HTTPScope,
+    LifespanScope,
+    Scope,
+)
+
+from gateway.otlp.encodings import MAX_BODY_BYTES
+from gateway.receiver.exports import Answer, Head, interpret
+from gateway.receiver.record import Record
+
+OnRecord = Callable[[Record], Awaitable[None] | None]
+
+_PREFIX_ROOM: Final = 5
+"""A gRPC body is its message and five bytes of prefix."""
+
+
+class ReceiverApp:
+    """Accepts OTLP in every form and tells `on_record` of each request."""
+
+    def __init__(self, on_record: OnRecord) -> None:
+        self._on_record = on_record
+
+    async def __call__(
+        self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        """Serve one request (ASGI)."""
+        if scope["type"] == "http":
+            await self._serve(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await _live(scope, receive, send)
+
+    async def _serve(
+        self, scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        complete, body = await _read_body(receive)
+        if not complete:
+            return
+        record, answer = interpret(_head(scope), body, datetime.now(UTC))
+        told = self._on_record(record)
+        if told is not None:
+            await told
+        await _send_answer(send, answer)
+
+
+async def _live(
+    _scope: LifespanScope, receive: ASGIReceiveCallable, send: ASGISendCallable
+) -> None:
+    """Say yes to start and stop: there is nothing to set up."""
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        else:
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+
+
+async def _read_body(receive: ASGIReceiveCallable) -> tuple[bool, bytes | None]:
+    """Read to the end: (whether the caller stayed, the body or None when it is too large).
+
+    What is too large is read on and thrown away, so that the caller gets to read the answer.
+    """
+    chunks: list[bytes] = []
+    size, limit = 0, MAX_BODY_BYTES + _PREFIX_ROOM
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return False, None
+        size += len(message["body"])
+        if size <= limit:
+            chunks.append(message["body"])
+        else:
+            chunks.clear()
+        if not message["more_body"]:
+            return True, b"".join(chunks) if size <= limit else None
+
+
+def _head(scope: HTTPScope) -> Head:
+    query = scope["query_string"].decode("latin-1")
+    path = scope["raw_path"].decode("latin-1")
+    client = scope["client"]
+    return Head(
+        http_version=scope["http_version"],
+        method=scope["method"],
+        path=f"{path}?{query}" if query else path,
+        headers=tuple(
+            (name.decode("latin-1").lower(), value.decode("latin-1"))
+            for name, value in scope["headers"]
+        ),
+        peer=f"{client[0]}:{client[1]}" if client else "",
+    )
+
+
+async def _send_answer(send: ASGISendCallable, answer: Answer) -> None:
+    await send(
+        {
+            "type": "http.response.start",
+            "status": answer.status,
+            "headers": answer.headers,
+            "trailers": answer.trailers is not None,
+        }
+    )
+    await send({"type": "http.response.body", "body": answer.body, "more_body": False})
+    if answer.trailers is not None:
+        await send(
+            {"type": "http.response.trailers", "headers": answer.trailers, "more_trailers": False}
+        )

@@ -1,0 +1,155 @@
+"""The receiver's listeners: HTTP/1.1 and HTTP/2 with prior knowledge, both on every address.
+
+Hypercorn speaks the protocols. A `grpcio` server could not do it: it answers snappy and zstd with
+INTERNAL before any handler runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from types import TracebackType
+from typing import Final, Self
+
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+
+from gateway.receiver.app import OnRecord, ReceiverApp
+
+_BACKLOG: Final = 1024
+_HEAD_BYTES: Final = 64 * 1024
+_STREAMS_PER_CONNECTION: Final = 1000
+_IDLE_S: Final = 3600.0
+"""Gateways and SDKs keep connections open; closing one under a request costs a retry."""
+_NEVER: Final = 2**62
+_GRACE_S: Final = 1.0
+"""How long requests in progress may take at the end."""
+
+
+class ListenError(Exception):
+    """An address cannot be listened on. The text says which, why and what to do."""
+
+
+class Receiver:
+    """An OTLP backend for debugging and tests, as an async context manager.
+
+    `on_record` is told of each request before it is answered; when it returns an awaitable, that is
+    awaited first. Without one, requests are accepted silently. An address of None is left out;
+    port 0 takes a free one. Both addresses speak OTLP/gRPC and OTLP/HTTP alike.
+
+    Raises (on entering):
+        ListenError: an address is taken or is none of this machine's.
+    """
+
+    def __init__(
+        self,
+        on_record: OnRecord | None = None,
+        *,
+        grpc: str | None = "127.0.0.1:0",
+        http: str | None = "127.0.0.1:0",
+    ) -> None:
+        self._app = ReceiverApp(on_record or (lambda _record: None))
+        self._wanted = {"grpc": grpc, "http": http}
+        self._addresses: dict[str, str] = {}
+        self._stopping = asyncio.Event()
+        self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def grpc_address(self) -> str:
+        """The address meant for gRPC, as host:port. KeyError when there is none."""
+        return self._addresses["grpc"]
+
+    @property
+    def http_address(self) -> str:
+        """The address meant for HTTP, as host:port. KeyError when there is none."""
+        return self._addresses["http"]
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All addresses that are listened on."""
+        return tuple(self._addresses.values())
+
+    async def __aenter__(self) -> Self:
+        with contextlib.ExitStack() as undo:
+            sockets = []
+            for name, address in self._wanted.items():
+                if address is not None:
+                    listener = undo.enter_context(await _listen(address))
+                    self._addresses[name] = _address_of(listener)
+                    sockets.append(listener)
+            undo.pop_all()
+        config = _config(sockets)
+        serving = serve(self._app, config, shutdown_trigger=self._stopping.wait, mode="asgi")
+        self._serving = asyncio.create_task(serving, name="receiver")
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stopping.set()
+        if self._serving is not None:
+            await self._serving
+
+
+async def _listen(address: str) -> socket.socket:
+    host, port = split_address(address)
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, kind, proto, _, where = found[0]
+        listener = socket.socket(family, kind, proto)
+    except OSError as error:
+        raise ListenError(_cannot_listen(address, error)) from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.bind(where)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ListenError(_cannot_listen(address, error)) from error
+    return listener
+
+
+def _cannot_listen(address: str, error: OSError) -> str:
+    reason = (error.strerror or str(error)).lower()
+    return f"cannot listen on {address}: {reason}. Choose another address (port 0 takes a free one)"
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Split `host:port` or `[v6]:port`.
+
+    Raises:
+        ListenError: it is neither.
+    """
+    host, colon, port = address.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 - 16 bits
+        msg = f"{address!r} is no address: write host:port, e.g. 127.0.0.1:4317 or 0.0.0.0:4317"
+        raise ListenError(msg)
+    return host, int(port)
+
+
+def _address_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _config(sockets: list[socket.socket]) -> Config:
+    """Configure Hypercorn for a backend that never hangs up first."""
+    config = Config()
+    config.bind = [f"fd://{listener.detach()}" for listener in sockets]
+    config.accesslog = None
+    config.errorlog = logging.getLogger("gateway.receiver")
+    config.include_server_header = False
+    config.graceful_timeout = _GRACE_S
+    config.h11_max_incomplete_size = _HEAD_BYTES
+    config.h2_max_concurrent_streams = _STREAMS_PER_CONNECTION
+    config.keep_alive_max_requests = _NEVER
+    config.keep_alive_timeout = _IDLE_S
+    return config
