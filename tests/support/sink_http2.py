@@ -88,7 +88,7 @@ class Http2Side(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._http2.initiate_connection()
         # Afterwards, for then h2 applies them when the peer has acknowledged them, not before.
-        self._http2.update_settings({**self._settings})
+        self._http2.update_settings({int(code): value for code, value in self._settings.items()})
         self._flush()
 
     def data_received(self, data: bytes) -> None:

@@ -20,6 +20,7 @@ import (
 	"go.opentelemetry.io/collector/processor/batchprocessor"
 	"go.opentelemetry.io/collector/receiver"
 	"go.opentelemetry.io/collector/receiver/otlpreceiver"
+	"go.opentelemetry.io/collector/service/telemetry/otelconftelemetry"
 )
 
 func components() (otelcol.Factories, error) {
@@ -42,6 +43,7 @@ func components() (otelcol.Factories, error) {
 	}
 	return otelcol.Factories{
 		Extensions: extensions, Receivers: receivers, Processors: processors, Exporters: exporters,
+		Telemetry: otelconftelemetry.NewFactory(),
 	}, nil
 }
 

@@ -1,0 +1,70 @@
+"""What the interoperability tests share: the real programs, certificates, the recording backend."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from tests.interop.tools.build import bin_dir
+from tests.support.certs import Authority, Certificate
+from tests.support.sink import RawSink
+
+
+def _tools_folder() -> Path:
+    """Return where the programs are: OTLP_GATEWAY_TOOLS, or the build script's folder."""
+    if given := os.environ.get("OTLP_GATEWAY_TOOLS"):
+        return Path(given)
+    return bin_dir()
+
+
+def _missing(name: str, advice: str) -> None:
+    """Skip a test that needs a program; under REQUIRE_TOOLS=1 fail it instead."""
+    text = f"{name} is not here: {advice}"
+    if os.environ.get("REQUIRE_TOOLS") == "1":
+        pytest.fail(text)
+    pytest.skip(text)
+
+
+Tool = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session", name="tool")
+def _tool() -> Tool:
+    """Return a function: name of a Go program → its path; skips or fails where it is missing."""
+    folder = _tools_folder()
+
+    def find(name: str) -> Path:
+        path = folder / name
+        if not os.access(path, os.X_OK):
+            _missing(name, "run `make interop`, or set OTLP_GATEWAY_TOOLS")
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session", name="curl")
+def _curl() -> Path:
+    found = shutil.which("curl")
+    if found is None:
+        _missing("curl", "install it")
+    return Path(str(found))
+
+
+@pytest.fixture(scope="session", name="authority")
+def _authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority.create(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session", name="server_certificate")
+def _server_certificate(authority: Authority) -> Certificate:
+    return authority.issue("server", ["localhost", "127.0.0.1"])
+
+
+@pytest.fixture(name="raw_sink")
+async def _raw_sink() -> AsyncIterator[RawSink]:
+    async with RawSink() as sink:
+        yield sink

@@ -1,0 +1,69 @@
+"""The real senders against the recording backend alone, with no gateway between.
+
+What fails here is a fault of the instruments, and says so before any test blames the gateway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.collector import Destination, running_collector, telemetrygen
+from tests.support.decode import batch_of, count, numbers, signal_of
+from tests.support.sink import RawSink
+
+COMPRESSIONS = ["none", "gzip", "zstd", "snappy"]
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+async def test_a_collector_reaches_the_sink_with_both_exporters(
+    raw_sink: RawSink, tool: Callable[[str], Path], tmp_path: Path, compression: str
+) -> None:
+    part = {
+        "exporters": {
+            "otlp": {
+                "endpoint": f"127.0.0.1:{raw_sink.grpc_port}",
+                "tls": {"insecure": True},
+                "compression": compression,
+            },
+            "otlphttp": {"endpoint": raw_sink.http_url, "compression": compression},
+        }
+    }
+    signals = ["traces", "metrics", "logs", "profiles"]
+    async with running_collector(tool("otelcol"), tmp_path, part, signals) as collector:
+        for signal in signals:
+            await collector.send(signal, range(5))
+        requests = await raw_sink.wait_for(8)
+
+    encoding = None if compression == "none" else compression
+    seen = set()
+    for request in requests:
+        seen.add((signal_of(request), request.http_version))
+        assert numbers(batch_of(request)) == list(range(5))
+        if request.is_grpc:
+            assert request.field("grpc-encoding") == encoding
+        else:
+            assert request.field("content-encoding") == encoding
+    assert seen == {(signal, version) for signal in signals for version in ("2", "1.1")}
+
+
+@pytest.mark.parametrize("over_http", [False, True])
+@pytest.mark.parametrize("signal", ["traces", "metrics", "logs"])
+async def test_telemetrygen_reaches_the_sink(
+    raw_sink: RawSink, tool: Callable[[str], Path], signal: str, *, over_http: bool
+) -> None:
+    port = raw_sink.http_port if over_http else raw_sink.grpc_port
+    destination = Destination(port, "StackState some-key")
+
+    ended = await telemetrygen(
+        tool("telemetrygen"), signal, destination, count=3, over_http=over_http
+    )
+
+    assert ended.process.returncode == 0, ended.output
+    items = 2 if signal == "traces" else 1  # a trace is a parent and a child
+    assert sum(count(batch_of(request)) for request in raw_sink.requests) == 3 * items
+    for request in raw_sink.requests:
+        assert request.field("authorization") == "StackState some-key"
+        assert signal_of(request) == signal
