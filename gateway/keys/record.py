@@ -1,0 +1,145 @@
+"""What is known of a key: records of stores, static keys of the configuration, usage.
+
+Frozen values. How they are stored belongs to the stores, what follows from them to the service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import ClassVar, Final, NamedTuple
+
+from gateway.keys.material import KeyMaterial
+from gateway.model import ALL_SIGNALS, KeyDigest, KeyEntry, KeyState, Principal, Signal
+
+STATIC_PREFIX: Final = "static:"
+"""Ids of static keys begin with it; ids of stores' keys are decimal numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """One key of a store, deleted ones included. Times are Unix milliseconds, UTC."""
+
+    id: int
+    """1 … `model.MAX_KEY_ID`, never given out twice."""
+    digest: KeyDigest = field(repr=False)
+    name: str
+    created_ms: int
+    updated_ms: int
+    """When it was last changed, deleted included."""
+    revision: int
+    """The store's revision that made it what it is."""
+    description: str | None = None
+    expires_at_ms: int | None = None
+    """From then on the key is not accepted; None = never expires."""
+    deleted_at_ms: int | None = None
+    """Set on tombstones only."""
+    enabled: bool = True
+    signals: frozenset[Signal] | None = None
+    """What the key may send; None = everything, signals of later versions too."""
+
+    @property
+    def key_id(self) -> str:
+        """The id as workers, logs and metrics say it."""
+        return str(self.id)
+
+    @property
+    def state(self) -> KeyState:
+        """What workers are told, apart from the expiry."""
+        if self.deleted_at_ms is not None:
+            return KeyState.REVOKED
+        return KeyState.ACTIVE if self.enabled else KeyState.DISABLED
+
+    def principal(self, *, with_name: bool) -> Principal:
+        """What a worker keeps of the key."""
+        return Principal(
+            key_id=self.key_id,
+            state=int(self.state),
+            expires_at_ms=self.expires_at_ms or 0,
+            signals=ALL_SIGNALS
+            if self.signals is None
+            else sum(signal.bit for signal in self.signals),
+            name=self.name if with_name else "",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StaticKey:
+    """A receiver key from the configuration: it never expires and cannot be deleted by command."""
+
+    name: str
+    digest: KeyDigest = field(repr=False)
+    expires_at_ms: ClassVar[None] = None
+    state: ClassVar[KeyState] = KeyState.ACTIVE
+
+    @property
+    def key_id(self) -> str:
+        """The id as workers, logs and metrics say it."""
+        return STATIC_PREFIX + self.name
+
+    def principal(self, *, with_name: bool) -> Principal:
+        """What a worker keeps of the key."""
+        return Principal(key_id=self.key_id, name=self.name if with_name else "")
+
+
+KnownKey = KeyRecord | StaticKey
+"""Any key that the gateway can name."""
+
+
+class KeyUsage(NamedTuple):
+    """A key's traffic: since the last report, or in all."""
+
+    requests: int = 0
+    """Requests that the key was allowed."""
+    bytes: int = 0
+    """Bytes of those requests' bodies."""
+    refusals: int = 0
+    """Requests refused although the key is known: expired, revoked, disabled, wrong signal."""
+    last_used_ms: int = 0
+    """Unix milliseconds of the last request that was allowed; 0 = never."""
+
+    def plus(self, other: KeyUsage) -> KeyUsage:
+        """Sum of both, and the later of both times."""
+        return KeyUsage(
+            self.requests + other.requests,
+            self.bytes + other.bytes,
+            self.refusals + other.refusals,
+            max(self.last_used_ms, other.last_used_ms),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDelta:
+    """What changed for the workers with one revision of the gateway's own count."""
+
+    revision: int
+    upserts: list[KeyEntry]
+    removals: list[bytes]
+    """Digests to forget altogether."""
+    changed_at_ms: int | None = None
+    """When the newest of the changes was made, by its maker's clock; None = nobody can tell."""
+
+
+def static_keys(configured: Iterable[tuple[str | None, str]]) -> list[StaticKey]:
+    """Make the static keys of `auth.receiver_keys`, given as (name or None, key).
+
+    The N-th without a name is called `receiver-N`, counting all from 1. Raises `InvalidKeyError`
+    for a key that cannot be one, `ValueError` for a name or a key given twice. The key itself is
+    dropped here.
+    """
+    result: list[StaticKey] = []
+    by_name: set[str] = set()
+    by_digest: dict[bytes, str] = {}
+    for position, (given_name, text) in enumerate(configured, start=1):
+        name = given_name or f"receiver-{position}"
+        digest = KeyMaterial.adopt(text).digest
+        if name in by_name:
+            msg = f"two receiver keys are called {name!r}: give each a name of its own"
+            raise ValueError(msg)
+        if digest in by_digest:
+            msg = f"the receiver keys {by_digest[digest]!r} and {name!r} are equal: remove one"
+            raise ValueError(msg)
+        by_name.add(name)
+        by_digest[digest] = name
+        result.append(StaticKey(name, digest))
+    return result

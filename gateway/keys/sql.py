@@ -1,0 +1,327 @@
+"""Keys in an SQL database: SQLite now, made for PostgreSQL as well.
+
+Statements are dialect-neutral; what differs between databases stands behind `Database`. Every write
+first takes the next revision from the one locked row of `gateway_key_store`. That orders all
+writers, so what a transaction looks up afterwards stays true until its commit, and revisions become
+visible in their order: a reader that has seen revision n never misses one below it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from gateway.keys.errors import DuplicateKeyError, KeyNotFoundError, StoreDamagedError
+from gateway.keys.material import new_key_id
+from gateway.keys.record import KeyRecord
+from gateway.keys.schema import keys_table, store_table
+from gateway.keys.store import Changes, NewKey
+from gateway.model import KeyDigest, Signal
+
+_PARTITION = 1_000
+"""Rows that are turned into records at once: other tasks go on in between."""
+_DIGEST_BYTES = 32
+_SIGNALS = {signal.value: signal for signal in Signal}
+
+
+class Database(Protocol):
+    """What differs between SQL databases: where it is, how to open it and to notice changes."""
+
+    name: str
+    """The `store` label of metrics."""
+    location: str
+    """Where it is, for people; without secrets."""
+    file: Path | None
+    """See `KeyStore.file`."""
+    generation: int
+    """Changes when the database was replaced by another one, so that all must be read again."""
+
+    async def open(self, *, create: bool) -> AsyncEngine:
+        """Connect, with tables of the newest version; `create` makes a missing database."""
+
+    async def close(self) -> None:
+        """Let go of everything but the engine, which the store disposes of."""
+
+    async def wait_for_change(self, engine: AsyncEngine) -> None:
+        """See `KeyStore.wait_for_change`."""
+
+    def translated(self) -> contextlib.AbstractContextManager[None]:
+        """Turn errors of the driver into `StoreError`s."""
+
+
+class SqlStore:
+    """A `KeyStore` in an SQL database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._engine: AsyncEngine | None = None
+        self._read_from: tuple[str, int] | None = None
+        """Store id and generation of what `changes` last read."""
+
+    @property
+    def name(self) -> str:
+        """See `KeyStore`."""
+        return self._database.name
+
+    @property
+    def location(self) -> str:
+        """See `KeyStore`."""
+        return self._database.location
+
+    @property
+    def file(self) -> Path | None:
+        """See `KeyStore`."""
+        return self._database.file
+
+    async def open(self, *, create: bool) -> None:
+        """See `KeyStore`."""
+        self._engine = await self._database.open(create=create)
+
+    async def close(self) -> None:
+        """See `KeyStore`."""
+        await self._database.close()
+        if self._engine is not None:
+            await self._engine.dispose()
+            self._engine = None
+
+    async def changes(self, since: int | None) -> Changes:
+        """See `KeyStore`."""
+        async with self._reading() as connection:
+            # The revision before the records: what is committed in between is read twice, not never
+            head = (await connection.execute(sa.select(store_table))).one()
+            source = (head.store_id, self._database.generation)
+            complete = (
+                since is None
+                or not head.purged_revision <= since <= head.revision
+                or source != self._read_from
+            )
+            query = sa.select(keys_table)
+            if not complete:
+                query = query.where(keys_table.c.revision > since)
+            records = await _read(connection, query)
+        self._read_from = source
+        return Changes(head.revision, records, complete)
+
+    async def wait_for_change(self) -> None:
+        """See `KeyStore`."""
+        await self._database.wait_for_change(self._opened())
+
+    async def find(self, key_id: int) -> KeyRecord | None:
+        """See `KeyStore`."""
+        async with self._reading() as connection:
+            return await _one(connection, keys_table.c.id == key_id)
+
+    async def live(self) -> list[KeyRecord]:
+        """See `KeyStore`."""
+        query = sa.select(keys_table).where(keys_table.c.deleted_at_ms.is_(None))
+        async with self._reading() as connection:
+            return await _read(connection, query)
+
+    async def create(self, key: NewKey, now_ms: int) -> KeyRecord:
+        """See `KeyStore`."""
+        async with self._writing() as (connection, revision):
+            return await _insert(connection, key, revision, now_ms)
+
+    async def delete(self, key_id: int, now_ms: int) -> KeyRecord:
+        """See `KeyStore`."""
+        async with self._writing() as (connection, revision):
+            found = await _not_deleted(connection, key_id)
+            tombstone = dataclasses.replace(
+                found,
+                description=None,
+                deleted_at_ms=now_ms,
+                updated_ms=now_ms,
+                revision=revision,
+            )
+            await _update(connection, tombstone)
+            return tombstone
+
+    async def rotate(
+        self,
+        key_id: int,
+        digest: KeyDigest,
+        expires_at_ms: int | None,
+        overlap_ms: int,
+        now_ms: int,
+    ) -> tuple[KeyRecord, KeyRecord]:
+        """See `KeyStore`."""
+        async with self._writing() as (connection, revision):
+            found = await _not_deleted(connection, key_id)
+            key = NewKey(digest, found.name, found.description, expires_at_ms, found.signals)
+            successor = await _insert(connection, key, revision, now_ms, limits_of=key_id)
+            ends_at_ms = now_ms + overlap_ms
+            predecessor = dataclasses.replace(
+                found,
+                expires_at_ms=min(found.expires_at_ms or ends_at_ms, ends_at_ms),
+                updated_ms=now_ms,
+                revision=revision,
+            )
+            await _update(connection, predecessor)
+            return successor, predecessor
+
+    async def purge(self, deleted_before_ms: int) -> None:
+        """See `KeyStore`."""
+        is_due = keys_table.c.deleted_at_ms < deleted_before_ms
+        newest = sa.select(sa.func.max(keys_table.c.revision)).where(is_due)
+        async with self._reading() as connection:
+            if (await connection.execute(newest)).scalar() is None:
+                return  # the usual case: no write lock is taken for nothing
+        async with self._transaction() as connection:
+            # The row is locked by an update of itself: a purge makes no revision.
+            await connection.execute(
+                sa.update(store_table).values(purged_revision=store_table.c.purged_revision)
+            )
+            revision = (await connection.execute(newest)).scalar() or 0
+            await connection.execute(sa.delete(keys_table).where(is_due))
+            await connection.execute(
+                sa.update(store_table)
+                .where(store_table.c.purged_revision < revision)
+                .values(purged_revision=revision)
+            )
+
+    def _opened(self) -> AsyncEngine:
+        if self._engine is None:
+            msg = "the store is not open"
+            raise RuntimeError(msg)
+        return self._engine
+
+    @contextlib.asynccontextmanager
+    async def _reading(self) -> AsyncIterator[AsyncConnection]:
+        with self._database.translated():
+            async with self._opened().connect() as connection:
+                yield connection
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        with self._database.translated():
+            async with self._opened().begin() as connection:
+                yield connection
+
+    @contextlib.asynccontextmanager
+    async def _writing(self) -> AsyncIterator[tuple[AsyncConnection, int]]:
+        """Begin a transaction that holds the next revision, and with it the right to write."""
+        async with self._transaction() as connection:
+            following = sa.update(store_table).values(revision=store_table.c.revision + 1)
+            result = await connection.execute(following.returning(store_table.c.revision))
+            yield connection, result.scalar_one()
+
+
+async def _read(connection: AsyncConnection, query: sa.Select[Any]) -> list[KeyRecord]:
+    """Read keys in parts. Raises `StoreDamagedError` for what cannot have been written by us."""
+    records: list[KeyRecord] = []
+    result = await connection.stream(query)
+    try:
+        async for rows in result.partitions(_PARTITION):
+            records.extend(map(_record, rows))
+    except (TypeError, ValueError) as error:
+        msg = f"a row of gateway_keys makes no sense ({error}): restore the store from a backup"
+        raise StoreDamagedError(msg) from error
+    return records
+
+
+async def _one(connection: AsyncConnection, condition: sa.ColumnElement[bool]) -> KeyRecord | None:
+    found = await _read(connection, sa.select(keys_table).where(condition))
+    return found[0] if found else None
+
+
+async def _not_deleted(connection: AsyncConnection, key_id: int) -> KeyRecord:
+    found = await _one(connection, keys_table.c.id == key_id)
+    if found is None:
+        msg = f"there is no key with id {key_id}: `gateway keys list` shows all"
+        raise KeyNotFoundError(msg)
+    if found.deleted_at_ms is not None:
+        msg = f"the key {key_id} was already deleted on {_day(found.deleted_at_ms)}"
+        raise KeyNotFoundError(msg)
+    return found
+
+
+async def _insert(
+    connection: AsyncConnection,
+    key: NewKey,
+    revision: int,
+    now_ms: int,
+    limits_of: int | None = None,
+) -> KeyRecord:
+    twin = await _one(connection, keys_table.c.digest == key.digest)
+    if twin is not None:
+        raise DuplicateKeyError(_twin_text(twin), twin.id)
+    record = KeyRecord(
+        id=await _free_id(connection),
+        digest=key.digest,
+        name=key.name,
+        created_ms=now_ms,
+        updated_ms=now_ms,
+        revision=revision,
+        description=key.description,
+        expires_at_ms=key.expires_at_ms,
+        signals=key.signals,
+    )
+    limits = None
+    if limits_of is not None:
+        query = sa.select(keys_table.c.limits).where(keys_table.c.id == limits_of)
+        limits = (await connection.execute(query)).scalar()
+    await connection.execute(sa.insert(keys_table).values(**_columns(record), limits=limits))
+    return record
+
+
+async def _free_id(connection: AsyncConnection) -> int:
+    while True:
+        key_id = new_key_id()
+        if await _one(connection, keys_table.c.id == key_id) is None:
+            return key_id
+
+
+async def _update(connection: AsyncConnection, record: KeyRecord) -> None:
+    statement = sa.update(keys_table).where(keys_table.c.id == record.id)
+    await connection.execute(statement.values(**_columns(record)))
+
+
+def _columns(record: KeyRecord) -> dict[str, Any]:
+    columns = {item.name: getattr(record, item.name) for item in dataclasses.fields(record)}
+    if record.signals is not None:
+        columns["signals"] = sorted(record.signals)
+    return columns
+
+
+def _record(row: sa.Row[Any]) -> KeyRecord:
+    if len(row.digest) != _DIGEST_BYTES:
+        msg = f"the digest of key {row.id} has {len(row.digest)} bytes"
+        raise ValueError(msg)
+    return KeyRecord(
+        id=row.id,
+        digest=KeyDigest(row.digest),
+        name=row.name,
+        created_ms=row.created_ms,
+        updated_ms=row.updated_ms,
+        revision=row.revision,
+        description=row.description,
+        expires_at_ms=row.expires_at_ms,
+        deleted_at_ms=row.deleted_at_ms,
+        enabled=row.enabled,
+        signals=None if row.signals is None else _signals(row.signals),
+    )
+
+
+def _signals(names: list[str]) -> frozenset[Signal]:
+    """Read the names of signals; those of later versions mean nothing here."""
+    return frozenset(_SIGNALS[name] for name in names if name in _SIGNALS)
+
+
+def _twin_text(twin: KeyRecord) -> str:
+    if twin.deleted_at_ms is not None:
+        return (
+            f"this key existed with id {twin.id} and was deleted on {_day(twin.deleted_at_ms)}:"
+            " a deleted key is not taken again, create another one"
+        )
+    return f"this key exists already with id {twin.id}: `gateway keys list` shows it"
+
+
+def _day(unix_ms: int) -> str:
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d")

@@ -1,0 +1,106 @@
+"""The seam between the service and the places where keys are kept.
+
+Every store counts its changes: each transaction that changes a key makes one revision, and what a
+revision contains never changes afterwards. Deleted keys stay as tombstones until they are purged.
+All methods raise `StoreError` when the store cannot be used, and then have changed nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from gateway.keys.record import KeyRecord
+from gateway.model import KeyDigest, Signal
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key to be stored. The store chooses its id."""
+
+    digest: KeyDigest
+    name: str
+    description: str | None = None
+    expires_at_ms: int | None = None
+    signals: frozenset[Signal] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a store holds beyond a revision."""
+
+    revision: int
+    """The store's revision when it was read."""
+    records: Collection[KeyRecord]
+    complete: bool
+    """True: these are all records, and what is not among them is gone. False: these changed."""
+
+
+class KeyStore(Protocol):
+    """One place where keys live."""
+
+    @property
+    def name(self) -> str:
+        """What kind of store it is: the `store` label of metrics."""
+
+    @property
+    def location(self) -> str:
+        """Where it is, for people; without secrets."""
+
+    @property
+    def file(self) -> Path | None:
+        """The file on this host that commands change behind a running gateway's back, if any."""
+
+    async def open(self, *, create: bool) -> None:
+        """Make the store usable, migrating an older one; `create` makes a missing one."""
+
+    async def close(self) -> None:
+        """Let go of files and connections. Nothing may be called afterwards but `open`."""
+
+    async def changes(self, since: int | None) -> Changes:
+        """Read what changed after revision `since`.
+
+        Everything is read where `since` is None, where tombstones above `since` were purged, and
+        where the store is another one than before (restored from a backup, replaced).
+        """
+
+    async def wait_for_change(self) -> None:
+        """Return when there may be changes: soon after each, now and then without.
+
+        A change made before the call counts as well if no earlier call returned for it.
+        """
+
+    async def find(self, key_id: int) -> KeyRecord | None:
+        """Read one record, tombstones included."""
+
+    async def live(self) -> list[KeyRecord]:
+        """Read all keys that are not deleted, in no particular order."""
+
+    async def create(self, key: NewKey, now_ms: int) -> KeyRecord:
+        """Store a key; on return it is on disk.
+
+        Raises `DuplicateKeyError` if its digest is known, be it a tombstone's.
+        """
+
+    async def delete(self, key_id: int, now_ms: int) -> KeyRecord:
+        """Make a key a tombstone; on return this is on disk. Raises `KeyNotFoundError`."""
+
+    async def rotate(
+        self,
+        key_id: int,
+        digest: KeyDigest,
+        expires_at_ms: int | None,
+        overlap_ms: int,
+        now_ms: int,
+    ) -> tuple[KeyRecord, KeyRecord]:
+        """Store a successor of a key, with its name, description, signals and limits.
+
+        `expires_at_ms` is the successor's; the predecessor's becomes `now_ms + overlap_ms`, unless
+        it expires earlier anyway. Gives (successor, predecessor), both in one revision. Raises
+        `KeyNotFoundError`.
+        """
+
+    async def purge(self, deleted_before_ms: int) -> None:
+        """Forget tombstones of keys that were deleted before this time."""
