@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from bench import bodies
+from bench import bodies, keys
 from bench.load_grpc import GrpcLoad
 from bench.load_http import HttpLoad
 from bench.report import LoadReport, RunFailedError
@@ -23,6 +23,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--streams", type=int, default=1, help="in flight per connection (grpc)")
+    parser.add_argument("--keys", type=int, default=keys.COUNT, help="how many are used in turn")
     parser.add_argument("--bdp-pings", action="store_true", help="send PINGs as grpc-go does")
     return parser
 
@@ -31,8 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if min(options.requests, options.connections, options.streams) < 1:
-        parser.error("--requests, --connections and --streams must be at least 1")
+    if min(options.requests, options.connections, options.streams, options.keys) < 1:
+        parser.error("--requests, --connections, --streams and --keys must be at least 1")
     body = bodies.body(options.body)
     load: GrpcLoad | HttpLoad
     if options.protocol == "grpc":
@@ -42,10 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
             options.requests,
             options.connections,
             options.streams,
+            key_count=options.keys,
             bdp_pings=options.bdp_pings,
         )
     else:
-        load = HttpLoad(options.port, body, options.requests, options.connections)
+        load = HttpLoad(options.port, body, options.requests, options.connections, options.keys)
     try:
         seconds, durations_s = load.run()
     except (RunFailedError, OSError) as error:

@@ -52,9 +52,11 @@ def request_fields(authority: str, encoding: str | None) -> list[tuple[str, str]
 class HeaderBlocks:
     """Makes each request's header block, and judges the peer's."""
 
-    def __init__(self, authority: str, encoding: str | None) -> None:
+    def __init__(self, authority: str, encoding: str | None, key_count: int) -> None:
         self._base = wire.fields(request_fields(authority, encoding))
-        self._authorizations = [wire.field("authorization", each) for each in keys.authorizations()]
+        self._authorizations = [
+            wire.field("authorization", each) for each in keys.authorizations(key_count)
+        ]
         # What is left of a Collector's 5 s differs from request to request.
         self._timeouts = [
             wire.field("grpc-timeout", f"{4_900_000 + number * 13}u") for number in range(_TIMEOUTS)
@@ -66,7 +68,7 @@ class HeaderBlocks:
         return (
             self._base
             + self._timeouts[number % _TIMEOUTS]
-            + self._authorizations[number % keys.COUNT]
+            + self._authorizations[number % len(self._authorizations)]
         )
 
     def decode(self, block: bytes) -> dict[str, str]:
@@ -308,6 +310,7 @@ class GrpcLoad:
         requests: how many are sent in all.
         connections: how many connections are held.
         streams: how many requests each connection has in flight.
+        key_count: how many keys are used in turn.
         bdp_pings: send a PING when a reply arrives and none is open, as grpc-go does to measure
             the path.
     """
@@ -317,6 +320,7 @@ class GrpcLoad:
     requests: int
     connections: int
     streams: int
+    key_count: int = keys.COUNT
     bdp_pings: bool = False
 
     def run(self) -> tuple[float, list[float]]:
@@ -326,7 +330,7 @@ class GrpcLoad:
             RunFailedError: any response was not the expected one, or nothing moved for 30 s.
             OSError: the proxy does not take connections.
         """
-        blocks = HeaderBlocks(f"127.0.0.1:{self.port}", self.body.encoding)
+        blocks = HeaderBlocks(f"127.0.0.1:{self.port}", self.body.encoding, self.key_count)
         progress = Progress(self.requests)
         by_descriptor: dict[int, _Connection] = {}
         poll = select.epoll()

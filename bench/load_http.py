@@ -24,7 +24,7 @@ _READ_BYTES = 1 << 16
 _STALL_S = 30.0
 
 
-def request_heads(port: int, body: Body) -> list[bytes]:
+def request_heads(port: int, body: Body, key_count: int) -> list[bytes]:
     """Return one head for each key, fields in the order of Go's net/http."""
     encoding = "" if body.encoding is None else f"Content-Encoding: {body.encoding}\r\n"
     return [
@@ -38,7 +38,7 @@ def request_heads(port: int, body: Body) -> list[bytes]:
             "Content-Type: application/x-protobuf\r\n"
             "Accept-Encoding: gzip\r\n\r\n"
         ).encode()
-        for authorization in keys.authorizations()
+        for authorization in keys.authorizations(key_count)
     ]
 
 
@@ -111,12 +111,14 @@ class HttpLoad:
         body: what each request carries.
         requests: how many are sent in all.
         connections: how many connections are held, each with one request in flight.
+        key_count: how many keys are used in turn.
     """
 
     port: int
     body: Body
     requests: int
     connections: int
+    key_count: int = keys.COUNT
 
     def run(self) -> tuple[float, list[float]]:
         """Send all requests; return the seconds they took and each one's duration in seconds.
@@ -141,13 +143,13 @@ class HttpLoad:
     def _send_all(
         self, poll: select.epoll, by_descriptor: dict[int, _Connection]
     ) -> tuple[float, list[float]]:
-        heads = request_heads(self.port, self.body)
+        heads = request_heads(self.port, self.body, self.key_count)
         durations_s: list[float] = []
         started = 0
         start_s = time.perf_counter()
         for connection in by_descriptor.values():
             if started < self.requests:
-                connection.send(heads[started % keys.COUNT] + self.body.message)
+                connection.send(heads[started % self.key_count] + self.body.message)
                 started += 1
                 self._watch(poll, connection)
         while len(durations_s) < self.requests:
@@ -167,7 +169,7 @@ class HttpLoad:
                     durations_s.append(time.perf_counter() - connection.started_s)
                     connection.is_answered = False
                     if started < self.requests:
-                        connection.send(heads[started % keys.COUNT] + self.body.message)
+                        connection.send(heads[started % self.key_count] + self.body.message)
                         started += 1
                         self._watch(poll, connection)
         return time.perf_counter() - start_s, durations_s
