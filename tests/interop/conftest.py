@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
+from tests.interop.fleet import Fleet, running_fleet
 from tests.interop.tools.build import bin_dir
 from tests.support.certs import Authority, Certificate
 from tests.support.sink import RawSink
@@ -68,3 +70,12 @@ def _server_certificate(authority: Authority) -> Certificate:
 async def _raw_sink() -> AsyncIterator[RawSink]:
     async with RawSink() as sink:
         yield sink
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module", name="fleet")
+async def _fleet(
+    tmp_path_factory: pytest.TempPathFactory, server_certificate: Certificate, authority: Authority
+) -> AsyncIterator[Fleet]:
+    folder = tmp_path_factory.mktemp("fleet")
+    async with running_fleet(folder, server_certificate, authority.cert_file) as fleet:
+        yield fleet

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from tests.support.collector import Destination, running_collector, telemetrygen
 from tests.support.decode import batch_of, count, numbers, signal_of
+from tests.support.sdk import SDK_SIGNALS, SdkSender
 from tests.support.sink import RawSink
 
 COMPRESSIONS = ["none", "gzip", "zstd", "snappy"]
@@ -67,3 +69,19 @@ async def test_telemetrygen_reaches_the_sink(
     for request in raw_sink.requests:
         assert request.field("authorization") == "StackState some-key"
         assert signal_of(request) == signal
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "deflate"])
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+async def test_the_sdk_reaches_the_sink(
+    raw_sink: RawSink, protocol: Literal["grpc", "http"], compression: str
+) -> None:
+    port = raw_sink.grpc_port if protocol == "grpc" else raw_sink.http_port
+    sender = SdkSender(protocol, port, "StackState some-key", compression)
+
+    for signal in SDK_SIGNALS:
+        assert await sender.send(signal, range(5))
+
+    seen = [(signal_of(r), sorted(numbers(batch_of(r)))) for r in raw_sink.requests]
+    assert seen == [(signal, list(range(5))) for signal in SDK_SIGNALS]
+    assert raw_sink.requests[0].field("authorization") == "StackState some-key"

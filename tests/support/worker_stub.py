@@ -45,6 +45,8 @@ class StubWorker:
         self.channel = Channel.for_worker(self.on_message, self.done.set)
 
     def on_message(self, message: Down | Up) -> None:
+        if self.done.is_set():
+            return
         match message:
             case Start():
                 self.start()
@@ -69,7 +71,7 @@ class StubWorker:
         self.is_ready = True
         faults: dict[str, Callable[[], None]] = {
             "sends garbage": self.send_garbage,
-            "dies when ready": lambda: self.end(1),
+            "exits with 3 when ready": lambda: self.end(3),
             "reports unknown series": self.report_unknown,
         }
         faults.get(self.fault, lambda: None)()
