@@ -47,9 +47,9 @@ class RouteCounters:
 
     __slots__ = ("duration", "protocol", "request_bytes", "requests", "response_bytes", "signal", "verdicts")
 
-    def __init__(self, protocol: Protocol, signal: Signal) -> None:
-        self.protocol = protocol.value
-        self.signal = signal.value
+    def __init__(self, protocol: str, signal: str) -> None:
+        self.protocol = protocol
+        self.signal = signal
         self.requests: defaultdict[tuple[str, str], int] = defaultdict(int)
         """(code, result) → count."""
         self.verdicts: defaultdict[tuple[str, str], int] = defaultdict(int)
@@ -64,6 +64,7 @@ class Counters:
 
     def __init__(self) -> None:
         self.routes: dict[tuple[Protocol, Signal], RouteCounters] = {}
+        self._unrouted: dict[str, RouteCounters] = {}
         self.in_flight: dict[str, int] = {protocol.value: 0 for protocol in Protocol}
         self.auth_duration: defaultdict[str, Histogram] = defaultdict(Histogram)
         self.backend_duration: defaultdict[str, Histogram] = defaultdict(Histogram)
@@ -79,7 +80,14 @@ class Counters:
         """Return the counters of a route, made when first asked for."""
         counters = self.routes.get((protocol, signal))
         if counters is None:
-            counters = self.routes[protocol, signal] = RouteCounters(protocol, signal)
+            counters = self.routes[protocol, signal] = RouteCounters(protocol.value, signal.value)
+        return counters
+
+    def unrouted(self, protocol: str) -> RouteCounters:
+        """Return the counters of requests for no route."""
+        counters = self._unrouted.get(protocol)
+        if counters is None:
+            counters = self._unrouted[protocol] = RouteCounters(protocol, metrics.NO_SIGNAL)
         return counters
 
     def count(self, metric: metrics.Metric, *labels: str) -> None:
@@ -89,7 +97,7 @@ class Counters:
     def take_deltas(self) -> list[Series]:
         """Return all counters' changes since the last call."""
         series: list[Series] = []
-        for route in self.routes.values():
+        for route in (*self.routes.values(), *self._unrouted.values()):
             labels = (route.protocol, route.signal)
             _take(series, metrics.REQUESTS, labels, route.requests)
             _take(series, metrics.AUTH_DECISIONS, labels, route.verdicts)

@@ -92,6 +92,7 @@ class RequestHead:
         "content_type",
         "credential_pairs",
         "credentials",
+        "credentials_h2",
         "expects_continue",
         "fields",
         "grpc_timeout",
@@ -119,6 +120,8 @@ class RequestHead:
         self.credentials: list[Credential] = []
         self.credential_pairs: list[Pair] = []
         """The credential fields as they came, for `forward.key: client`. Lives as long as the request."""
+        self.credentials_h2 = b""
+        """The same as HPACK representations, where they came over HTTP/2; `credential_pairs` is then empty."""
         self.fields: list[Pair] = []
         self.h1: bytes | None = None
         self.h2: bytes | None = None
@@ -134,6 +137,13 @@ class RequestHead:
         if self.h2 is None:
             self.h2 = hpack.encode(self.fields)
         return self.h2
+
+    def encoded_credentials_h1(self) -> bytes:
+        """The caller's credential fields as HTTP/1.1 lines."""
+        pairs = self.credential_pairs
+        if self.credentials_h2:
+            pairs = [hpack.decode_field(raw) for raw in hpack.split(self.credentials_h2) or ()]
+        return b"".join([b"%b: %b\r\n" % pair for pair in pairs])
 
     def __repr__(self) -> str:
         """Leave everything out that could hold a secret: fields and query."""

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from gateway.dataplane.counters import Counters, RouteCounters
 from gateway.model import BackendName, Protocol, Signal
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ OTLP_SERVICES: Final = tuple(f"opentelemetry.proto.collector.{service}" for _, s
 """Full gRPC service names."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Route:
     """One row. A route with a `local` handler is answered by the worker itself, without a key."""
 
@@ -33,8 +34,14 @@ class Route:
     protocol: Protocol
     signal: Signal
     backend: BackendName | None
+    counters: RouteCounters
     methods: tuple[bytes, ...] = (b"POST",)
     local: Callable[[Exchange], None] | None = None
+    signal_bit: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Look the signal's bit up once."""
+        self.signal_bit = self.signal.bit
 
     @property
     def allow(self) -> bytes:
@@ -42,11 +49,12 @@ class Route:
         return b", ".join(self.methods)
 
 
-def otlp_routes() -> list[Route]:
+def otlp_routes(counters: Counters) -> list[Route]:
     """All OTLP routes (OTLP specification, "OTLP/gRPC" and "OTLP/HTTP Request")."""
     routes = []
     for signal, service, path in _OTLP:
         grpc_path = f"/opentelemetry.proto.collector.{service}/Export".encode()
-        routes.append(Route(grpc_path, Protocol.GRPC, signal, BackendName.OTLP_GRPC))
-        routes.append(Route(path.encode(), Protocol.HTTP, signal, BackendName.OTLP_HTTP))
+        grpc, http = counters.route(Protocol.GRPC, signal), counters.route(Protocol.HTTP, signal)
+        routes.append(Route(grpc_path, Protocol.GRPC, signal, BackendName.OTLP_GRPC, grpc))
+        routes.append(Route(path.encode(), Protocol.HTTP, signal, BackendName.OTLP_HTTP, http))
     return routes

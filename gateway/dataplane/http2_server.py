@@ -1,0 +1,291 @@
+"""The caller's side over HTTP/2: gRPC, and OTLP/HTTP as Go clients send it with TLS."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from gateway.dataplane import replies
+from gateway.dataplane.exchange import Exchange
+from gateway.dataplane.h2_transport import Http2Transport
+from gateway.dataplane.heads import FieldSection
+from gateway.dataplane.http2_heads import HeadReader, MalformedHeadError
+from gateway.outcome import BACKEND_LOST, CANCELED, QUOTA, REFUSALS, Refusal
+from gateway.wire import hpack, http2
+from gateway.wire.http2 import ConnectionFault, ErrorCode, Setting, Stream, StreamFault
+
+if TYPE_CHECKING:
+    from gateway.dataplane.plane import DataPlane
+
+_LAST_STREAM: Final = 2**31 - 1
+_DRAIN_PING: Final = b"drain..."
+_RESETS_PER_SWEEP: Final = 1_000
+_LOST: Final = next(refusal for refusal in REFUSALS.values() if refusal.outcome is BACKEND_LOST)
+
+
+class ServerStream(Stream):
+    """One request of the caller: implements `sides.Downstream`."""
+
+    __slots__ = ("connection", "exchange", "peer", "received")
+
+    exchange: Exchange
+
+    def __init__(self, stream_id: int, connection: Http2Server) -> None:
+        Stream.__init__(self, stream_id, connection.peer_window, http2.DEFAULT_WINDOW)
+        self.connection = connection
+        self.peer = connection.peer
+        self.received = 0
+
+    def send_head(self, section: FieldSection, ended: bool) -> None:  # noqa: FBT001 - part of the seam
+        self.connection.send_headers(self, section.h2 or section.encoded_h2(), ended=ended)
+        if ended:
+            self._close()
+
+    def send_body(self, chunk: bytes, ended: bool) -> int:  # noqa: FBT001 - part of the seam
+        connection = self.connection
+        queued = connection.send_data(self, chunk, ended)
+        if queued:
+            connection.plane.budget.charge(queued)
+        if self.local_ended:
+            self._close()
+        return queued
+
+    def send_trailers(self, section: FieldSection) -> None:
+        if self.queue:
+            self.connection.trailers_waiting[self] = section
+            return
+        self.connection.send_headers(self, section.h2 or section.encoded_h2(), ended=True)
+        self._close()
+
+    def refuse(self, refusal: Refusal, is_grpc: bool, allow: bytes) -> None:  # noqa: FBT001 - part of the seam
+        if refusal.outcome is CANCELED:
+            return
+        if is_grpc:
+            self.send_head(replies.grpc_reply(refusal), ended=True)
+            return
+        quota_status = self.connection.plane.settings.limits.quota_status if refusal.outcome is QUOTA else 0
+        is_protobuf = replies.media_type(self.exchange.head.content_type) == replies.PROTOBUF
+        status, fields, body = replies.http_reply(refusal, is_protobuf, allow, quota_status)
+        is_head = self.exchange.head.method == b"HEAD"
+        self.send_head(FieldSection(status, fields), is_head)
+        if not is_head:
+            self.send_body(body, ended=True)
+
+    def abort(self) -> None:
+        if self.queue:
+            self.connection.reset(self.id, ErrorCode.CANCEL)
+        elif self.exchange.is_grpc:
+            self.send_trailers(replies.grpc_trailers(_LOST))
+        else:
+            self.connection.reset(self.id, ErrorCode.INTERNAL_ERROR)
+
+    def grant(self, length: int, keeps_up: bool) -> None:  # noqa: FBT001 - part of the seam
+        connection = self.connection
+        connection.grant(self, length, may_grow=keeps_up and not connection.plane.budget.is_near)
+
+    def accept_body(self) -> None:
+        """Answer `Expect: 100-continue` (RFC 9110 §10.1.1)."""
+        self.connection.send_headers(self, _CONTINUE, ended=False)
+
+    def _close(self) -> None:
+        """The answer is complete: forget the stream; stop a body that is still coming (RFC 9113 §8.1)."""
+        if self.remote_ended:
+            self.connection.forget(self)
+            self.connection.stream_ended()
+        else:
+            self.connection.reset(self.id, ErrorCode.NO_ERROR)
+            self.connection.stream_ended()
+
+
+_CONTINUE: Final = hpack.encode_field(b":status", b"100")
+
+
+class Http2Server(Http2Transport[ServerStream]):
+    """One client connection."""
+
+    is_server = True
+
+    def __init__(self, plane: DataPlane, peer: str) -> None:
+        limit = plane.settings.limits.max_streams_per_connection
+        settings = {
+            Setting.HEADER_TABLE_SIZE: 0,
+            Setting.MAX_CONCURRENT_STREAMS: limit,
+            Setting.MAX_HEADER_LIST_SIZE: hpack.MAX_HEADER_LIST_BYTES,
+        }
+        super().__init__(plane, settings)
+        self.peer = peer
+        self.opened_at = plane.now()
+        self.trailers_waiting: dict[ServerStream, FieldSection] = {}
+        self._heads = HeadReader(self.decoder, plane.credentials)
+        self._stream_limit = limit
+        self._ends_at = self.opened_at + plane.connection_age_limit()
+        self._idle_since = self.opened_at
+        self._draining = False
+        self._final_goaway = False
+        plane.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """Cancel what is open (asyncio)."""
+        self.lost()
+        self.plane.connections.discard(self)
+        streams, self.streams = self.streams, {}
+        for stream in streams.values():
+            self._drop_queue(stream)
+            stream.exchange.caller_gone()
+
+    # Requests
+
+    def headers_received(self, stream_id: int, stream: ServerStream | None, block: bytes, ended: bool) -> None:  # noqa: FBT001 - hook
+        try:
+            if stream is not None:
+                self._trailers(stream, block, ended=ended)
+                return
+            if stream_id <= self.highest_peer_stream or not stream_id & 1:
+                self._late_headers(stream_id, block)
+                return
+            self.highest_peer_stream = stream_id
+            try:
+                head = self._heads.read(block)
+            except MalformedHeadError:
+                raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR) from None
+            except hpack.HeaderListTooLargeError:
+                self._refuse_large_head(stream_id, ended=ended)
+                return
+        except hpack.HeaderBlockError as error:
+            raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(error)) from error
+        if len(self.streams) >= self._stream_limit or self._final_goaway:
+            self.reset(stream_id, ErrorCode.REFUSED_STREAM)
+            return
+        stream = ServerStream(stream_id, self)
+        stream.remote_ended = ended
+        self.streams[stream_id] = stream
+        exchange = stream.exchange = Exchange(self.plane, stream, head)
+        if ended and head.content_length > 0:
+            exchange.started_malformed()
+            raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR)
+        exchange.start()
+        if ended and not exchange.is_over:
+            exchange.body(b"", True)
+
+    def _trailers(self, stream: ServerStream, block: bytes, *, ended: bool) -> None:
+        """Read a request's trailers; they end its body and are not passed on (RFC 9110 §6.5.1 allows to discard them)."""
+        try:
+            self._heads.read_trailers(block)
+        except (MalformedHeadError, hpack.HeaderListTooLargeError):
+            raise StreamFault(stream.id, ErrorCode.PROTOCOL_ERROR) from None
+        if stream.remote_ended:
+            raise ConnectionFault(ErrorCode.STREAM_CLOSED, "HEADERS on a half-closed stream")
+        if not ended:
+            raise StreamFault(stream.id, ErrorCode.PROTOCOL_ERROR)
+        stream.remote_ended = True
+        self.data_received(stream, b"", True)
+
+    def _late_headers(self, stream_id: int, block: bytes) -> None:
+        if not stream_id & 1:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a client's stream with an even id")
+        try:
+            self._heads.read_trailers(block)
+        except (MalformedHeadError, hpack.HeaderListTooLargeError):
+            pass
+        if not self.was_reset(stream_id):
+            raise ConnectionFault(ErrorCode.STREAM_CLOSED, "HEADERS on a closed stream")
+
+    def _refuse_large_head(self, stream_id: int, *, ended: bool) -> None:
+        stream = ServerStream(stream_id, self)
+        stream.remote_ended = ended
+        self.streams[stream_id] = stream
+        status, fields, body = replies.http_reply(REFUSALS["HEAD_TOO_LARGE"], is_protobuf=False)
+        self.plane.counters.unrouted("http").requests[str(status), "malformed"] += 1
+        stream.send_head(FieldSection(status, fields), ended=False)
+        stream.send_body(body, ended=True)
+
+    def data_received(self, stream: ServerStream, chunk: bytes, ended: bool) -> None:  # noqa: FBT001 - hook
+        declared = stream.exchange.head.content_length
+        if declared >= 0:
+            stream.received += len(chunk)
+            if stream.received > declared or (ended and stream.received != declared):
+                stream.exchange.caller_gone()
+                raise StreamFault(stream.id, ErrorCode.PROTOCOL_ERROR)
+        stream.exchange.body(chunk, ended)
+
+    def data_left(self, stream: ServerStream, length: int) -> None:
+        """Queued answer bytes have gone."""
+        self.plane.budget.release(length)
+        stream.exchange.answer_left(length)
+        if not stream.queue:
+            trailers = self.trailers_waiting.pop(stream, None)
+            if trailers is not None:
+                stream.send_trailers(trailers)
+            elif stream.local_ended:
+                stream._close()  # noqa: SLF001 - the stream's own connection
+
+    def data_dropped(self, stream: ServerStream, length: int) -> None:
+        """Queued answer bytes will not go."""
+        self.plane.budget.release(length)
+
+    def _drop_queue(self, stream: ServerStream) -> None:
+        queued = self.forget(stream)
+        self.trailers_waiting.pop(stream, None)
+        if queued:
+            stream.exchange.answer_left(0)
+
+    def reset_received(self, stream: ServerStream, code: int) -> None:  # noqa: ARG002 - hook
+        """The caller gave up."""
+        self.trailers_waiting.pop(stream, None)
+        stream.exchange.caller_gone()
+        self.stream_ended()
+
+    def stream_fault(self, fault: StreamFault) -> None:
+        """The caller broke the rules on one stream."""
+        stream = self.streams.get(fault.stream_id)
+        self.reset(fault.stream_id, fault.code)
+        if stream is not None:
+            self.trailers_waiting.pop(stream, None)
+            stream.exchange.caller_gone()
+        self.stream_ended()
+
+    def failed(self, code: ErrorCode, text: str) -> None:  # noqa: ARG002 - hook
+        """The caller broke the protocol: GOAWAY has been sent."""
+        self.close_transport()
+
+    # Life
+
+    def stream_ended(self) -> None:
+        """A stream was forgotten: note idleness, finish a drain."""
+        if not self.streams:
+            self._idle_since = self.plane.tick
+            if self._final_goaway:
+                self.close_transport()
+
+    def sweep(self, now: float) -> None:
+        """Enforce header, idle, age and request limits."""
+        self.calm()
+        limits = self.plane.settings.limits
+        for stream in list(self.streams.values()):
+            stream.exchange.sweep(now)
+        if not self.settings_seen or self._block is not None:
+            if now - max(self.last_received, self.opened_at) > limits.header_timeout_s:
+                self.fail(ErrorCode.PROTOCOL_ERROR, "no complete header block in time")
+        elif not self.streams and now - max(self.last_received, self._idle_since) > limits.idle_timeout_s:
+            self.start_drain()
+        elif now > self._ends_at:
+            self.start_drain()
+
+    def start_drain(self) -> None:
+        """Announce the end (RFC 9113 §6.8): first without a limit, then, when the client has seen it, with the last stream that we process."""
+        if self._draining:
+            return
+        self._draining = True
+        self.goaway(_LAST_STREAM, ErrorCode.NO_ERROR)
+        self.ping(_DRAIN_PING)
+
+    def ping_answered(self, payload: bytes) -> None:
+        """The client has seen the first GOAWAY."""
+        if payload == _DRAIN_PING and self._draining and not self._final_goaway:
+            self._finish_drain()
+
+    def _finish_drain(self) -> None:
+        self._final_goaway = True
+        self.goaway(self.highest_peer_stream, ErrorCode.NO_ERROR)
+        self.stream_ended()
+
+
