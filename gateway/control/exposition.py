@@ -1,0 +1,128 @@
+"""What a scrape sees: the catalogue in `gateway.metrics`, filled from totals and control's gauges.
+
+Prometheus text, or OpenMetrics where the scraper asks for it. Everything is read from memory: a
+scrape never waits for a worker. What is counted, and how, does not belong here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
+
+from prometheus_client import exposition
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.core import Metric as Family
+from prometheus_client.registry import Collector
+
+from gateway import metrics
+from gateway.control.series import gauges_at_zero
+from gateway.control.totals import Labels, Totals
+from gateway.control.usage import OTHER, KeyTraffic, Traffic
+from gateway.metrics import Kind, Metric
+
+Gauges = Mapping[str, Mapping[Labels, float]]
+"""Metric name → labels → value: what control itself measures, at the moment of a scrape."""
+
+_BOUNDS = [*(repr(bound) for bound in metrics.BUCKETS_S), "+Inf"]
+_MS_PER_S = 1_000
+
+
+class Exposition(Collector):
+    """All metrics of the catalogue, in its order.
+
+    `key_name` gives the name of a key id, or "" when nobody knows it any more; `own_gauges` gives
+    the gauges that control measures; `backends` are the configured ones with their addresses.
+    """
+
+    def __init__(
+        self,
+        totals: Totals,
+        traffic: KeyTraffic,
+        key_name: Callable[[str], str],
+        own_gauges: Callable[[], Gauges],
+        backends: Callable[[], Sequence[tuple[str, Sequence[str]]]],
+    ) -> None:
+        self._totals = totals
+        self._traffic = traffic
+        self._key_name = key_name
+        self._own_gauges = own_gauges
+        self._backends = backends
+
+    def collect(self) -> Iterator[Family]:
+        """Give every family of the catalogue (prometheus_client)."""
+        own = self._own_gauges()
+        per_key = self._per_key()
+        for metric in metrics.METRICS:
+            match metric.kind:
+                case Kind.COUNTER:
+                    series = per_key.get(metric.name) or self._totals.counters(metric)
+                    yield _counter(metric, series)
+                case Kind.HISTOGRAM:
+                    yield _histogram(metric, self._totals.histograms(metric))
+                case Kind.GAUGE:
+                    yield _gauge(metric, self._gauges(metric, own, per_key))
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """Return body and Content-Type for a scraper's `Accept` field."""
+        try:
+            encode, content_type = exposition.choose_encoder(accept)
+        except ValueError:  # a version that is no number: as if it had asked for nothing
+            encode, content_type = exposition.choose_encoder("")
+        return encode(self), content_type
+
+    def _gauges(self, metric: Metric, own: Gauges, per_key: Gauges) -> Mapping[Labels, float]:
+        if metric.from_worker:
+            return gauges_at_zero(metric, self._backends()) | self._totals.gauges(metric)
+        return per_key.get(metric.name) or own.get(metric.name, {})
+
+    def _per_key(self) -> dict[str, dict[Labels, float]]:
+        requests = dict(self._totals.counters(metrics.KEY_REQUESTS))
+        octets = dict(self._totals.counters(metrics.KEY_BYTES))
+        last_used: dict[Labels, float] = {}
+        named = [(key_id, self._key_name(key_id), t) for key_id, t in self._traffic.keys.items()]
+        for key_id, name, traffic in [*named, (OTHER, "", self._traffic.other)]:
+            _add_traffic(requests, octets, (key_id, name), traffic)
+            if traffic.last_used_ms and key_id != OTHER:
+                last_used[key_id, name] = traffic.last_used_ms / _MS_PER_S
+        return {
+            metrics.KEY_REQUESTS.name: requests,
+            metrics.KEY_BYTES.name: octets,
+            metrics.KEY_LAST_USED.name: last_used,
+        }
+
+
+def _add_traffic(
+    requests: dict[Labels, float],
+    octets: dict[Labels, float],
+    key: tuple[str, str],
+    traffic: Traffic,
+) -> None:
+    for outcome, count in traffic.requests.items():
+        requests[*key, outcome] = count
+        octets[*key, outcome] = traffic.bytes[outcome]
+
+
+def _counter(metric: Metric, series: Mapping[Labels, float]) -> Family:
+    family = CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
+    for labels, value in series.items():
+        family.add_metric(labels, value)
+    return family
+
+
+def _gauge(metric: Metric, series: Mapping[Labels, float]) -> Family:
+    family = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
+    for labels, value in series.items():
+        family.add_metric(labels, value)
+    return family
+
+
+def _histogram(metric: Metric, series: Mapping[Labels, list[float]]) -> Family:
+    family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+    for labels, values in series.items():
+        counts, seconds = values[:-1], values[-1]
+        family.add_metric(labels, list(zip(_BOUNDS, accumulate(counts), strict=True)), seconds)
+    return family

@@ -1,0 +1,147 @@
+"""Which series exist from the start, at 0: all that can occur with labels of closed sets.
+
+A counter that appears with its first event hides that event from `rate()` and from alerts
+(Prometheus, "Avoid missing metrics"). A combination that cannot occur (gRPC with an HTTP status)
+has no series. What the backend answers is open: series of its rarer codes appear with the first
+such answer, except for those that clients act on, which stand here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
+from typing import Final
+
+from gateway import metrics
+from gateway.control.totals import Labels, Totals
+from gateway.control.usage import OTHER
+from gateway.metrics import Metric
+from gateway.model import BackendName, Protocol, Signal
+from gateway.outcome import OUTCOMES, RETRY, AuthOutcome, GrpcCode, Outcome, Result
+
+_OTLP: Final = (Signal.TRACES, Signal.METRICS, Signal.LOGS, Signal.PROFILES)
+ROUTES: Final = (
+    *product((Protocol.GRPC, Protocol.HTTP), _OTLP),
+    (Protocol.INTAKE, Signal.INTAKE),
+)
+"""The pairs of protocol and signal that can occur."""
+
+NO_ANSWER: Final = "none"
+"""The `code` of a backend that gave no answer."""
+_UNAVAILABLE: Final = 503
+
+_A: Final = AuthOutcome
+_WITHOUT_LOOKUP: Final = (_A.KEY_MISSING, _A.KEY_MALFORMED, _A.KEY_CONFLICT, _A.UNDECIDED)
+_OF_A_KEY: Final = (
+    _A.ALLOWED,
+    _A.KEY_EXPIRED,
+    _A.KEY_REVOKED,
+    _A.KEY_DISABLED,
+    _A.SIGNAL_NOT_ALLOWED,
+)
+KEY_OUTCOMES: Final = _OF_A_KEY
+"""The outcomes that are counted per key: those where it is known whose key it was."""
+
+SOURCE_OUTCOMES: Final[dict[str, Sequence[AuthOutcome]]] = {
+    "none": _WITHOUT_LOOKUP,
+    "keyring": (*_OF_A_KEY, _A.KEY_UNKNOWN),
+    "cache": (_A.ALLOWED, _A.KEY_EXPIRED, _A.SIGNAL_NOT_ALLOWED, _A.KEY_UNKNOWN),
+    "stale": (_A.ALLOWED, _A.KEY_EXPIRED, _A.SIGNAL_NOT_ALLOWED),
+    "authority": (_A.ALLOWED, _A.SIGNAL_NOT_ALLOWED, _A.KEY_UNKNOWN, _A.UNDECIDED),
+}
+"""The outcomes that each source of a verdict can give."""
+
+_GRPC_BACKEND_CODES: Final = (
+    GrpcCode.OK,
+    GrpcCode.INVALID_ARGUMENT,
+    GrpcCode.PERMISSION_DENIED,
+    GrpcCode.RESOURCE_EXHAUSTED,
+    GrpcCode.UNIMPLEMENTED,
+    GrpcCode.UNAVAILABLE,
+    GrpcCode.UNAUTHENTICATED,
+)
+_HTTP_BACKEND_CODES: Final = (200, 400, 401, 403, 404, 413, 429, 502, 503, 504)
+
+
+def start_at_zero(totals: Totals, backends: Iterable[tuple[str, Sequence[str]]]) -> None:
+    """Make all series of closed label sets exist.
+
+    `backends` are the configured ones, each with its addresses; a reload may bring more.
+    """
+    for metric, labels in _closed(list(backends)):
+        totals.start_at_zero(metric, tuple(str(value) for value in labels))
+
+
+def gauges_at_zero(
+    metric: Metric, backends: Iterable[tuple[str, Sequence[str]]]
+) -> dict[Labels, float]:
+    """Give the series of a worker's gauge that exist while no worker reports: those that count."""
+    if metric is metrics.IN_FLIGHT:
+        return {(str(protocol),): 0.0 for protocol in Protocol}
+    if metric in (metrics.CONNECTIONS, metrics.BUFFER_BYTES):
+        return {(): 0.0}
+    if metric is metrics.BACKEND_CONNECTIONS:
+        return {(name, address): 0.0 for name, addresses in backends for address in addresses}
+    return {}
+
+
+def _closed(backends: Sequence[tuple[str, Sequence[str]]]) -> Iterator[tuple[Metric, Labels]]:
+    yield from _of_requests()
+    for source, outcomes in SOURCE_OUTCOMES.items():
+        yield metrics.AUTH_DURATION, (source,)
+        for (protocol, signal), outcome in product(ROUTES, outcomes):
+            yield metrics.AUTH_DECISIONS, (protocol, signal, outcome, source)
+    for kind in BackendName:
+        yield from _of_backend(kind)
+    for backend, addresses in backends:
+        for address in addresses:
+            yield metrics.BACKEND_CONNECT_ERRORS, (backend, address)
+    for metric, values in (
+        (metrics.CONNECTIONS_REFUSED, metrics.CONNECTION_REFUSAL_REASONS),
+        (metrics.INTERNAL_ERRORS, metrics.INTERNAL_PLACES),
+        (metrics.WORKER_RESTARTS, metrics.RESTART_REASONS),
+    ):
+        for value in values:
+            yield metric, (value,)
+    for metric, outcome in product((metrics.KEY_REQUESTS, metrics.KEY_BYTES), KEY_OUTCOMES):
+        yield metric, (OTHER, "", outcome)
+
+
+def _of_requests() -> Iterator[tuple[Metric, Labels]]:
+    for protocol, signal in ROUTES:
+        for metric in (metrics.REQUEST_DURATION, metrics.REQUEST_BYTES, metrics.RESPONSE_BYTES):
+            yield metric, (protocol, signal)
+        for code, result in _ends(protocol):
+            yield metrics.REQUESTS, (protocol, signal, code, result)
+
+
+def _ends(protocol: Protocol) -> Iterator[tuple[str, str]]:
+    """Give the pairs of code and result in which a request of `protocol` can end."""
+    yield ("OK" if protocol is Protocol.GRPC else "200"), Result.ACCEPTED
+    for outcome in OUTCOMES:
+        yield _code(protocol, outcome), outcome.result
+
+
+def _code(protocol: Protocol, outcome: Outcome) -> str:
+    match protocol:
+        case Protocol.GRPC:
+            return outcome.grpc.name
+        case Protocol.HTTP:
+            return str(outcome.http)
+        case Protocol.INTAKE:
+            return str(_UNAVAILABLE if outcome.intake == RETRY else outcome.intake)
+
+
+def _of_backend(backend: BackendName) -> Iterator[tuple[Metric, Labels]]:
+    signals = (Signal.INTAKE,) if backend is BackendName.INTAKE else _OTLP
+    codes = (
+        [code.name for code in _GRPC_BACKEND_CODES]
+        if backend is BackendName.OTLP_GRPC
+        else [str(code) for code in _HTTP_BACKEND_CODES]
+    )
+    for code in (*codes, NO_ANSWER):
+        yield metrics.BACKEND_REQUESTS, (backend, code)
+    yield metrics.BACKEND_DURATION, (backend,)
+    yield metrics.BACKEND_AUTH_REFUSED, (backend,)
+    for signal in signals:
+        yield metrics.BACKEND_ROUTE_MISSING, (backend, signal)
