@@ -243,6 +243,8 @@ METRICS: Final[tuple[Metric, ...]] = tuple(
 )
 BY_NAME: Final = {metric.name: metric for metric in METRICS}
 
+NO_SIGNAL: Final = "none"
+"""Value of `signal` for requests that no route takes."""
 SOURCES: Final = ("keyring", "cache", "stale", "authority", "none")
 """Values of the label `source`."""
 CONNECTION_REFUSAL_REASONS: Final = (

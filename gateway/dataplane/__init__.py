@@ -1,1 +1,3 @@
-"""What a worker runs: listeners, server sides, the exchange, routes, credentials, keyring, upstream pools, limits."""
+"""What a worker runs: listeners, server sides, the exchange, routes, credentials, keyring,
+upstream pools, limits.
+"""

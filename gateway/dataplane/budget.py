@@ -1,7 +1,8 @@
 """One account for everything that a worker holds in flight (`limits.buffer_memory`).
 
-Charged at its backing size: queued bodies, unsent transport buffers, bodies kept for a replay. Near the bound windows stop growing and new requests
-are *overloaded*; at the bound client sockets are no longer read, and the kernel's buffers and TCP do the rest.
+Charged at its backing size: queued bodies, unsent transport buffers, bodies kept for a replay. Near
+the bound windows stop growing and new requests are *overloaded*; at the bound client sockets are no
+longer read, and the kernel's buffers and TCP do the rest.
 """
 
 from __future__ import annotations

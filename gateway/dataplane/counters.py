@@ -27,7 +27,8 @@ class Histogram:
 
     def observe(self, seconds: float) -> None:
         """Count one duration in seconds."""
-        # int() rounds down and a bound is inclusive, so subtract the least that makes 2 µs fall into the first bucket.
+        # int() rounds down and a bound is inclusive, so subtract the least that makes 2 µs fall
+        # into the first bucket.
         bucket = int(seconds * 1_000_000 - 1e-6).bit_length() - 1 if seconds > 2e-6 else 0
         self.counts[bucket if bucket < _LAST else _LAST] += 1
         self.total_s += seconds
@@ -45,7 +46,15 @@ class Histogram:
 class RouteCounters:
     """Everything counted per protocol and signal."""
 
-    __slots__ = ("duration", "protocol", "request_bytes", "requests", "response_bytes", "signal", "verdicts")
+    __slots__ = (
+        "duration",
+        "protocol",
+        "request_bytes",
+        "requests",
+        "response_bytes",
+        "signal",
+        "verdicts",
+    )
 
     def __init__(self, protocol: str, signal: str) -> None:
         self.protocol = protocol
@@ -118,23 +127,35 @@ class Counters:
     def take_gauges(self) -> list[Series]:
         """Return all gauges' values."""
         gauges = [Series(name, labels, value) for (name, labels), value in self.gauges.items()]
-        gauges.extend(Series(metrics.IN_FLIGHT.name, (protocol,), count) for protocol, count in self.in_flight.items())
+        gauges.extend(
+            Series(metrics.IN_FLIGHT.name, (protocol,), count)
+            for protocol, count in self.in_flight.items()
+        )
         return gauges
 
     def take_usage(self) -> list[Usage]:
         """Return the keys' traffic since the last call."""
-        usage = [Usage(key_id, outcome, *numbers) for (key_id, outcome), numbers in self.usage.items()]
+        usage = [
+            Usage(key_id, outcome, *numbers) for (key_id, outcome), numbers in self.usage.items()
+        ]
         self.usage.clear()
         return usage
 
 
-def _take(series: list[Series], metric: metrics.Metric, labels: tuple[str, ...], counts: defaultdict[tuple[str, str], int]) -> None:
+def _take(
+    series: list[Series],
+    metric: metrics.Metric,
+    labels: tuple[str, ...],
+    counts: defaultdict[tuple[str, str], int],
+) -> None:
     for key, count in counts.items():
         series.append(Series(metric.name, labels + key, count))
     counts.clear()
 
 
-def _take_histogram(series: list[Series], metric: metrics.Metric, labels: tuple[str, ...], histogram: Histogram) -> None:
+def _take_histogram(
+    series: list[Series], metric: metrics.Metric, labels: tuple[str, ...], histogram: Histogram
+) -> None:
     taken = histogram.take()
     if taken is not None:
         series.append(Series(metric.name, labels, taken))

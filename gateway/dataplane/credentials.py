@@ -1,7 +1,8 @@
 """Finding the key in a request: which carriers it may be in, what makes it unreadable.
 
-A key is hashed as soon as it is read, and only the digest goes on. What was read is kept by the SHA-256 of the field's bytes (0.4 µs instead of
-14 µs of Huffman decoding), so that no secret stays in memory.
+A key is hashed as soon as it is read, and only the digest goes on. What was read is kept by the
+SHA-256 of the field's bytes (0.4 µs instead of 14 µs of Huffman decoding), so that no secret stays
+in memory.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from gateway.wire import hpack
 _KEPT: Final = 100_000
 _EVICTED_AT_ONCE: Final = 1_000
 _VISIBLE: Final = re.compile(rb"[\x21-\x7e]+\Z")
-_KNOWN_SCHEMES: Final = frozenset({"bearer", "basic", "apikey", "servicebearer", "digest", "token", "negotiate"})
+_KNOWN_SCHEMES: Final = frozenset(
+    {"bearer", "basic", "apikey", "servicebearer", "digest", "token", "negotiate"}
+)
 """Foreign schemes that a log may name; any other word could be the key itself."""
 
 AUTHORIZATION: Final = b"authorization"
@@ -101,14 +104,17 @@ class CredentialReader:
             return Credential(None, "KEY_EMPTY", "", is_authorization=True)
         foreign = word.lower().decode("latin-1")
         refusal = "SCHEME_BEARER" if foreign == "bearer" else "SCHEME_UNKNOWN"
-        return Credential(None, refusal, foreign if foreign in _KNOWN_SCHEMES else "other", is_authorization=True)
+        return Credential(
+            None, refusal, foreign if foreign in _KNOWN_SCHEMES else "other", is_authorization=True
+        )
 
 
 def choose(credentials: Sequence[Credential]) -> Credential:
     """Return the one credential of a request, or one that says why there is none.
 
-    The same key in two carriers is fine, two different ones are a conflict. A carrier that cannot be read counts only when no other gives
-    a key. Several Authorization fields are refused whatever they hold (RFC 9110 §11.6.2 allows one).
+    The same key in two carriers is fine, two different ones are a conflict. A carrier that cannot
+    be read counts only when no other gives a key. Several Authorization fields are refused whatever
+    they hold (RFC 9110 §11.6.2 allows one).
     """
     if len(credentials) == 1:
         return credentials[0]

@@ -1,7 +1,9 @@
-"""One request from its head to its record: the one place where the order of things can be read, for every protocol.
+"""One request from its head to its record: the one place where the order of things can be read, for
+every protocol.
 
-Head → route → credentials → verdict → admit → forward → answer → record. The server side has parsed a complete head and knows nothing else; the
-backend's side moves bytes. Every decision between them is taken here, and every exchange is recorded exactly once.
+Head → route → credentials → verdict → admit → forward → answer → record. The server side has parsed
+a complete head and knows nothing else; the backend's side moves bytes. Every decision between them
+is taken here, and every exchange is recorded exactly once.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ if TYPE_CHECKING:
     from gateway.dataplane.sides import Downstream, Upstream
 
 REPLAY_BYTES: Final = 64 * 1024
-"""Largest body that is held until the backend answers, to be sent again when the backend did not process it."""
+"""Largest body that is held until the backend answers, to be sent again when the backend did not
+process it.
+"""
 
 _GRPC_NAMES: Final = tuple(code.name for code in GrpcCode)
 _HTTP_CODES: Final = tuple(str(status) for status in range(1000))
@@ -50,7 +54,9 @@ _HTTP_TYPES: Final = (replies.PROTOBUF, replies.JSON)
 
 
 def parse_grpc_timeout(value: bytes) -> float | None:
-    """Read a grpc-timeout in seconds, None if it is none (gRPC over HTTP/2, "Timeout": at most 8 digits and a unit)."""
+    """Read a grpc-timeout in seconds, None if it is none (gRPC over HTTP/2, "Timeout": at most 8
+    digits and a unit).
+    """
     unit = _TIMEOUT_UNITS.get(value[-1:])
     digits = value[:-1]
     if unit is None or not digits.isdigit() or len(digits) > 8:  # noqa: PLR2004 - the specification's bound
@@ -127,7 +133,9 @@ class Exchange:
             route.local(self)
         else:
             credential = choose(head.credentials)
-            verdict = plane.keyring.decide(credential, route.signal_bit, time.time_ns() // 1_000_000)
+            verdict = plane.keyring.decide(
+                credential, route.signal_bit, time.time_ns() // 1_000_000
+            )
             if type(verdict) is Principal:
                 self._record_verdict("allowed", "keyring")
                 self._principal = verdict
@@ -165,7 +173,11 @@ class Exchange:
         if route.protocol is Protocol.GRPC:
             if not self.is_grpc or replies.media_type(head.content_type) not in _GRPC_TYPES:
                 return REFUSALS["GRPC_MEDIA_TYPE"]
-        elif route.protocol is Protocol.HTTP and head.content_type not in _HTTP_TYPES and replies.media_type(head.content_type) not in _HTTP_TYPES:
+        elif (
+            route.protocol is Protocol.HTTP
+            and head.content_type not in _HTTP_TYPES
+            and replies.media_type(head.content_type) not in _HTTP_TYPES
+        ):
             return REFUSALS["MEDIA_TYPE"]
         if head.content_length > self.plane.settings.limits.max_body_bytes:
             return REFUSALS["BODY_TOO_LARGE"]
@@ -187,7 +199,9 @@ class Exchange:
         pool.open(self)
 
     def attach(self, upstream: Upstream) -> None:
-        """Take the backend's side (pool): the head has been sent, what has waited of the body follows."""
+        """Take the backend's side (pool): the head has been sent, what has waited of the body
+        follows.
+        """
         self._up = upstream
         self.backend_started = time.monotonic()
         waiting, self._waiting = self._waiting, None
@@ -276,14 +290,16 @@ class Exchange:
     def answer_head(self, section: FieldSection, ended: bool) -> None:  # noqa: FBT001 - on the data path
         """Take the head of the backend's answer.
 
-        gRPC: a head without a status waits for the first byte of the message or the trailers, so that a refusal in the trailers can still become the
-        gateway's own answer.
+        gRPC: a head without a status waits for the first byte of the message or the trailers, so
+        that a refusal in the trailers can still become the gateway's own answer.
         """
         route = self.route
         if self.is_over or route is None:
             return
         self.progress_at = self.plane.tick
-        self.plane.counters.backend_duration[str(route.backend)].observe(time.monotonic() - self.backend_started)
+        self.plane.counters.backend_duration[str(route.backend)].observe(
+            time.monotonic() - self.backend_started
+        )
         if self._replay is not None:
             self._drop_replay()
         code = self._code_of(section)
@@ -333,7 +349,9 @@ class Exchange:
         route = self.route
         if self.is_over or route is None:
             return
-        self.plane.counters.backend_requests[str(route.backend), self._code_of(section) or "UNKNOWN"] += 1
+        self.plane.counters.backend_requests[
+            str(route.backend), self._code_of(section) or "UNKNOWN"
+        ] += 1
         if self._is_backend_refusal(section):
             self._backend_refused(route)
             return
@@ -346,23 +364,39 @@ class Exchange:
         self._complete(section)
 
     def _code_of(self, section: FieldSection) -> str | None:
-        """The `code` label of a head or trailers; None for the head of a gRPC answer, whose code is in the trailers."""
+        """The `code` label of a head or trailers; None for the head of a gRPC answer, whose code
+        is in the trailers.
+        """
         if section.grpc_status >= 0:
-            return _GRPC_NAMES[section.grpc_status] if section.grpc_status < len(_GRPC_NAMES) else "UNKNOWN"
+            return (
+                _GRPC_NAMES[section.grpc_status]
+                if section.grpc_status < len(_GRPC_NAMES)
+                else "UNKNOWN"
+            )
         if self.is_grpc and section.status == 200:  # noqa: PLR2004 - OK
             return None
         return _HTTP_CODES[section.status]
 
     def _is_backend_refusal(self, section: FieldSection) -> bool:
         """Whether the backend refused a key that we allowed from a store that it does not share."""
-        refused = section.grpc_status in _AUTH_GRPC if section.grpc_status >= 0 else section.status in _AUTH_HTTP
+        refused = (
+            section.grpc_status in _AUTH_GRPC
+            if section.grpc_status >= 0
+            else section.status in _AUTH_HTTP
+        )
         if not refused:
             return False
-        relayed = self._principal is not None and self._principal.shared and self.plane.settings.forward.key == "client"
+        relayed = (
+            self._principal is not None
+            and self._principal.shared
+            and self.plane.settings.forward.key == "client"
+        )
         return not relayed
 
     def _backend_refused(self, route: Route) -> None:
-        """Make the backend's refusal retryable: the gateway is misconfigured, and that must not cost the caller's data."""
+        """Make the backend's refusal retryable: the gateway is misconfigured, and that must not
+        cost the caller's data.
+        """
         self.plane.backend_refused(str(route.backend))
         refusal = REFUSALS["BACKEND_REFUSED"]
         if not self._head_sent:
@@ -374,7 +408,9 @@ class Exchange:
             self._abort(BACKEND_REFUSED)
 
     def _route_missing(self, route: Route) -> None:
-        self.plane.counters.count(metrics.BACKEND_ROUTE_MISSING, str(route.backend), route.signal.value)
+        self.plane.counters.count(
+            metrics.BACKEND_ROUTE_MISSING, str(route.backend), route.signal.value
+        )
 
     def _complete(self, section: FieldSection) -> None:
         """The backend's answer has been passed on, whole."""
@@ -386,7 +422,9 @@ class Exchange:
     # What the backend's side sends as the head
 
     def forwarded_h2(self) -> bytes:
-        """The fields behind the pseudo-fields: the caller's, and the credential under the forwarding policy."""
+        """The fields behind the pseudo-fields: the caller's, and the credential under the
+        forwarding policy.
+        """
         head = self.head
         policy = self.plane.settings.forward
         fields = head.h2 if head.h2 is not None else head.encoded_h2()
@@ -413,7 +451,9 @@ class Exchange:
         return lines
 
     def _identity(self) -> list[tuple[bytes, bytes]]:
-        """Who sends, for the backend. Names may hold any text: percent-encoded UTF-8 (RFC 3986 §2.1)."""
+        """Who sends, for the backend. Names may hold any text: percent-encoded UTF-8 (RFC 3986
+        §2.1).
+        """
         principal = self._principal
         if principal is None:
             return []
@@ -430,10 +470,15 @@ class Exchange:
         self._cancel_upstream()
         allow = route.allow if route is not None and refusal.outcome is METHOD_NOT_ALLOWED else b""
         is_grpc = self.is_grpc and refusal.outcome not in {MEDIA_TYPE, METHOD_NOT_ALLOWED}
-        self._over(refusal.outcome.grpc.name if is_grpc else self._http_code(refusal.outcome), refusal.outcome.result)
+        self._over(
+            refusal.outcome.grpc.name if is_grpc else self._http_code(refusal.outcome),
+            refusal.outcome.result,
+        )
         self.downstream.refuse(refusal, is_grpc, allow)
 
-    def answer_locally(self, section: FieldSection, body: bytes, trailers: FieldSection | None = None) -> None:
+    def answer_locally(
+        self, section: FieldSection, body: bytes, trailers: FieldSection | None = None
+    ) -> None:
         """Answer a local route, whole."""
         self._over(self._code_of(trailers or section) or "OK", Result.ACCEPTED)
         self.downstream.send_head(section, not body and trailers is None)
@@ -452,10 +497,14 @@ class Exchange:
         """The caller reset the stream or closed the connection."""
         if not self.is_over:
             self._cancel_upstream()
-            self._over(CANCELED.grpc.name if self.is_grpc else self._http_code(CANCELED), CANCELED.result)
+            self._over(
+                CANCELED.grpc.name if self.is_grpc else self._http_code(CANCELED), CANCELED.result
+            )
 
     def upstream_lost(self, replayable: bool) -> None:  # noqa: FBT001 - part of the seam
-        """The backend's side broke. `replayable`: the backend has certainly not processed the request."""
+        """The backend's side broke. `replayable`: the backend has certainly not processed the
+        request.
+        """
         self._up = None
         route = self.route
         if self.is_over or route is None:
@@ -524,7 +573,9 @@ class Exchange:
             self._time_out(REFUSALS["BACKEND_TIMEOUT"])
         elif self._answer_head is not None or not self.body_ended:
             if idle > limits.stall_timeout_s:
-                waits_for_caller = not self.body_ended and not self.held and self._answer_head is None
+                waits_for_caller = (
+                    not self.body_ended and not self.held and self._answer_head is None
+                )
                 self._time_out(REFUSALS["STALLED" if waits_for_caller else "BACKEND_TIMEOUT"])
         elif idle > limits.request_timeout_s:
             self._time_out(REFUSALS["BACKEND_TIMEOUT"])
@@ -562,4 +613,3 @@ class Exchange:
             plane.record_usage(principal.key_id, result, self.request_bytes)
             if plane.quotas is not None:
                 plane.quotas.done(principal.key_id, self)
-

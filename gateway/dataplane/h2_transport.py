@@ -1,4 +1,6 @@
-"""What both roles of HTTP/2 share towards asyncio: one read buffer, writes gathered per turn, back-pressure that is exact."""
+"""What both roles of HTTP/2 share towards asyncio: one read buffer, writes gathered per turn,
+back-pressure that is exact.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,16 @@ StreamT = TypeVar("StreamT", bound=Stream)
 _JOIN_BYTES: Final = 64 * 1024
 """Up to this many bytes one write is cheaper than one `writev` of many parts."""
 _UNSENT_CONTROL_BYTES: Final = 256 * 1024
-"""A peer that does not read gets no more than this of answers to its own frames; then it is not read either."""
+"""A peer that does not read gets no more than this of answers to its own frames; then it is not
+read either.
+"""
 
 
 class Http2Transport(asyncio.BufferedProtocol, Connection[StreamT]):
     """An HTTP/2 connection on an asyncio transport.
 
-    `set_write_buffer_limits(high=0)`: uvloop writes inside `write` and calls `pause_writing` only if the kernel did not take everything.
+    `set_write_buffer_limits(high=0)`: uvloop writes inside `write` and calls `pause_writing` only
+    if the kernel did not take everything.
     """
 
     bug_place = "connection"
@@ -49,7 +54,9 @@ class Http2Transport(asyncio.BufferedProtocol, Connection[StreamT]):
         self.flush()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
-        """Give the worker's one buffer (asyncio): what it gets is parsed before anything else is read."""
+        """Give the worker's one buffer (asyncio): what it gets is parsed before anything else is
+        read.
+        """
         return self._view
 
     def buffer_updated(self, nbytes: int) -> None:

@@ -1,6 +1,7 @@
 """Heads and trailers as the exchange sees them, whatever HTTP version they came in.
 
-Also the one table that says what becomes of a field by its name. Reading them from bytes is the server sides' work.
+Also the one table that says what becomes of a field by its name. Reading them from bytes is the
+server sides' work.
 """
 
 from __future__ import annotations
@@ -82,8 +83,9 @@ def kind_of(name: bytes) -> FieldKind:
 class RequestHead:
     """A complete, well-formed request head.
 
-    `h1` and `h2` are the fields to forward (neither hop-by-hop, nor identity, nor credentials), encoded for the next hop; the server side fills
-    in its own version's, the other is made on demand from `fields`. Content-Length is in `content_length` only: framing is each hop's own.
+    `h1` and `h2` are the fields to forward (neither hop-by-hop, nor identity, nor credentials),
+    encoded for the next hop; the server side fills in its own version's, the other is made on
+    demand from `fields`. Content-Length is in `content_length` only: framing is each hop's own.
     """
 
     __slots__ = (
@@ -119,9 +121,13 @@ class RequestHead:
         self.expects_continue = False
         self.credentials: list[Credential] = []
         self.credential_pairs: list[Pair] = []
-        """The credential fields as they came, for `forward.key: client`. Lives as long as the request."""
+        """The credential fields as they came, for `forward.key: client`. Lives as long as the
+        request.
+        """
         self.credentials_h2 = b""
-        """The same as HPACK representations, where they came over HTTP/2; `credential_pairs` is then empty."""
+        """The same as HPACK representations, where they came over HTTP/2; `credential_pairs` is
+        then empty.
+        """
         self.fields: list[Pair] = []
         self.h1: bytes | None = None
         self.h2: bytes | None = None
@@ -151,10 +157,11 @@ class RequestHead:
 
 
 class FieldSection:
-    """The head (status > 0) or the trailers (status 0) of a backend's answer, without hop-by-hop fields.
+    """The head (status > 0) or the trailers (status 0) of a backend's answer, without hop-by-hop
+    fields.
 
-    Names are as the backend wrote them over HTTP/1.1, lower-case over HTTP/2. A section that came over HTTP/2 is kept and used again, so nothing
-    in it may be changed.
+    Names are as the backend wrote them over HTTP/1.1, lower-case over HTTP/2. A section that came
+    over HTTP/2 is kept and used again, so nothing in it may be changed.
     """
 
     __slots__ = ("content_length", "fields", "grpc_message", "grpc_status", "h2", "status")

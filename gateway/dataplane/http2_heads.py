@@ -1,8 +1,9 @@
 """Request heads from HTTP/2 header blocks (RFC 9113 §8.2, §8.3).
 
-Blocks of one connection begin alike: pseudo-fields, content type, user agent. What the last block began with is kept with what it means, so that a
-block that begins so too is read from there on; and a field that was met before is known by its raw bytes. Both hold only for blocks that no
-table can change (`BlockDecoder.is_stateless`), and never for a credential.
+Blocks of one connection begin alike: pseudo-fields, content type, user agent. What the last block
+began with is kept with what it means, so that a block that begins so too is read from there on; and
+a field that was met before is known by its raw bytes. Both hold only for blocks that no table can
+change (`BlockDecoder.is_stateless`), and never for a credential.
 """
 
 from __future__ import annotations
@@ -35,9 +36,13 @@ _KEPT_NAMES: Final = frozenset(
 )
 """Fields whose values are few and no secrets."""
 _AUTHORIZATION: Final = (b"\x0f\x08", b"\x1f\x08")
-"""How a literal field named by the static table's `authorization` begins, without and never indexed."""
+"""How a literal field named by the static table's `authorization` begins, without and never
+indexed.
+"""
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+\Z")
-_VALUE: Final = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?\Z")
+_VALUE: Final = re.compile(
+    rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?\Z"
+)
 _PSEUDO_BITS: Final = {b":method": 1, b":scheme": 2, b":path": 4, b":authority": 8}
 _REQUIRED_PSEUDO: Final = 7
 _REGULAR_SEEN: Final = 16
@@ -45,7 +50,9 @@ _FORWARDED: Final = (FieldKind.FORWARD, FieldKind.CONTENT_TYPE, FieldKind.GRPC_T
 
 
 class MalformedHeadError(Exception):
-    """The block is readable, but no valid request: a stream error of type PROTOCOL_ERROR (RFC 9113 §8.1.1)."""
+    """The block is readable, but no valid request: a stream error of type PROTOCOL_ERROR (RFC
+    9113 §8.1.1).
+    """
 
 
 class _Field:
@@ -64,9 +71,15 @@ class _Field:
                 raise MalformedHeadError
         elif not _NAME.match(name) or not _VALUE.match(value):
             raise MalformedHeadError
-        elif self.kind is FieldKind.CONNECTION_SPECIFIC or (self.kind is FieldKind.TE and value != b"trailers"):
+        elif self.kind is FieldKind.CONNECTION_SPECIFIC or (
+            self.kind is FieldKind.TE and value != b"trailers"
+        ):
             raise MalformedHeadError
-        self.h2 = raw if raw is not None and hpack.is_self_contained(raw) else hpack.encode_field(name, value)
+        self.h2 = (
+            raw
+            if raw is not None and hpack.is_self_contained(raw)
+            else hpack.encode_field(name, value)
+        )
 
 
 class _Prefix:
@@ -114,7 +127,8 @@ class HeadReader:
     def read(self, block: bytes) -> RequestHead:
         """Read one block.
 
-        Raises `MalformedHeadError`, `hpack.HeaderListTooLargeError`, or `hpack.HeaderBlockError` when the connection cannot go on.
+        Raises `MalformedHeadError`, `hpack.HeaderListTooLargeError`, or `hpack.HeaderBlockError`
+        when the connection cannot go on.
         """
         if self._decoder.is_stateless:
             prefix = self._prefix
@@ -131,13 +145,17 @@ class HeadReader:
         return self._from_pairs(self._decoder.decode(block))
 
     def read_trailers(self, block: bytes) -> None:
-        """Read a request's trailers only for the decoder's sake, and check that they hold no pseudo-field."""
+        """Read a request's trailers only for the decoder's sake, and check that they hold no
+        pseudo-field.
+        """
         for name, _ in self._decoder.decode(block):
             if kind_of(name) is FieldKind.PSEUDO or not _NAME.match(name):
                 raise MalformedHeadError
 
     def _begin(self, raws: list[bytes]) -> tuple[_Prefix, list[bytes]]:
-        """Make the prefix of the leading fields that repeat, and keep it; return it with the fields behind it."""
+        """Make the prefix of the leading fields that repeat, and keep it; return it with the
+        fields behind it.
+        """
         head = RequestHead(b"", b"", None, is_http2=True)
         parts: list[bytes] = []
         seen = 0
@@ -191,12 +209,16 @@ class HeadReader:
 
     @staticmethod
     def _check_target(head: RequestHead, seen: int) -> None:
-        """Refuse what lacks a pseudo-field or has an empty path; `*` is a valid target that no route has (RFC 9113 §8.3.1)."""
+        """Refuse what lacks a pseudo-field or has an empty path; `*` is a valid target that no
+        route has (RFC 9113 §8.3.1).
+        """
         if seen & _REQUIRED_PSEUDO != _REQUIRED_PSEUDO or head.path != b"*":
             raise MalformedHeadError
 
     def _add(self, head: RequestHead, field: _Field, parts: list[bytes], seen: int) -> int:
-        """Add one field to the head; return which pseudo-fields were seen, and whether a regular one was."""
+        """Add one field to the head; return which pseudo-fields were seen, and whether a regular
+        one was.
+        """
         kind = field.kind
         if kind is FieldKind.PSEUDO:
             if seen & (field.bit | _REGULAR_SEEN):
@@ -215,7 +237,11 @@ class HeadReader:
             head.credentials_h2 += field.h2
         elif kind is FieldKind.CONTENT_LENGTH:
             value = field.pair[1]
-            if not value.isdigit() or len(value) > 18 or head.content_length not in {-1, int(value)}:  # noqa: PLR2004 - fits 64 bits
+            if (
+                not value.isdigit()
+                or len(value) > 18
+                or head.content_length not in {-1, int(value)}
+            ):  # noqa: PLR2004 - fits 64 bits
                 raise MalformedHeadError
             head.content_length = int(value)
         elif kind is FieldKind.EXPECT:

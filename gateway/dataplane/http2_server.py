@@ -62,7 +62,9 @@ class ServerStream(Stream):
         if is_grpc:
             self.send_head(replies.grpc_reply(refusal), ended=True)
             return
-        quota_status = self.connection.plane.settings.limits.quota_status if refusal.outcome is QUOTA else 0
+        quota_status = (
+            self.connection.plane.settings.limits.quota_status if refusal.outcome is QUOTA else 0
+        )
         is_protobuf = replies.media_type(self.exchange.head.content_type) == replies.PROTOBUF
         status, fields, body = replies.http_reply(refusal, is_protobuf, allow, quota_status)
         is_head = self.exchange.head.method == b"HEAD"
@@ -87,7 +89,9 @@ class ServerStream(Stream):
         self.connection.send_headers(self, _CONTINUE, ended=False)
 
     def _close(self) -> None:
-        """The answer is complete: forget the stream; stop a body that is still coming (RFC 9113 §8.1)."""
+        """The answer is complete: forget the stream; stop a body that is still coming (RFC 9113
+        §8.1).
+        """
         if self.remote_ended:
             self.connection.forget(self)
             self.connection.stream_ended()
@@ -134,7 +138,9 @@ class Http2Server(Http2Transport[ServerStream]):
 
     # Requests
 
-    def headers_received(self, stream_id: int, stream: ServerStream | None, block: bytes, ended: bool) -> None:  # noqa: FBT001 - hook
+    def headers_received(
+        self, stream_id: int, stream: ServerStream | None, block: bytes, ended: bool
+    ) -> None:  # noqa: FBT001 - hook
         try:
             if stream is not None:
                 self._trailers(stream, block, ended=ended)
@@ -167,7 +173,9 @@ class Http2Server(Http2Transport[ServerStream]):
             exchange.body(b"", True)
 
     def _trailers(self, stream: ServerStream, block: bytes, *, ended: bool) -> None:
-        """Read a request's trailers; they end its body and are not passed on (RFC 9110 §6.5.1 allows to discard them)."""
+        """Read a request's trailers; they end its body and are not passed on (RFC 9110 §6.5.1
+        allows to discard them).
+        """
         try:
             self._heads.read_trailers(block)
         except (MalformedHeadError, hpack.HeaderListTooLargeError):
@@ -265,13 +273,18 @@ class Http2Server(Http2Transport[ServerStream]):
         if not self.settings_seen or self._block is not None:
             if now - max(self.last_received, self.opened_at) > limits.header_timeout_s:
                 self.fail(ErrorCode.PROTOCOL_ERROR, "no complete header block in time")
-        elif not self.streams and now - max(self.last_received, self._idle_since) > limits.idle_timeout_s:
+        elif (
+            not self.streams
+            and now - max(self.last_received, self._idle_since) > limits.idle_timeout_s
+        ):
             self.start_drain()
         elif now > self._ends_at:
             self.start_drain()
 
     def start_drain(self) -> None:
-        """Announce the end (RFC 9113 §6.8): first without a limit, then, when the client has seen it, with the last stream that we process."""
+        """Announce the end (RFC 9113 §6.8): first without a limit, then, when the client has
+        seen it, with the last stream that we process.
+        """
         if self._draining:
             return
         self._draining = True
@@ -287,5 +300,3 @@ class Http2Server(Http2Transport[ServerStream]):
         self._final_goaway = True
         self.goaway(self.highest_peer_stream, ErrorCode.NO_ERROR)
         self.stream_ended()
-
-

@@ -24,7 +24,9 @@ _log = structlog.get_logger(__name__)
 _SECTIONS_KEPT: Final = 1_000
 _LONGEST_KEPT: Final = 256
 _PING_AFTER_S: Final = 10.0
-"""Silence while a stream waits after which the backend is asked whether it is still there; as long again, and it is not."""
+"""Silence while a stream waits after which the backend is asked whether it is still there; as
+long again, and it is not.
+"""
 _PING: Final = b"alive?.."
 _IDLE_S: Final = 60.0
 _LAST_ID: Final = 2**31 - 1_001
@@ -85,7 +87,11 @@ class Http2Upstream(Http2Transport[UpstreamStream]):
         self._idle_since = plane.tick
         authority = backend.host or target.address
         self._pseudo = hpack.encode(
-            [(b":method", b"POST"), (b":scheme", b"https" if target.tls else b"http"), (b":authority", authority.encode())]
+            [
+                (b":method", b"POST"),
+                (b":scheme", b"https" if target.tls else b"http"),
+                (b":authority", authority.encode()),
+            ]
         )
         self._prefix = target.prefix.encode()
         self._heads: dict[bytes, bytes] = {}
@@ -93,14 +99,18 @@ class Http2Upstream(Http2Transport[UpstreamStream]):
     # Readiness
 
     async def ready(self) -> None:
-        """Wait for the backend's SETTINGS, so that its stream limit is known before the first request."""
+        """Wait for the backend's SETTINGS, so that its stream limit is known before the first
+        request.
+        """
         await self._ready
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin (asyncio)."""
         ssl_object = transport.get_extra_info("ssl_object")
         if ssl_object is not None and ssl_object.selected_alpn_protocol() != "h2":
-            self._ready.set_exception(ConnectError("the backend does not offer HTTP/2 (ALPN h2), which gRPC needs"))
+            self._ready.set_exception(
+                ConnectError("the backend does not offer HTTP/2 (ALPN h2), which gRPC needs")
+            )
             transport.abort()  # type: ignore[attr-defined]  # every stream transport has it
             return
         super().connection_made(transport)
@@ -141,16 +151,22 @@ class Http2Upstream(Http2Transport[UpstreamStream]):
         head = self._heads.get(path)
         if head is None:
             # Routed paths are a closed set, so this stays small.
-            head = self._pseudo + hpack.encode([(b":path", self._prefix + path), (b"te", b"trailers")])
+            head = self._pseudo + hpack.encode(
+                [(b":path", self._prefix + path), (b"te", b"trailers")]
+            )
             self._heads[path] = head
         self.send_headers(stream, head + exchange.forwarded_h2(), ended=False)
         return stream
 
-    def headers_received(self, stream_id: int, stream: UpstreamStream | None, block: bytes, ended: bool) -> None:  # noqa: FBT001 - hook
+    def headers_received(
+        self, stream_id: int, stream: UpstreamStream | None, block: bytes, ended: bool
+    ) -> None:  # noqa: FBT001 - hook
         section = self._section(block)
         if stream is None:
             if stream_id >= self._next_id or not stream_id & 1:
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "HEADERS for a stream that was never opened")
+                raise ConnectionFault(
+                    ErrorCode.PROTOCOL_ERROR, "HEADERS for a stream that was never opened"
+                )
             return
         if section is None or (stream.head_seen and (section.status or not ended)):
             raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR)
@@ -177,7 +193,9 @@ class Http2Upstream(Http2Transport[UpstreamStream]):
         self.request_ended()
 
     def _section(self, block: bytes) -> FieldSection | None:
-        """Decode an answer's head or trailers, None if it is malformed. Short ones repeat and are kept."""
+        """Decode an answer's head or trailers, None if it is malformed. Short ones repeat and
+        are kept.
+        """
         is_stateless = self.decoder.is_stateless
         if is_stateless:
             section = _sections.get(block)
@@ -190,7 +208,12 @@ class Http2Upstream(Http2Transport[UpstreamStream]):
         except hpack.HeaderListTooLargeError:
             return None
         section = _read_section(pairs)
-        if is_stateless and section is not None and len(block) <= _LONGEST_KEPT and hpack.split(block) is not None:
+        if (
+            is_stateless
+            and section is not None
+            and len(block) <= _LONGEST_KEPT
+            and hpack.split(block) is not None
+        ):
             if len(_sections) >= _SECTIONS_KEPT:
                 _sections.clear()
             _sections[block] = section
@@ -214,7 +237,9 @@ class Http2Upstream(Http2Transport[UpstreamStream]):
         stream.exchange.body_dropped(length)
 
     def reset_received(self, stream: UpstreamStream, code: int) -> None:
-        """The backend gave up on one request; REFUSED_STREAM: it has not looked at it (RFC 9113 §8.7)."""
+        """The backend gave up on one request; REFUSED_STREAM: it has not looked at it (RFC 9113
+        §8.7).
+        """
         self.request_ended()
         stream.exchange.upstream_lost(code == ErrorCode.REFUSED_STREAM)
 
@@ -237,16 +262,27 @@ class Http2Upstream(Http2Transport[UpstreamStream]):
 
     def failed(self, code: ErrorCode, text: str) -> None:
         """The backend broke the protocol."""
-        _log.warning("the backend broke the HTTP/2 protocol", address=self.target.address, code=code.name, text=text)
+        _log.warning(
+            "the backend broke the HTTP/2 protocol",
+            address=self.target.address,
+            code=code.name,
+            text=text,
+        )
         if not self._ready.done():
-            self._ready.set_exception(ConnectError(f"the backend does not speak HTTP/2, which gRPC needs: {text}"))
+            self._ready.set_exception(
+                ConnectError(f"the backend does not speak HTTP/2, which gRPC needs: {text}")
+            )
         self.close_transport()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Every open request is lost (asyncio)."""
         self.lost()
         if not self._ready.done():
-            self._ready.set_exception(ConnectError(f"the connection was closed before HTTP/2 had begun: {exc or 'end of file'}"))
+            self._ready.set_exception(
+                ConnectError(
+                    f"the connection was closed before HTTP/2 had begun: {exc or 'end of file'}"
+                )
+            )
         self._pool.connection_lost(self)
         for stream in list(self.streams.values()):
             self.forget(stream)
@@ -311,5 +347,3 @@ def _read_section(pairs: list[Pair]) -> FieldSection | None:
         elif name == b"content-length" and value.isdigit():
             section.content_length = int(value)
     return section
-
-

@@ -1,7 +1,7 @@
 """The keys of a worker, and the one decision function over them.
 
-A keyring is *complete*: it holds every key of every snapshot store, so that an unknown digest is a definite no and costs no look-up. Until the
-first snapshot has come nothing can be decided.
+A keyring is *complete*: it holds every key of every snapshot store, so that an unknown digest is a
+definite no and costs no look-up. Until the first snapshot has come nothing can be decided.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class Keyring:
                 return _NOT_LOADED
             return _MISTYPED if credential.is_mistyped else _UNKNOWN
         if principal.state != KeyState.ACTIVE:
-            return Denied("KEY_REVOKED" if principal.state == KeyState.REVOKED else "KEY_DISABLED", principal)
+            return Denied(
+                "KEY_REVOKED" if principal.state == KeyState.REVOKED else "KEY_DISABLED", principal
+            )
         if principal.expires_at_ms and principal.expires_at_ms <= now_ms:
             return Denied("KEY_EXPIRED", principal)
         if not principal.signals & signal:

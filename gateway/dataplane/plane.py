@@ -64,8 +64,12 @@ class DataPlane:
         self.connections: set[ServerConnection] = set()
         self.draining = False
         self.tick = time.monotonic()
-        """Monotonic seconds of the last sweep: fine enough for limits of seconds, and costs nothing to read."""
-        self.routes = {route.path: route for route in (*otlp_routes(self.counters), *local.routes(self))}
+        """Monotonic seconds of the last sweep: fine enough for limits of seconds, and costs
+        nothing to read.
+        """
+        self.routes = {
+            route.path: route for route in (*otlp_routes(self.counters), *local.routes(self))
+        }
         self.pools: dict[BackendName, Pool] = {}
         for backend in settings.backends:
             kind = Http2Upstream if backend.name == BackendName.OTLP_GRPC else Http1Upstream
@@ -108,7 +112,9 @@ class DataPlane:
             connection.start_drain()
 
     def connection_age_limit(self) -> float:
-        """Seconds after which a new connection is to be ended: ±10 %, so that connections made together do not end together."""
+        """Seconds after which a new connection is to be ended: ±10 %, so that connections made
+        together do not end together.
+        """
         return self.settings.limits.max_connection_age_s * random.uniform(0.9, 1.1)  # noqa: S311 - no secret depends on it
 
     def unrouted_counters(self, protocol: str) -> RouteCounters:
@@ -125,7 +131,9 @@ class DataPlane:
         usage[2] = time.time_ns() // 1_000_000
 
     def backend_refused(self, backend: str) -> None:
-        """Raise the alarm that a backend does not accept what the gateway allowed; log the first of them."""
+        """Raise the alarm that a backend does not accept what the gateway allowed; log the first
+        of them.
+        """
         self.counters.count(metrics.BACKEND_AUTH_REFUSED, backend)
         if backend not in self._refused_backends:
             self._refused_backends.add(backend)
@@ -147,7 +155,9 @@ class DataPlane:
         if forward.key != "gateway" or forward.gateway_key is None:
             return b"", b""
         value = f"{forward.scheme} {forward.gateway_key}".encode()
-        return b"authorization: " + value + b"\r\n", hpack.encode_field(b"authorization", value, sensitive=True)
+        return b"authorization: " + value + b"\r\n", hpack.encode_field(
+            b"authorization", value, sensitive=True
+        )
 
     @property
     def gateway_credential_h1(self) -> bytes:
@@ -158,4 +168,3 @@ class DataPlane:
     def gateway_credential_h2(self) -> bytes:
         """The credential field under `forward.key: gateway`, else nothing."""
         return self._gateway_credential[1]
-

@@ -1,7 +1,8 @@
-"""Connections to one backend: which request goes where, when to grow, what to do while there is none.
+"""Connections to one backend: which request goes where, when to grow, what to do while there is
+none.
 
-Decides without waiting: `open` hands a request to a connection, queues it, or refuses it. Connecting is the only thing that takes time; each
-attempt resolves the name anew.
+Decides without waiting: `open` hands a request to a connection, queues it, or refuses it.
+Connecting is the only thing that takes time; each attempt resolves the name anew.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class ConnectError(Exception):
 
 
 class UpstreamConnection(Protocol):
-    """One connection to a backend, of either HTTP version. It is also the asyncio protocol of its transport."""
+    """One connection to a backend, of either HTTP version. It is also the asyncio protocol of
+    its transport.
+    """
 
     alpn: tuple[str, ...]
     """Protocols to offer over TLS."""
@@ -94,7 +97,11 @@ class Pool:
         self._addresses = [_Address(target) for target in backend.targets]
         self._waiting: dict[Exchange, None] = {}
         self._is_closed = False
-        self._tls = {target: tls.client_context(backend.tls, kind.alpn) for target in backend.targets if target.tls}
+        self._tls = {
+            target: tls.client_context(backend.tls, kind.alpn)
+            for target in backend.targets
+            if target.tls
+        }
 
     # Requests
 
@@ -131,14 +138,18 @@ class Pool:
         if len(address.free) == 1:
             return next(iter(address.free))
         if not self._kind.shares_streams:
-            # HTTP/1.1: the one that was used last is the least likely to be closed by the backend just now.
+            # HTTP/1.1: the one that was used last is the least likely to be closed by the backend
+            # just now.
             return next(reversed(address.free))
         return min(address.free, key=lambda connection: connection.busy)
 
     def _can_hope(self) -> bool:
         """Whether a connection exists, is being made, or may be tried now."""
         now = self._plane.now()
-        return any(address.connections or address.connecting or now - address.failed_at >= _RETRY_S for address in self._addresses)
+        return any(
+            address.connections or address.connecting or now - address.failed_at >= _RETRY_S
+            for address in self._addresses
+        )
 
     def _update_free(self, connection: UpstreamConnection) -> None:
         address = self._address_of(connection)
@@ -185,26 +196,39 @@ class Pool:
     # Growing
 
     def maintain(self) -> None:
-        """Keep `min_connections` to every address, so that a first request waits for no handshake."""
+        """Keep `min_connections` to every address, so that a first request waits for no
+        handshake.
+        """
         if self._is_closed:
             return
         for address in self._addresses:
-            missing = self.backend.min_connections - len(address.connections) - len(address.connecting)
+            missing = (
+                self.backend.min_connections - len(address.connections) - len(address.connecting)
+            )
             if missing > 0 and self._plane.now() - address.failed_at >= _RETRY_S:
                 self._connect(address)
 
     def _grow(self) -> None:
         """Connect once more where it helps those who wait."""
-        count = sum(len(address.connections) + len(address.connecting) for address in self._addresses)
+        count = sum(
+            len(address.connections) + len(address.connecting) for address in self._addresses
+        )
         connecting = sum(len(address.connecting) for address in self._addresses)
         # Over HTTP/2 one new connection serves many; over HTTP/1.1 each who waits needs one.
         wanted = 1 if self._kind.shares_streams else len(self._waiting)
         now = self._plane.now()
         while count < max(self.backend.max_connections, 1) and connecting < wanted:
-            candidates = [address for address in self._addresses if now - address.failed_at >= _RETRY_S]
+            candidates = [
+                address for address in self._addresses if now - address.failed_at >= _RETRY_S
+            ]
             if not candidates:
                 return
-            self._connect(min(candidates, key=lambda address: (address.busy + len(address.connecting), random.random())))  # noqa: S311 - spreads load
+            self._connect(
+                min(
+                    candidates,
+                    key=lambda address: (address.busy + len(address.connecting), random.random()),
+                )
+            )  # noqa: S311 - spreads load
             count += 1
             connecting += 1
 
@@ -247,7 +271,9 @@ class Pool:
                 sock.close()
                 raise
             connection = self._kind(self._plane, self.backend, target, self)
-            await loop.create_connection(lambda c=connection: c, sock=sock, ssl=context, server_hostname=server_name)
+            await loop.create_connection(
+                lambda c=connection: c, sock=sock, ssl=context, server_hostname=server_name
+            )
             await connection.ready()
             return connection
         raise failure or ConnectError("the name has no address")
@@ -257,20 +283,30 @@ class Pool:
             connection.close()
             return
         if address.is_up is False:
-            _log.info("the backend can be reached again", backend=self.backend.name, address=address.target.address)
+            _log.info(
+                "the backend can be reached again",
+                backend=self.backend.name,
+                address=address.target.address,
+            )
         address.is_up = True
         address.failed_at = float("-inf")
         address.connections.add(connection)
         self._gauge(address)
-        self._plane.counters.gauges[metrics.BACKEND_UP.name, (self.backend.name, address.target.address)] = 1
+        self._plane.counters.gauges[
+            metrics.BACKEND_UP.name, (self.backend.name, address.target.address)
+        ] = 1
         self.capacity_changed(connection)
         if self._waiting:
             self._grow()
 
     def _connect_failed(self, address: _Address, error: Exception) -> None:
         address.failed_at = self._plane.now()
-        self._plane.counters.count(metrics.BACKEND_CONNECT_ERRORS, self.backend.name, address.target.address)
-        self._plane.counters.gauges[metrics.BACKEND_UP.name, (self.backend.name, address.target.address)] = 0
+        self._plane.counters.count(
+            metrics.BACKEND_CONNECT_ERRORS, self.backend.name, address.target.address
+        )
+        self._plane.counters.gauges[
+            metrics.BACKEND_UP.name, (self.backend.name, address.target.address)
+        ] = 0
         if address.is_up is not False:
             address.is_up = False
             _log.warning(
@@ -279,7 +315,10 @@ class Pool:
                 address=address.target.address,
                 error=str(error) or type(error).__name__,
             )
-        if not any(other.connections or other.connecting - {asyncio.current_task()} for other in self._addresses):
+        if not any(
+            other.connections or other.connecting - {asyncio.current_task()}
+            for other in self._addresses
+        ):
             self._fail_waiting()
 
     def _fail_waiting(self) -> None:
@@ -289,7 +328,9 @@ class Pool:
 
     def _gauge(self, address: _Address) -> None:
         gauges = self._plane.counters.gauges
-        gauges[metrics.BACKEND_CONNECTIONS.name, (self.backend.name, address.target.address)] = len(address.connections)
+        gauges[metrics.BACKEND_CONNECTIONS.name, (self.backend.name, address.target.address)] = len(
+            address.connections
+        )
 
     # Time and end
 

@@ -1,6 +1,8 @@
-"""Per-key limits (`limits.per_key`): requests and bytes per second as token buckets, requests at once as a count.
+"""Per-key limits (`limits.per_key`): requests and bytes per second as token buckets, requests at
+once as a count.
 
-Each worker holds its share, so that a host stays within about 10 % of the limit while connections are spread evenly.
+Each worker holds its share, so that a host stays within about 10 % of the limit while connections
+are spread evenly.
 """
 
 from __future__ import annotations
@@ -40,13 +42,18 @@ class Quotas:
         self._cleaned_at = clock()
 
     def admit(self, key_id: str, exchange: Exchange) -> Refusal | None:
-        """Take a request off the key's account, or return the refusal. A body's bytes are taken when it is `done`: a key may overdraw by one
+        """Take a request off the key's account, or return the refusal. A body's bytes are taken
+        when it is `done`: a key may overdraw by one
         burst, and pays it back before its next request.
         """
         now = self._clock()
         account = self._filled(key_id, now)
         limits = self._limits
-        if (limits.concurrent and account.open >= limits.concurrent) or (limits.requests and account.requests < 1) or (limits.bytes and account.bytes <= 0):
+        if (
+            (limits.concurrent and account.open >= limits.concurrent)
+            or (limits.requests and account.requests < 1)
+            or (limits.bytes and account.bytes <= 0)
+        ):
             return REFUSALS["QUOTA"]
         account.requests -= 1
         account.open += 1
@@ -66,15 +73,25 @@ class Quotas:
         if account is None:
             if now - self._cleaned_at > _IDLE_S:
                 self._clean(now)
-            account = self._accounts[key_id] = _Account(max(1.0, limits.requests * _BURST_S), max(1.0, limits.bytes * _BURST_S), now)
+            account = self._accounts[key_id] = _Account(
+                max(1.0, limits.requests * _BURST_S), max(1.0, limits.bytes * _BURST_S), now
+            )
         passed = now - account.filled_at
         account.filled_at = now
-        account.requests = min(max(1.0, limits.requests * _BURST_S), account.requests + passed * limits.requests)
-        account.bytes = min(max(1.0, limits.bytes * _BURST_S), account.bytes + passed * limits.bytes)
+        account.requests = min(
+            max(1.0, limits.requests * _BURST_S), account.requests + passed * limits.requests
+        )
+        account.bytes = min(
+            max(1.0, limits.bytes * _BURST_S), account.bytes + passed * limits.bytes
+        )
         return account
 
     def _clean(self, now: float) -> None:
         """Forget keys that were idle long enough to be full again."""
         self._cleaned_at = now
-        for key_id in [key_id for key_id, account in self._accounts.items() if not account.open and now - account.filled_at > _IDLE_S and account.bytes > 0]:
+        for key_id in [
+            key_id
+            for key_id, account in self._accounts.items()
+            if not account.open and now - account.filled_at > _IDLE_S and account.bytes > 0
+        ]:
             del self._accounts[key_id]

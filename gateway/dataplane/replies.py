@@ -1,4 +1,6 @@
-"""The gateway's own answers, rendered once per kind and kept: what a refusal looks like to an HTTP and to a gRPC client."""
+"""The gateway's own answers, rendered once per kind and kept: what a refusal looks like to an
+HTTP and to a gRPC client.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +22,24 @@ def media_type(content_type: bytes) -> bytes:
 
 
 @functools.lru_cache(maxsize=512)
-def http_reply(refusal: Refusal, is_protobuf: bool, allow: bytes = b"", http_status: int = 0) -> tuple[int, list[Pair], bytes]:  # noqa: FBT001 - part of the cache's key
-    """Render status, fields and body: `google.rpc.Status` in the request's own encoding (OTLP specification, "Failures").
+def http_reply(
+    refusal: Refusal, is_protobuf: bool, allow: bytes = b"", http_status: int = 0
+) -> tuple[int, list[Pair], bytes]:  # noqa: FBT001 - part of the cache's key
+    """Render status, fields and body: `google.rpc.Status` in the request's own encoding (OTLP
+    specification, "Failures").
 
     `http_status` replaces the table's, for `limits.quota_status`.
     """
     outcome = refusal.outcome
     render = status.status_protobuf if is_protobuf else status.status_json
-    body = render(int(outcome.grpc), refusal.text, refusal.reason, ERROR_DOMAIN, outcome.retry_after_s)
+    body = render(
+        int(outcome.grpc), refusal.text, refusal.reason, ERROR_DOMAIN, outcome.retry_after_s
+    )
     code = http_status or outcome.http
-    fields = [(b"content-type", PROTOBUF if is_protobuf else JSON), (b"content-length", b"%d" % len(body))]
+    fields = [
+        (b"content-type", PROTOBUF if is_protobuf else JSON),
+        (b"content-length", b"%d" % len(body)),
+    ]
     if code == 401:  # noqa: PLR2004 - RFC 9110 §15.5.2
         fields.append((b"www-authenticate", b'StackState realm="otlp-gateway"'))
     if code == 405:  # noqa: PLR2004 - RFC 9110 §15.5.6
@@ -41,7 +51,9 @@ def http_reply(refusal: Refusal, is_protobuf: bool, allow: bytes = b"", http_sta
 
 @functools.lru_cache(maxsize=128)
 def grpc_reply(refusal: Refusal) -> FieldSection:
-    """Render a trailers-only answer, with the retry hint in both places where clients look for it."""
+    """Render a trailers-only answer, with the retry hint in both places where clients look for
+    it.
+    """
     outcome = refusal.outcome
     section = FieldSection(200, [(b"content-type", GRPC), *_grpc_trailers(refusal)])
     section.grpc_status = int(outcome.grpc)
@@ -58,12 +70,19 @@ def grpc_trailers(refusal: Refusal) -> FieldSection:
 
 def _grpc_trailers(refusal: Refusal) -> list[Pair]:
     outcome = refusal.outcome
-    details = status.status_protobuf(int(outcome.grpc), refusal.text, refusal.reason, ERROR_DOMAIN, outcome.retry_after_s)
+    details = status.status_protobuf(
+        int(outcome.grpc), refusal.text, refusal.reason, ERROR_DOMAIN, outcome.retry_after_s
+    )
     fields = [
         (b"grpc-status", b"%d" % outcome.grpc),
         (b"grpc-message", status.grpc_message(refusal.text)),
         (b"grpc-status-details-bin", status.binary_header(details)),
     ]
     if outcome.is_retryable:
-        fields.append((b"google.rpc.retryinfo-bin", status.binary_header(status.retry_info(outcome.retry_after_s))))
+        fields.append(
+            (
+                b"google.rpc.retryinfo-bin",
+                status.binary_header(status.retry_info(outcome.retry_after_s)),
+            )
+        )
     return fields

@@ -1,4 +1,5 @@
-"""The routing table: exact path → what it is, for every protocol. No normalising, no prefixes to guess.
+"""The routing table: exact path → what it is, for every protocol. No normalising, no prefixes to
+guess.
 
 `..`, `//`, `%2f` and absolute-form targets are in no row, so they are not found.
 """

@@ -1,14 +1,17 @@
 """HTTP/2 framing and flow control of one connection, in either role (RFC 9113). No I/O, no policy.
 
-`receive` takes bytes as they arrive and calls the hooks that a subclass overrides; what is to be sent gathers in `out`. Header blocks go through as
-bytes: what their fields mean is not this module's business.
+`receive` takes bytes as they arrive and calls the hooks that a subclass overrides; what is to be
+sent gathers in `out`. Header blocks go through as bytes: what their fields mean is not this
+module's business.
 
-Receiving: a stream's credit is given back only through `grant`, when its bytes have left this process. The connection's credit is given back on
-receipt, so that one waiting stream does not stop the others.
-Sending: `send_data` sends what the peer's windows and the transport (`writable`) allow now and queues the rest; `pump` sends queued data when
-that changes, in turn over the streams, and reports each part through `data_left`.
+Receiving: a stream's credit is given back only through `grant`, when its bytes have left this
+process. The connection's credit is given back on receipt, so that one waiting stream does not stop
+the others. Sending: `send_data` sends what the peer's windows and the transport (`writable`) allow
+now and queues the rest; `pump` sends queued data when that changes, in turn over the streams, and
+reports each part through `data_left`.
 
-Faults: `ConnectionFault` ends the connection with GOAWAY, `StreamFault` resets one stream. Both are raised inside and end in `receive`.
+Faults: `ConnectionFault` ends the connection with GOAWAY, `StreamFault` resets one stream. Both are
+raised inside and end in `receive`.
 """
 
 from __future__ import annotations
@@ -22,11 +25,15 @@ from gateway.wire.http2 import ConnectionFault, ErrorCode, Setting, Stream, Stre
 StreamT = TypeVar("StreamT", bound=Stream)
 
 _PARTIAL_DATA: Final = 1_024
-"""An incomplete DATA frame is passed on in parts from this size on, so that no connection holds most of a frame."""
+"""An incomplete DATA frame is passed on in parts from this size on, so that no connection holds
+most of a frame.
+"""
 _FLUSH_BYTES: Final = 128 * 1024
 """Output is handed to the transport at once when it reaches this, not at the end of the turn."""
 _CONTROL_FRAMES: Final = 5_000
-"""SETTINGS, PING, RST_STREAM, PRIORITY and empty DATA frames that a peer may send between two calls of `calm`."""
+"""SETTINGS, PING, RST_STREAM, PRIORITY and empty DATA frames that a peer may send between two
+calls of `calm`.
+"""
 _RESETS_REMEMBERED: Final = 1_000
 _MAX_STREAM_WINDOW: Final = 1024 * 1024
 _MAX_CONNECTION_WINDOW: Final = 4 * 1024 * 1024
@@ -73,7 +80,9 @@ class Connection(Generic[StreamT]):
     # Receiving
 
     def receive(self, data: bytes) -> None:
-        """Take what has arrived. Faults of the peer are answered here; nothing is raised for them."""
+        """Take what has arrived. Faults of the peer are answered here; nothing is raised for
+        them.
+        """
         if self.is_failed:
             return
         if self._pending:
@@ -113,8 +122,14 @@ class Connection(Generic[StreamT]):
             kind = b[at + 3]
             if end > size:
                 if length > http2.MAX_FRAME:
-                    raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a frame larger than SETTINGS_MAX_FRAME_SIZE")
-                if kind == http2.DATA and size - start >= _PARTIAL_DATA and not b[at + 4] & http2.PADDED:
+                    raise ConnectionFault(
+                        ErrorCode.FRAME_SIZE_ERROR, "a frame larger than SETTINGS_MAX_FRAME_SIZE"
+                    )
+                if (
+                    kind == http2.DATA
+                    and size - start >= _PARTIAL_DATA
+                    and not b[at + 4] & http2.PADDED
+                ):
                     at = self._begin_data(b, at, length)
                 break
             self._at = end
@@ -147,7 +162,9 @@ class Connection(Generic[StreamT]):
                 if not stream_id:
                     raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "HEADERS on stream 0")
                 if flags & http2.END_HEADERS:
-                    self.headers_received(stream_id, streams.get(stream_id), block, bool(flags & http2.END_STREAM))
+                    self.headers_received(
+                        stream_id, streams.get(stream_id), block, bool(flags & http2.END_STREAM)
+                    )
                 else:
                     self._block = [block]
                     self._block_bytes = length
@@ -163,11 +180,19 @@ class Connection(Generic[StreamT]):
         self._pending = b[at:] if at < size else b""
 
     def _check_order(self, kind: int, flags: int, stream_id: int, length: int) -> None:
-        """Check what holds for every frame but matters seldom: size, the first SETTINGS, the order of CONTINUATION."""
+        """Check what holds for every frame but matters seldom: size, the first SETTINGS, the
+        order of CONTINUATION.
+        """
         if length > http2.MAX_FRAME:
-            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a frame larger than SETTINGS_MAX_FRAME_SIZE")
-        if self._block is not None and (kind != http2.CONTINUATION or stream_id != self._block_stream):
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a header block was interrupted by another frame")
+            raise ConnectionFault(
+                ErrorCode.FRAME_SIZE_ERROR, "a frame larger than SETTINGS_MAX_FRAME_SIZE"
+            )
+        if self._block is not None and (
+            kind != http2.CONTINUATION or stream_id != self._block_stream
+        ):
+            raise ConnectionFault(
+                ErrorCode.PROTOCOL_ERROR, "a header block was interrupted by another frame"
+            )
         if not self.settings_seen:
             if kind != http2.SETTINGS or flags & http2.ACK:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
@@ -175,7 +200,9 @@ class Connection(Generic[StreamT]):
 
     def _flow_control_fault(self, stream_id: int) -> None:
         if self.receive_window < 0:
-            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window")
+            raise ConnectionFault(
+                ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window"
+            )
         raise StreamFault(stream_id, ErrorCode.FLOW_CONTROL_ERROR)
 
     def _count_data(self, stream: StreamT | None, stream_id: int, length: int) -> None:
@@ -210,7 +237,9 @@ class Connection(Generic[StreamT]):
         self.data_received(stream, payload, stream.remote_ended)
 
     def _begin_data(self, b: bytes, at: int, length: int) -> int:
-        """Pass on the first part of a DATA frame whose end has not come yet; return the position behind it."""
+        """Pass on the first part of a DATA frame whose end has not come yet; return the position
+        behind it.
+        """
         flags = b[at + 4]
         stream_id = int.from_bytes(b[at + 5 : at + 9], "big") & _STREAM_MASK
         self._at = len(b)
@@ -226,7 +255,9 @@ class Connection(Generic[StreamT]):
         return self._continue_data(b, at + 9)
 
     def _continue_data(self, b: bytes, at: int) -> int:
-        """Pass on the next part of a DATA frame that came in parts; return the position behind it."""
+        """Pass on the next part of a DATA frame that came in parts; return the position behind
+        it.
+        """
         part = b[at : at + self._partial_left]
         end = at + len(part)
         self._at = end
@@ -245,7 +276,9 @@ class Connection(Generic[StreamT]):
         return end
 
     def _stray(self, stream_id: int) -> None:
-        """Answer a frame for a stream that is idle (a fault) or closed (late frames of a stream that we reset are expected)."""
+        """Answer a frame for a stream that is idle (a fault) or closed (late frames of a stream
+        that we reset are expected).
+        """
         if self._is_idle(stream_id):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a frame on an idle stream")
         if stream_id not in self._resets:
@@ -265,7 +298,9 @@ class Connection(Generic[StreamT]):
         start = 0
         if flags & http2.PADDED:
             if not payload:
-                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "HEADERS without its padding length")
+                raise ConnectionFault(
+                    ErrorCode.FRAME_SIZE_ERROR, "HEADERS without its padding length"
+                )
             padding = payload[0]
             start = 1
         if flags & http2.PRIORITY_FLAG:
@@ -292,7 +327,10 @@ class Connection(Generic[StreamT]):
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
             if len(payload) < 8:
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY that is too short")
-            self.goaway_received(int.from_bytes(payload[:4], "big") & _STREAM_MASK, int.from_bytes(payload[4:8], "big"))
+            self.goaway_received(
+                int.from_bytes(payload[:4], "big") & _STREAM_MASK,
+                int.from_bytes(payload[4:8], "big"),
+            )
         elif kind == http2.PRIORITY:
             self._count_control()
             if not stream_id:
@@ -318,7 +356,9 @@ class Connection(Generic[StreamT]):
         if flags & http2.END_HEADERS:
             block = b"".join(self._block)
             self._block = None
-            self.headers_received(self._block_stream, self.streams.get(self._block_stream), block, self._block_ends)
+            self.headers_received(
+                self._block_stream, self.streams.get(self._block_stream), block, self._block_ends
+            )
 
     def _settings(self, flags: int, stream_id: int, payload: bytes) -> None:
         self._count_control()
@@ -326,13 +366,18 @@ class Connection(Generic[StreamT]):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
         if flags & http2.ACK:
             if payload:
-                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS acknowledgement with a payload")
+                raise ConnectionFault(
+                    ErrorCode.FRAME_SIZE_ERROR, "SETTINGS acknowledgement with a payload"
+                )
             self.decoder.acknowledge()
             return
         if len(payload) % 6:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a wrong length")
         for at in range(0, len(payload), 6):
-            self._setting(int.from_bytes(payload[at : at + 2], "big"), int.from_bytes(payload[at + 2 : at + 6], "big"))
+            self._setting(
+                int.from_bytes(payload[at : at + 2], "big"),
+                int.from_bytes(payload[at + 2 : at + 6], "big"),
+            )
         self._send(http2.frame(http2.SETTINGS, http2.ACK, http2.NO_STREAM, b""))
         self.pump()
         self.settings_changed()
@@ -340,7 +385,9 @@ class Connection(Generic[StreamT]):
     def _setting(self, key: int, value: int) -> None:
         if key == Setting.INITIAL_WINDOW_SIZE:
             if value > http2.MAX_WINDOW:
-                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE above 2^31 - 1")
+                raise ConnectionFault(
+                    ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS_INITIAL_WINDOW_SIZE above 2^31 - 1"
+                )
             for stream in self.streams.values():
                 stream.send_window += value - self.peer_window
                 if stream.send_window > http2.MAX_WINDOW:
@@ -348,7 +395,9 @@ class Connection(Generic[StreamT]):
             self.peer_window = value
         elif key == Setting.MAX_FRAME_SIZE:
             if not http2.MAX_FRAME <= value < 1 << 24:
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE out of range")
+                raise ConnectionFault(
+                    ErrorCode.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE out of range"
+                )
             self.peer_max_frame = value
         elif key == Setting.MAX_CONCURRENT_STREAMS:
             self.peer_max_streams = value
@@ -391,7 +440,9 @@ class Connection(Generic[StreamT]):
             stream = self.streams.get(stream_id)
             if stream is None:
                 if self._is_idle(stream_id):
-                    raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream")
+                    raise ConnectionFault(
+                        ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream"
+                    )
                 return
             stream.send_window += increment
             if not increment:
@@ -418,7 +469,9 @@ class Connection(Generic[StreamT]):
         self.out.append(part)
 
     def send_headers(self, stream: StreamT, block: bytes, *, ended: bool) -> None:
-        """Send a header block; `ended`: nothing follows on this stream. Data queued before it must have left."""
+        """Send a header block; `ended`: nothing follows on this stream. Data queued before it
+        must have left.
+        """
         if ended:
             stream.local_ended = True
         out = self.out
@@ -426,17 +479,32 @@ class Connection(Generic[StreamT]):
             self.output_pending()
         flags = http2.END_HEADERS | ended
         if len(block) <= http2.MAX_FRAME:
-            out.append(len(block).to_bytes(3, "big") + bytes((http2.HEADERS, flags)) + stream.id_bytes + block)
+            out.append(
+                len(block).to_bytes(3, "big")
+                + bytes((http2.HEADERS, flags))
+                + stream.id_bytes
+                + block
+            )
             return
         parts = [block[at : at + http2.MAX_FRAME] for at in range(0, len(block), http2.MAX_FRAME)]
         out.append(http2.frame(http2.HEADERS, int(ended), stream.id_bytes, parts[0]))
-        out.extend(http2.frame(http2.CONTINUATION, 0, stream.id_bytes, part) for part in parts[1:-1])
+        out.extend(
+            http2.frame(http2.CONTINUATION, 0, stream.id_bytes, part) for part in parts[1:-1]
+        )
         out.append(http2.frame(http2.CONTINUATION, http2.END_HEADERS, stream.id_bytes, parts[-1]))
 
     def send_data(self, stream: StreamT, chunk: bytes, ended: bool) -> int:  # noqa: FBT001 - a keyword costs on the data path
-        """Send body bytes; `ended`: these are the last. Return how many of them had to be queued (0: all have left)."""
+        """Send body bytes; `ended`: these are the last. Return how many of them had to be queued
+        (0: all have left).
+        """
         length = len(chunk)
-        if length <= stream.send_window and length <= self.send_window and self.writable and not stream.queue and length <= http2.MAX_FRAME:
+        if (
+            length <= stream.send_window
+            and length <= self.send_window
+            and self.writable
+            and not stream.queue
+            and length <= http2.MAX_FRAME
+        ):
             self.send_window -= length
             stream.send_window -= length
             out = self.out
@@ -478,7 +546,9 @@ class Connection(Generic[StreamT]):
             self.send_window -= room
             stream.send_window -= room
             sent += room
-            self._send(room.to_bytes(3, "big") + (b"\0\x01" if ended else b"\0\0") + stream.id_bytes)
+            self._send(
+                room.to_bytes(3, "big") + (b"\0\x01" if ended else b"\0\0") + stream.id_bytes
+            )
             self.out.append(chunk)
             self.out_bytes += room
             if ended:
@@ -503,7 +573,9 @@ class Connection(Generic[StreamT]):
                     self.data_left(stream, sent)
 
     def grant(self, stream: StreamT, length: int, *, may_grow: bool = False) -> None:
-        """Give back a stream's credit: `length` bytes of it have left. `may_grow`: the next hop keeps up, the window may double."""
+        """Give back a stream's credit: `length` bytes of it have left. `may_grow`: the next hop
+        keeps up, the window may double.
+        """
         credit = stream.credit = stream.credit + length
         if credit < stream.window >> 1 or stream.remote_ended:
             return
@@ -518,7 +590,9 @@ class Connection(Generic[StreamT]):
         self._send(http2.frame(http2.WINDOW_UPDATE, 0, stream.id_bytes, credit.to_bytes(4, "big")))
 
     def _grant_connection(self) -> None:
-        self._send(http2.frame(http2.WINDOW_UPDATE, 0, http2.NO_STREAM, self._credit.to_bytes(4, "big")))
+        self._send(
+            http2.frame(http2.WINDOW_UPDATE, 0, http2.NO_STREAM, self._credit.to_bytes(4, "big"))
+        )
         self.receive_window += self._credit
         self._credit = 0
 
@@ -528,7 +602,9 @@ class Connection(Generic[StreamT]):
         stream = self.streams.get(stream_id)
         if stream is not None:
             self.forget(stream)
-        self._send(http2.frame(http2.RST_STREAM, 0, stream_id.to_bytes(4, "big"), code.to_bytes(4, "big")))
+        self._send(
+            http2.frame(http2.RST_STREAM, 0, stream_id.to_bytes(4, "big"), code.to_bytes(4, "big"))
+        )
 
     def was_reset(self, stream_id: int) -> bool:
         """Whether we reset this stream not long ago."""
@@ -571,8 +647,12 @@ class Connection(Generic[StreamT]):
         """The id of the next stream that this side opens: larger ones are idle."""
         return _STREAM_MASK
 
-    def headers_received(self, stream_id: int, stream: StreamT | None, block: bytes, ended: bool) -> None:  # noqa: FBT001
-        """A complete header block. The role must decode it, whatever it then does: it may change the decoder's state."""
+    def headers_received(
+        self, stream_id: int, stream: StreamT | None, block: bytes, ended: bool
+    ) -> None:  # noqa: FBT001
+        """A complete header block. The role must decode it, whatever it then does: it may change
+        the decoder's state.
+        """
 
     def data_received(self, stream: StreamT, chunk: bytes, ended: bool) -> None:  # noqa: FBT001
         """Body bytes for an open stream. The role gives their credit back with `grant`."""
@@ -603,7 +683,9 @@ class Connection(Generic[StreamT]):
         """`out` is about to get its first part: arrange for `flush`."""
 
     def flush(self) -> None:
-        """Hand `take_output()` to the transport now, and set `writable` to whether it can take more."""
+        """Hand `take_output()` to the transport now, and set `writable` to whether it can take
+        more.
+        """
 
     def failed(self, code: ErrorCode, text: str) -> None:
         """The connection is over; `out` holds GOAWAY."""

@@ -1,8 +1,10 @@
-"""Header blocks (RFC 7541) as a proxy needs them: cut into fields, decoded field by field, encoded without state.
+"""Header blocks (RFC 7541) as a proxy needs them: cut into fields, decoded field by field, encoded
+without state.
 
-We announce SETTINGS_HEADER_TABLE_SIZE = 0. Once the peer's encoder follows it, a block is a row of self-contained representations, and each
-can be looked up by its raw bytes. Until then, and for peers that use the dynamic table all the same, the `hpack` library decodes the
-block. Both ways give the same fields.
+We announce SETTINGS_HEADER_TABLE_SIZE = 0. Once the peer's encoder follows it, a block is a row of
+self-contained representations, and each can be looked up by its raw bytes. Until then, and for
+peers that use the dynamic table all the same, the `hpack` library decodes the block. Both ways give
+the same fields.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ _STATIC_PAIRS: Final[dict[Pair, int]] = {pair: index for index, pair in enumerat
 
 
 class HeaderBlockError(Exception):
-    """The block cannot be decoded: COMPRESSION_ERROR, the connection cannot go on (RFC 9113 §4.3)."""
+    """The block cannot be decoded: COMPRESSION_ERROR, the connection cannot go on (RFC 9113
+    §4.3).
+    """
 
 
 class HeaderListTooLargeError(Exception):
@@ -57,8 +61,8 @@ def _integer(data: bytes, at: int, mask: int) -> tuple[int, int]:
 def split(block: bytes) -> list[bytes] | None:
     """Cut a block into its fields' representations, or None when it takes the full decoder.
 
-    That is: it changes the table's size, refers to the dynamic table, or is cut off. Incremental indexing stays in: the caller knows
-    whether the table can hold anything.
+    That is: it changes the table's size, refers to the dynamic table, or is cut off. Incremental
+    indexing stays in: the caller knows whether the table can hold anything.
     """
     fields = []
     at = 0
@@ -140,7 +144,9 @@ def decode_field(raw: bytes) -> Pair:
 
 
 def is_self_contained(raw: bytes) -> bool:
-    """Whether a representation can be passed on as it is: no table of the next hop is changed by it."""
+    """Whether a representation can be passed on as it is: no table of the next hop is changed by
+    it.
+    """
     return raw[0] & 0xC0 != 0x40
 
 
@@ -157,7 +163,9 @@ def _encode_integer(value: int, mask: int, first: int) -> bytes:
 
 
 def encode_field(name: bytes, value: bytes, *, sensitive: bool = False) -> bytes:
-    """Encode one field without touching any table; `sensitive`: never indexed by later hops either (RFC 7541 §7.1.3)."""
+    """Encode one field without touching any table; `sensitive`: never indexed by later hops
+    either (RFC 7541 §7.1.3).
+    """
     index = _STATIC_PAIRS.get((name, value))
     if index is not None and not sensitive:
         return bytes((0x80 | index,))
@@ -176,10 +184,12 @@ def encode(fields: list[Pair] | tuple[Pair, ...]) -> bytes:
 
 
 class BlockDecoder:
-    """One connection's decoding side. `is_stateless` tells that `split` may be used instead of `decode`.
+    """One connection's decoding side. `is_stateless` tells that `split` may be used instead of
+    `decode`.
 
-    The announced table size counts from the acknowledgement on: a larger size update is then an error (RFC 7541 §4.2). A peer that sends no
-    update at all keeps its table of up to 4,096 bytes, which costs it speed only.
+    The announced table size counts from the acknowledgement on: a larger size update is then an
+    error (RFC 7541 §4.2). A peer that sends no update at all keeps its table of up to 4,096 bytes,
+    which costs it speed only.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,5 @@
-"""The vocabulary of HTTP/2 (RFC 9113): frame types, flags, error codes, settings, frames as bytes, one stream's flow control.
+"""The vocabulary of HTTP/2 (RFC 9113): frame types, flags, error codes, settings, frames as bytes,
+one stream's flow control.
 
 How a connection uses them stands in `wire.h2connection`.
 """
@@ -9,7 +10,18 @@ import enum
 from collections import deque
 from typing import Final
 
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
+(
+    DATA,
+    HEADERS,
+    PRIORITY,
+    RST_STREAM,
+    SETTINGS,
+    PUSH_PROMISE,
+    PING,
+    GOAWAY,
+    WINDOW_UPDATE,
+    CONTINUATION,
+) = range(10)
 
 END_STREAM: Final = 0x1
 ACK: Final = 0x1
@@ -22,7 +34,9 @@ FRAME_HEAD: Final = 9
 DEFAULT_WINDOW: Final = 65_535
 MAX_WINDOW: Final = 2**31 - 1
 MAX_FRAME: Final = 16_384
-"""What we accept (SETTINGS_MAX_FRAME_SIZE stays at its default) and the most that we put in one DATA frame."""
+"""What we accept (SETTINGS_MAX_FRAME_SIZE stays at its default) and the most that we put in one
+DATA frame.
+"""
 MAX_HEADER_BLOCK: Final = 128 * 1024
 """Most bytes of one header block over all its CONTINUATION frames."""
 MAX_STREAM_ID: Final = 2**31 - 1
@@ -116,7 +130,7 @@ def frame(kind: int, flags: int, id_bytes: bytes, payload: bytes) -> bytes:
 
 def settings_frame(values: dict[Setting, int]) -> bytes:
     """Build a SETTINGS frame."""
-    payload = b"".join(key.to_bytes(2, "big") + value.to_bytes(4, "big") for key, value in values.items())
+    payload = b"".join(
+        key.to_bytes(2, "big") + value.to_bytes(4, "big") for key, value in values.items()
+    )
     return frame(SETTINGS, 0, NO_STREAM, payload)
-
-

@@ -1,7 +1,8 @@
 """Huffman decoding of short header values (RFC 7541 §5.2 and Appendix B), a byte at a time.
 
-A step is (node of the code tree, input byte) → (next node, bytes decoded): steps are computed when first met and kept, at most
-256 nodes × 256 bytes of them. 14 µs for a 44-byte credential with the `hpack` library become 4 µs.
+A step is (node of the code tree, input byte) → (next node, bytes decoded): steps are computed when
+first met and kept, at most 256 nodes × 256 bytes of them. 14 µs for a 44-byte credential with the
+`hpack` library become 4 µs.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ class HuffmanError(Exception):
 
 
 def _build_tree() -> tuple[list[list[int]], set[int]]:
-    """Return the code tree as children lists (>= 0: node, < 0: ~symbol) and the nodes where padding may end."""
+    """Return the code tree as children lists (>= 0: node, < 0: ~symbol) and the nodes where
+    padding may end.
+    """
     children: list[list[int]] = [[-(1 << 30), -(1 << 30)]]
     padding = {_ROOT}
     for symbol, (code, length) in enumerate(zip(REQUEST_CODES, REQUEST_CODES_LENGTH, strict=True)):

@@ -1,6 +1,7 @@
 """`google.rpc.Status` as clients read it: protobuf or JSON bodies over HTTP, trailers over gRPC.
 
-Encoded by hand: four messages with a handful of scalar fields (google/rpc/status.proto, error_details.proto), in the worker's smallest possible memory.
+Encoded by hand: four messages with a handful of scalar fields (google/rpc/status.proto,
+error_details.proto), in the worker's smallest possible memory.
 """
 
 from __future__ import annotations
@@ -41,7 +42,11 @@ def retry_info(seconds: int) -> bytes:
 def status_protobuf(code: int, message: str, reason: str, domain: str, retry_after_s: int) -> bytes:
     """Encode `google.rpc.Status` with ErrorInfo and, for a positive `retry_after_s`, RetryInfo."""
     error_info = _bytes_field(1, reason.encode()) + _bytes_field(2, domain.encode())
-    status = _int_field(1, code) + _bytes_field(2, message.encode()) + _bytes_field(3, _any(_ANY_ERROR_INFO, error_info))
+    status = (
+        _int_field(1, code)
+        + _bytes_field(2, message.encode())
+        + _bytes_field(3, _any(_ANY_ERROR_INFO, error_info))
+    )
     if retry_after_s:
         status += _bytes_field(3, _any(_ANY_RETRY_INFO, retry_info(retry_after_s)))
     return status
@@ -52,13 +57,17 @@ def status_json(code: int, message: str, reason: str, domain: str, retry_after_s
     details: list[dict[str, str]] = [{"@type": _ANY_ERROR_INFO, "reason": reason, "domain": domain}]
     if retry_after_s:
         details.append({"@type": _ANY_RETRY_INFO, "retryDelay": f"{retry_after_s}s"})
-    return json.dumps({"code": code, "message": message, "details": details}, separators=(",", ":")).encode()
+    return json.dumps(
+        {"code": code, "message": message, "details": details}, separators=(",", ":")
+    ).encode()
 
 
 def grpc_message(text: str) -> bytes:
     """Percent-encode a grpc-message (gRPC over HTTP/2, "Status-Message")."""
     return b"".join(
-        bytes((byte,)) if 0x20 <= byte <= 0x7E and byte != 0x25 else b"%%%02X" % byte  # 0x25: the percent sign
+        bytes((byte,))
+        if 0x20 <= byte <= 0x7E and byte != 0x25
+        else b"%%%02X" % byte  # 0x25: the percent sign
         for byte in text.encode()
     )
 
