@@ -110,8 +110,8 @@ class KeyManager:
     ) -> Rotated:
         """Issue a successor; the predecessor expires after `overlap_ms`.
 
-        Without `expires_at_ms` the successor lives as long as the predecessor was meant to, to the
-        end of the day. Raises `KeyNotFoundError`, `InvalidExpiryError`, `InvalidInputError`.
+        Without `expires_at_ms` the successor lives for as many days as the predecessor was
+        meant to. Raises `KeyNotFoundError`, `InvalidExpiryError`, `InvalidInputError`.
         """
         if overlap_ms < 0:
             msg = "the overlap cannot be negative"
@@ -147,8 +147,9 @@ class KeyManager:
             raise KeyNotFoundError(msg)
         if found.expires_at_ms is None:
             return None
-        end_ms = now_ms + found.expires_at_ms - found.created_ms
-        return -(-end_ms // _DAY_MS) * _DAY_MS
+        # In whole days, because an expiry is the beginning of a day.
+        days = -(-found.expires_at_ms // _DAY_MS) - found.created_ms // _DAY_MS
+        return (now_ms // _DAY_MS + max(days, 1)) * _DAY_MS
 
     @staticmethod
     def _check_expiry(expires_at_ms: int | None, now_ms: int) -> None:

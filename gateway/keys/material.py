@@ -123,4 +123,5 @@ def _kind(character: str) -> str:
         return "a line break"
     if character.isspace():
         return "a space"
-    return "a control character" if ord(character) < ord(" ") else "outside ASCII"
+    is_control = character < _FIRST_VISIBLE or character == "\x7f"
+    return "a control character" if is_control else "outside ASCII"

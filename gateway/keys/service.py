@@ -110,6 +110,8 @@ class KeyService:
                     source.board = ConfirmationBoard(source.store.file)
                 await self._sync(source)
             await self._start_usage()
+            # No worker lives yet: whichever starts later begins with at least this.
+            self.publish_confirmed(self.revision)
         except BaseException:
             await self.close()
             raise

@@ -48,26 +48,6 @@ _ADVICE: Final = {
 _DAMAGED: Final = "it is damaged; restore it from a backup (it has not been changed)"
 
 
-def path_of(url: str) -> Path:
-    """Give the file of a `sqlite:///PATH` url. The path is absolute, however many slashes.
-
-    Raises `ValueError` for another scheme, a relative path, a host or parameters.
-    """
-    scheme, separator, rest = url.partition("://")
-    if scheme != "sqlite" or not separator:
-        msg = "not a sqlite:// url"
-        raise ValueError(msg)
-    if not rest.startswith("/") or not rest.strip("/"):
-        msg = (
-            "write sqlite:// followed by an absolute path, as in sqlite:///var/lib/gateway/keys.db"
-        )
-        raise ValueError(msg)
-    if "?" in rest or "#" in rest:
-        msg = "a sqlite:// url has no parameters: remove what follows ? or #"
-        raise ValueError(msg)
-    return Path("/" + urllib.parse.unquote(rest).lstrip("/"))
-
-
 def create_file(
     path: Path, application_id: int, initialise: Callable[[sa.Connection], None]
 ) -> None:

@@ -1,0 +1,95 @@
+"""How `gateway keys` reaches a store: which one is meant, changing it, reading it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Final, TypeVar
+
+from gateway.cli.output import warning
+from gateway.keys.board import Confirmation, wait_confirmed
+from gateway.keys.embedded import sqlite_store
+from gateway.keys.errors import InvalidInputError, StoreError
+from gateway.keys.manage import KeyManager
+from gateway.keys.record import KeyRecord, KeyUsage
+from gateway.keys.usage import UsageStore, path_for
+
+CONFIRM_S: Final = 1.0
+"""How long a command waits for running gateways."""
+_Result = TypeVar("_Result")
+
+
+def store_path(config: Path | None, data: Path | None) -> Path:
+    """Find the SQLite file that the options name. Ends the command where there is none."""
+    if config is not None and data is not None:
+        msg = "--config and --data name different stores: give only one of them"
+        raise InvalidInputError(msg)
+    if data is not None:
+        return data.absolute() / "keys.db"
+    from gateway.config import ConfigError, load
+
+    try:
+        loaded = load(config, (), os.environ)
+    except ConfigError as faulty:
+        raise InvalidInputError(str(faulty)) from faulty
+    for store in loaded.config.keys.stores:
+        if store.kind == "sqlite":
+            return store.path
+    msg = "the configuration has no sqlite:// store in keys.stores: add one, or use --data"
+    raise InvalidInputError(msg)
+
+
+def change(
+    path: Path,
+    run: Callable[[KeyManager], Awaitable[_Result]],
+    revision_of: Callable[[_Result], int],
+) -> _Result:
+    """Change the store, wait for running gateways, and warn where one did not answer."""
+
+    async def change_and_wait() -> tuple[_Result, Confirmation]:
+        async with _opened(path, create=True) as manager:
+            result = await run(manager)
+        return result, await wait_confirmed(path, revision_of(result), CONFIRM_S)
+
+    result, confirmation = asyncio.run(change_and_wait())
+    if confirmation is Confirmation.PENDING:
+        warning(
+            f"stored, but a running gateway has not confirmed the change within {CONFIRM_S:g} s:"
+            " it may take effect later"
+        )
+    return result
+
+
+async def read_all(path: Path) -> tuple[list[KeyRecord], Mapping[str, KeyUsage]]:
+    """Read all keys that are not deleted, by name, and the usage of keys by their ids."""
+    async with _opened(path, create=False) as manager:
+        records = await manager.live_keys()
+    return records, await _read_usage(path)
+
+
+async def _read_usage(store: Path) -> Mapping[str, KeyUsage]:
+    """Read when keys were last used; where that cannot be read there is a warning, no error."""
+    usage_store = UsageStore(path_for(store))
+    if not usage_store.path.exists():
+        return {}
+    try:
+        await usage_store.open(create=False)
+        return await usage_store.load()
+    except StoreError as broken:
+        warning(f"when keys were last used cannot be read: {broken}")
+        return {}
+    finally:
+        await usage_store.close()
+
+
+@contextlib.asynccontextmanager
+async def _opened(path: Path, *, create: bool) -> AsyncIterator[KeyManager]:
+    store = sqlite_store(path)
+    await store.open(create=create)
+    try:
+        yield KeyManager(store)
+    finally:
+        await store.close()

@@ -1,0 +1,75 @@
+"""How keys look on paper: JSON as StackState's API has it, and the table of `gateway keys list`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import IO, Final
+
+from rich.cells import cell_len
+
+from gateway.cli.output import info
+from gateway.keys.manage import describe_day
+from gateway.keys.material import KeyMaterial
+from gateway.keys.record import KeyRecord, KeyUsage
+
+_NONE: Final = "-"
+_COLUMNS: Final = ("ID", "NAME", "EXPIRATION", "DESCRIPTION", "LAST USED")
+
+
+def end_of(predecessor: KeyRecord) -> str:
+    """Say until when a rotated key works."""
+    at = datetime.fromtimestamp((predecessor.expires_at_ms or 0) / 1000, UTC)
+    return f"The old key {predecessor.id} works until {at:%Y-%m-%d %H:%M:%S} UTC."
+
+
+def as_json(
+    record: KeyRecord, key: KeyMaterial | None = None, usage: KeyUsage | None = None
+) -> dict[str, object]:
+    """Render a key as StackState's API does (`IngestionApiKey`): what is absent is left out."""
+    members: dict[str, object] = {
+        "id": record.id,
+        "lastUpdateTimestamp": record.updated_ms,
+        "name": record.name,
+    }
+    if record.description is not None:
+        members["description"] = record.description
+    if record.expires_at_ms is not None:
+        members["expiration"] = record.expires_at_ms
+    if key is not None:
+        members["apiKey"] = key.reveal()
+    if usage is not None and usage.last_used_ms:
+        members["lastUsedTimestamp"] = usage.last_used_ms
+    return members
+
+
+def print_json(value: object, stream: IO[str] | None = None) -> None:
+    """Write `value` as the `sts` CLI does: members sorted, indented by two; to stdout by itself."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+    stream = stream or sys.stdout
+    stream.write(text.encode("utf-8", "replace").decode() + "\n")
+
+
+def print_table(records: Sequence[KeyRecord], usage: Mapping[str, KeyUsage]) -> None:
+    """Write the keys as a table like the `sts` CLI's, with one more column."""
+    lines = [_COLUMNS, *(_row(record, usage.get(record.key_id)) for record in records)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        padded = (
+            text + " " * (width - cell_len(text)) for text, width in zip(line, widths, strict=True)
+        )
+        info(" | ".join(padded))
+
+
+def _row(record: KeyRecord, usage: KeyUsage | None) -> tuple[str, ...]:
+    expires = record.expires_at_ms
+    used = usage.last_used_ms if usage is not None else 0
+    return (
+        record.key_id,
+        record.name,
+        _NONE if expires is None else describe_day(expires),
+        record.description or _NONE,
+        f"{datetime.fromtimestamp(used / 1000, UTC):%Y-%m-%d %H:%M:%S}" if used else _NONE,
+    )
