@@ -6,12 +6,13 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import pytest_asyncio
 
 from tests.interop.fleet import Fleet, running_fleet
-from tests.interop.tools.build import bin_dir
+from tests.interop.tools.build import BuildError, bin_dir, find_go
 from tests.support.certs import Authority, Certificate
 from tests.support.sink import RawSink
 
@@ -23,7 +24,7 @@ def _tools_folder() -> Path:
     return bin_dir()
 
 
-def _missing(name: str, advice: str) -> None:
+def _missing(name: str, advice: str) -> NoReturn:
     """Skip a test that needs a program; under REQUIRE_TOOLS=1 fail it instead."""
     text = f"{name} is not here: {advice}"
     if os.environ.get("REQUIRE_TOOLS") == "1":
@@ -48,12 +49,20 @@ def _tool() -> Tool:
     return find
 
 
+@pytest.fixture(scope="session", name="go")
+def _go() -> Path:
+    try:
+        return Path(find_go(os.environ.get("PATH", "")))
+    except BuildError as error:
+        _missing("go", str(error))
+
+
 @pytest.fixture(scope="session", name="curl")
 def _curl() -> Path:
     found = shutil.which("curl")
     if found is None:
         _missing("curl", "install it")
-    return Path(str(found))
+    return Path(found)
 
 
 @pytest.fixture(scope="session", name="authority")

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 HERE: Final = Path(__file__).resolve().parent
 PROJECT: Final = HERE.parents[2]
+GO_HOME: Final = "/usr/local/go/bin"
+"""Where Go's own installer puts it, which is not always on PATH."""
 CACHE: Final = PROJECT / ".cache" / "tools"
 
 # -p 2: the build shares its machine with tests; -trimpath: no path of this machine in the programs.
@@ -129,11 +131,11 @@ def find_go(path: str) -> str:
         BuildError: it is in neither.
 
     """
-    found = shutil.which("go", path=path + os.pathsep + "/usr/local/go/bin")
+    found = shutil.which("go", path=path + os.pathsep + GO_HOME)
     if found is None:
         message = (
-            "Go is not installed: `go` is neither on PATH nor in /usr/local/go/bin. Install Go "
-            "1.26 or newer, or point OTLP_GATEWAY_TOOLS at a folder with "
+            f"Go is not installed: `go` is neither on PATH nor in {GO_HOME}. "
+            "Install Go 1.26 or newer, or point OTLP_GATEWAY_TOOLS at a folder with "
             f"{', '.join(t.name for t in TOOLS)}."
         )
         raise BuildError(message)
