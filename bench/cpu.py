@@ -83,6 +83,7 @@ class Bench:
 
     backend: Backend
     bdp_pings: bool
+    load_core: int | None = LOAD_CORE
 
     def warm_up(self, running: Running, row: Row, requests: int) -> None:
         """Let connections, caches and memos reach their usual state."""
@@ -120,7 +121,7 @@ class Bench:
     def _send(self, running: Running, row: Row, requests: int) -> LoadReport:
         arguments = row.load_arguments(running.ports[row.kind], requests, bdp_pings=self.bdp_pings)
         try:
-            return send_load(arguments, LOAD_CORE)
+            return send_load(arguments, self.load_core)
         except RunFailedError as error:
             message = f"{running.program.name}, {row.name}: {error}"
             raise RunFailedError(message) from error
@@ -139,7 +140,12 @@ def run_row(
         first = number % len(names) if names else 0
         for name in names[first:] + names[:first]:
             samples[name].append(bench.measure(running[name], row, requests))
-    return [_summary(row.name, name, samples) for name in names]
+    return summarise(row.name, samples)
+
+
+def summarise(row: str, samples: dict[str, list[Sample]]) -> list[Summary]:
+    """Compare the proxies' samples, given by name, with the baseline's."""
+    return [_summary(row, name, samples) for name in samples]
 
 
 def _summary(row: str, name: str, samples: dict[str, list[Sample]]) -> Summary:

@@ -81,8 +81,9 @@ class Program:
         folder: Path,
         core: int | None,
         environment: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
     ) -> Program:
-        """Start `command` in `folder`, pinned to `core`, with its output in `folder/NAME.log`.
+        """Start `command` in `cwd` or `folder`, on `core`, with its output in `folder/NAME.log`.
 
         Raises:
             ProgramError: there is no such command, or no such core.
@@ -92,7 +93,7 @@ class Program:
             try:
                 process = subprocess.Popen(
                     list(command),
-                    cwd=folder,
+                    cwd=cwd or folder,
                     env={**os.environ, **(environment or {})},
                     stdin=subprocess.DEVNULL,
                     stdout=output,

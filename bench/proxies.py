@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 
 import yaml
 
-from bench import keys
+from bench import keys, store
 from bench.process import START_TIMEOUT_S, Program, ProgramError, free_port
 
 Kind = Literal["grpc", "http"]
@@ -155,13 +155,15 @@ class Command:
         """Start it; see `Proxy.start`."""
         port = free_port()
         line = self.line.replace("{port}", str(port)).replace("{backend}", str(backend_port))
-        program = Program.start(self.name, shlex.split(line), folder=folder, core=core)
+        program = Program.start(
+            self.name, shlex.split(line), folder=folder, core=core, cwd=Path.cwd()
+        )
         return _serving(Running(program, {self.kind: port}))
 
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """The product: the installed `gateway serve`, one worker, everything else as shipped.
+    """The product: the installed `gateway serve` on a SQLite store, otherwise as shipped.
 
     Attributes:
         key_count: how many of the bench's keys it knows.
@@ -175,6 +177,7 @@ class Gateway:
     def start(self, folder: Path, backend_port: int, core: int | None) -> Running:
         """Start it; see `Proxy.start`."""
         port, admin_port = free_port(), free_port()
+        store.adopt(folder / "keys.db", keys.keys(self.key_count))
         configuration = folder / "gateway.yaml"
         configuration.write_text(
             yaml.safe_dump(self._configuration(folder, port, admin_port, backend_port)),
@@ -197,8 +200,7 @@ class Gateway:
         return {
             "listen": [{"address": f"127.0.0.1:{port}"}],
             "backends": {"otlp_grpc": backend, "otlp_http": backend},
-            "auth": {"receiver_keys": keys.keys(self.key_count)},
-            "keys": {"stores": [f"sqlite:///{folder}/keys.db"]},
+            "keys": {"stores": [f"sqlite://{folder}/keys.db"]},
             "admin": {"address": f"127.0.0.1:{admin_port}"},
             "limits": {"drain_delay": "0s"},
             "workers": self.workers,
