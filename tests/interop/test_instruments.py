@@ -11,10 +11,16 @@ from typing import Literal
 
 import pytest
 
-from tests.support.collector import Destination, running_collector, telemetrygen
+from tests.support.collector import (
+    DROPPED,
+    WILL_RETRY,
+    Destination,
+    running_collector,
+    telemetrygen,
+)
 from tests.support.decode import batch_of, count, numbers, signal_of
 from tests.support.sdk import SDK_SIGNALS, SdkSender
-from tests.support.sink import RawSink
+from tests.support.sink import Answer, RawSink
 
 COMPRESSIONS = ["none", "gzip", "zstd", "snappy"]
 
@@ -85,3 +91,25 @@ async def test_the_sdk_reaches_the_sink(
     seen = [(signal_of(r), sorted(numbers(batch_of(r)))) for r in raw_sink.requests]
     assert seen == [(signal, list(range(5))) for signal in SDK_SIGNALS]
     assert raw_sink.requests[0].field("authorization") == "StackState some-key"
+
+
+@pytest.mark.parametrize("exporter", ["otlp", "otlphttp"])
+async def test_a_collectors_log_tells_retried_from_dropped(
+    raw_sink: RawSink, tool: Callable[[str], Path], tmp_path: Path, exporter: str
+) -> None:
+    answers = [Answer(status=503, grpc_status=14), Answer(), Answer(status=401, grpc_status=16)]
+    raw_sink.script = lambda _: answers.pop(0)
+    endpoint = f"127.0.0.1:{raw_sink.grpc_port}" if exporter == "otlp" else raw_sink.http_url
+    settings = {
+        "endpoint": endpoint,
+        "tls": {"insecure": True},
+        "retry_on_failure": {"initial_interval": "10ms"},
+    }
+    part = {"exporters": {exporter: settings}}
+    async with running_collector(tool("otelcol"), tmp_path, part, ["traces"]) as collector:
+        await collector.send("traces", [1])
+        await raw_sink.wait_for(2)
+        assert collector.logged(DROPPED) == 0
+        await collector.send("traces", [2])
+        await collector.program.wait_line(DROPPED)
+        assert (collector.logged(WILL_RETRY), collector.logged(DROPPED)) == (1, 1)

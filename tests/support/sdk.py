@@ -98,6 +98,7 @@ class SdkSender:
     protocol: Literal["grpc", "http"]
     port: int
     authorization: str
+    """The header's value; empty sends none."""
     compression: str = "none"
     ca_file: Path | None = None
     """TLS with this authority; None is cleartext."""
@@ -127,7 +128,7 @@ class SdkSender:
             endpoint=f"localhost:{self.port}",
             insecure=credentials is None,
             credentials=credentials,
-            headers={"authorization": self.authorization},
+            headers={"authorization": self.authorization} if self.authorization else {},
             timeout=self.timeout_s,
             compression=_GRPC_COMPRESSION[self.compression],
         )
@@ -137,7 +138,7 @@ class SdkSender:
         return _HTTP_EXPORTERS[signal](
             endpoint=f"{scheme}://localhost:{self.port}{SIGNALS[signal].http_path}",
             certificate_file=None if self.ca_file is None else str(self.ca_file),
-            headers={"Authorization": self.authorization},
+            headers={"Authorization": self.authorization} if self.authorization else {},
             timeout=self.timeout_s,
             compression=Compression(self.compression),
         )
