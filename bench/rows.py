@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.proxies import Kind
+from bench.running import Kind
 
 
 @dataclass(frozen=True, slots=True)

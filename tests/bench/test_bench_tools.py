@@ -16,9 +16,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from bench import bodies, cpu, keys, load, load_grpc, process, revocation, wire
 from bench.backend import Backend, send_load
 from bench.process import Program, ProgramError
-from bench.proxies import Command, Gateway, GrpcAio, Nginx, Proxy, Running
+from bench.proxies import Command, Gateway, GrpcAio, Nginx, Proxy
 from bench.report import LoadReport, RunFailedError, percentile
 from bench.rows import ROWS, Row
+from bench.running import Running
 
 CHECKOUT = Path(__file__).parents[2]
 REQUESTS = 20
