@@ -46,6 +46,15 @@ async def test_nothing_is_built_again_while_the_pins_are_unchanged(script: Path)
     assert (code, stdout) == (0, [str(folder)])
 
 
+async def test_programs_of_old_pins_are_removed(script: Path) -> None:
+    folder = pretend_built(script)
+    old = folder.parents[1] / "0123456789abcdef" / "bin"
+    old.mkdir(parents=True)
+    code, stdout, _ = await run_script(script, GOPROXY="off")
+    assert (code, stdout) == (0, [str(folder)])
+    assert [path for path in folder.parents[1].iterdir() if path.is_dir()] == [folder.parent]
+
+
 @pytest.mark.usefixtures("go")
 @pytest.mark.parametrize("pin", ["go.mod", "go.sum", "main.go"])
 async def test_a_changed_pin_is_another_folder(script: Path, tmp_path: Path, pin: str) -> None:

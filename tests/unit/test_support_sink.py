@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from h2.settings import SettingCodes
 
-from tests.support.bodies import SIGNALS, json_body
+from tests.support.bodies import SIGNALS, Batch, json_body
 from tests.support.certs import Authority
-from tests.support.clients import Http2Client, http1_request
+from tests.support.clients import Http2Client, Response, http1_request
 from tests.support.decode import batch_of, count, numbers, payload, signal_of
 from tests.support.encodings import ENCODERS
 from tests.support.exchange import JSON, PROTOBUF, FramingError, GrpcMessage, split_messages
@@ -40,7 +40,7 @@ def grpc_body(*item_numbers: int) -> bytes:
     return GrpcMessage(compressed=False, data=batch.SerializeToString()).to_bytes()
 
 
-async def grpc_request(sink: RawSink, body: bytes | None = None) -> object:
+async def grpc_request(sink: RawSink, body: bytes | None = None) -> Response:
     async with Http2Client(sink.grpc_port) as client:
         return await client.request(TRACES.grpc_path, GRPC_FIELDS, body or grpc_body(1))
 
@@ -104,7 +104,7 @@ async def test_a_json_body_is_decoded_and_answered_in_json(sink: RawSink, signal
     assert sink.requests[0].field("transfer-encoding") == "chunked"
 
 
-def batch_of_json_twin(signal: str, item_numbers: list[int]) -> object:
+def batch_of_json_twin(signal: str, item_numbers: list[int]) -> Batch:
     twin = SIGNALS[signal].make(item_numbers)
     if signal == "logs":
         for resource in twin.resource_logs:  # type: ignore[union-attr]  # chosen by name above

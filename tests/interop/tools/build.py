@@ -190,6 +190,13 @@ def _build(go: str, tool: Tool, target: Path) -> None:
         time.sleep(5 * attempt)
 
 
+def _forget_old_pins(current: Path) -> None:
+    """Remove what was built for other pins: each set of programs takes 100 MB."""
+    for other in CACHE.iterdir():
+        if other.is_dir() and other != current:
+            shutil.rmtree(other)
+
+
 def build_all() -> Path:
     """Build what is missing and return the folder of the programs.
 
@@ -199,16 +206,15 @@ def build_all() -> Path:
     """
     folder = bin_dir()
     with _locked(CACHE / "lock"):
-        wanted = missing(folder)
-        if not wanted:
-            return folder
-        go = find_go(os.environ.get("PATH", os.defpath))
-        folder.mkdir(parents=True, exist_ok=True)
-        for tool in (t for t in TOOLS if t.name in wanted):
-            _say(f"{tool.name}: building (the first time this takes a minute or two)")
-            started = time.monotonic()
-            _build(go, tool, folder / tool.name)
-            _say(f"{tool.name}: built in {time.monotonic() - started:.0f} s")
+        if wanted := missing(folder):
+            go = find_go(os.environ.get("PATH", os.defpath))
+            folder.mkdir(parents=True, exist_ok=True)
+            for tool in (t for t in TOOLS if t.name in wanted):
+                _say(f"{tool.name}: building (the first time this takes a minute or two)")
+                started = time.monotonic()
+                _build(go, tool, folder / tool.name)
+                _say(f"{tool.name}: built in {time.monotonic() - started:.0f} s")
+        _forget_old_pins(folder.parent)
     return folder
 
 
