@@ -1,0 +1,273 @@
+"""From a YAML file, overrides and the environment to one tree of plain values.
+
+Knows nothing of which keys exist. Remembers on which line each value stands, and which values came
+from the environment or from files, because those may be secrets and are never repeated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path as FsPath
+from typing import Final, TypeAlias
+
+import yaml
+
+from gateway.config.faults import Fault, Path, path_text
+
+Value: TypeAlias = object
+"""What YAML can say: mappings with text keys, lists, text, numbers, booleans, null."""
+
+_EXPRESSION: Final = re.compile(r"\$?\$\{([^{}]*)\}")
+_ENV: Final = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)(:-(.*))?", re.DOTALL)
+_STEP: Final = re.compile(r'\.?([A-Za-z0-9_-]+)|\[(\d+)\]|\["([^"]*)"\]')
+
+
+@dataclass(slots=True)
+class Document:
+    """The tree as it was written, with what is needed to report faults well."""
+
+    tree: dict[str, Value] = field(default_factory=dict)
+    lines: dict[Path, int] = field(default_factory=dict)
+    opaque: set[Path] = field(default_factory=set)
+    """Where values came from `${…}`: possibly secrets."""
+    faults: list[Fault] = field(default_factory=list)
+    broken: set[Path] = field(default_factory=set)
+    """Where faults were found: what stands there means nothing."""
+    overridden: set[Path] = field(default_factory=set)
+    """What `--set` wrote: it stands on no line."""
+
+    def line_of(self, path: Path) -> int | None:
+        """Tell the line of a value, or of the nearest mapping around it that is in the file."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.overridden:
+                return None
+            if path[:length] in self.lines:
+                return self.lines[path[:length]]
+        return None
+
+    def fault(self, path: Path, message: str) -> None:
+        """Note that the value at `path` cannot be used."""
+        self.broken.add(path)
+        self.faults.append(Fault(path_text(path), message, self.line_of(path)))
+
+
+def read(file: FsPath | None, overrides: Sequence[str], environ: Mapping[str, str]) -> Document:
+    """Read `file` (none: an empty tree), apply overrides, then replace every `${…}`.
+
+    Relative paths in `${file:…}` are relative to the file's folder. Whatever cannot be read or
+    understood is among the document's faults.
+    """
+    document = Document()
+    if file is not None:
+        _read_file(file, document)
+    for override in overrides:
+        _apply_override(override, document)
+    folder = file.parent if file is not None else FsPath()
+    _Interpolation(document, folder, environ).replace_all()
+    return document
+
+
+def _read_file(file: FsPath, document: Document) -> None:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        document.faults.append(Fault("", f"{file} is not UTF-8 text: write it in YAML"))
+        return
+    except OSError as error:
+        reason = (error.strerror or "error").lower()
+        document.faults.append(Fault("", f"{file} cannot be read ({reason}): check --config"))
+        return
+    tree = _parse(text, document)
+    if isinstance(tree, dict):
+        document.tree = tree
+    elif tree is not None:
+        document.faults.append(
+            Fault("", "the file is no mapping: write keys such as 'listen:' at its left edge", 1)
+        )
+
+
+def _parse(text: str, document: Document) -> Value:
+    """Parse YAML; what PyYAML says about its syntax becomes a fault with a line."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        return _Builder(loader, document).build((), node) if node is not None else None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or "it cannot be read"
+        line = mark.line + 1 if mark is not None else None
+        document.faults.append(Fault("", f"this is not valid YAML: {problem}", line))
+        return None
+    finally:
+        loader.dispose()
+
+
+class _Builder:
+    """Turns YAML nodes into plain values, noting lines."""
+
+    def __init__(self, loader: yaml.SafeLoader, document: Document) -> None:
+        self._loader = loader
+        self._document = document
+
+    def build(self, path: Path, node: yaml.Node) -> Value:
+        self._document.lines.setdefault(path, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(path, node)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build((*path, place), item) for place, item in enumerate(node.value)]
+        value: Value = self._loader.construct_object(node, deep=True)
+        return value
+
+    def _mapping(self, path: Path, node: yaml.MappingNode) -> dict[str, Value]:
+        self._loader.flatten_mapping(node)
+        result: dict[str, Value] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            where = (*path, key)
+            line = key_node.start_mark.line + 1
+            if key in result:
+                first = self._document.lines[where]
+                message = f"is written twice, first on line {first}: leave out one"
+                self._document.faults.append(Fault(path_text(where), message, line))
+                continue
+            self._document.lines[where] = line
+            result[key] = self.build(where, value_node)
+        return result
+
+
+def _apply_override(text: str, document: Document) -> None:
+    """Set one value (`limits.max_body=8MiB`, `listen[0].address=…`): its right side is YAML."""
+    written, equals, right = text.partition("=")
+    path = _parse_path(written.strip())
+    if not equals or path is None:
+        message = "write --set PATH=VALUE, such as --set limits.max_body=8MiB"
+        document.faults.append(Fault(f"--set {written}" if equals else "--set", message))
+        return
+    scratch = Document()
+    value = _parse(right, scratch)
+    if scratch.faults:
+        message = f"--set: the value is not valid YAML: {scratch.faults[0].message}"
+        document.faults.append(Fault(path_text(path), message))
+        return
+    document.overridden.add(path)
+    problem = _set(document.tree, path, value)
+    if problem:
+        document.faults.append(Fault(path_text(path), f"--set: {problem}"))
+
+
+def _parse_path(text: str) -> Path | None:
+    """Cut `listen[0].address` or `listen.0.address` into its steps; None where it is no path."""
+    steps: list[str | int] = []
+    position = 0
+    while position < len(text):
+        match = _STEP.match(text, position)
+        if match is None:
+            return None
+        word, index, quoted = match.groups()
+        if word is not None and word.isdigit():
+            steps.append(int(word))
+        else:
+            steps.append(int(index) if index is not None else word if word is not None else quoted)
+        position = match.end()
+    return tuple(steps) if steps and isinstance(steps[0], str) else None
+
+
+def _set(tree: dict[str, Value], path: Path, value: Value) -> str | None:
+    """Put `value` at `path`, making mappings and list items on the way; say what is in the way."""
+    here: Value = tree
+    for depth, step in enumerate(path, start=1):
+        fresh = value if depth == len(path) else _container_for(path[depth])
+        if isinstance(here, dict) and isinstance(step, str):
+            if depth == len(path) or here.get(step) is None:
+                here[step] = fresh
+            here = here[step]
+        elif isinstance(here, list) and isinstance(step, int) and step <= len(here):
+            here[step : step + 1] = [fresh if depth == len(path) else (*here, fresh)[step]]
+            here = here[step]
+        else:
+            return _in_the_way(path[: depth - 1], here, step)
+    return None
+
+
+def _container_for(step: str | int) -> Value:
+    return [] if isinstance(step, int) else {}
+
+
+def _in_the_way(path: Path, here: Value, step: str | int) -> str:
+    where = path_text(path)
+    if isinstance(here, list):
+        return f"{where} is a list of {len(here)}: write {where}[0] to {where}[{len(here)}]"
+    return f"{where} is no {'list' if isinstance(step, int) else 'mapping'}: set it as a whole"
+
+
+class _Interpolation:
+    """Replaces `${env:NAME}`, `${env:NAME:-default}` and `${file:PATH}`; `$${` stands for `${`."""
+
+    def __init__(self, document: Document, folder: FsPath, environ: Mapping[str, str]) -> None:
+        self._document = document
+        self._folder = folder
+        self._environ = environ
+
+    def replace_all(self) -> None:
+        self._document.tree = self._mapping((), self._document.tree)
+
+    def _mapping(self, path: Path, tree: Mapping[str, Value]) -> dict[str, Value]:
+        """Resolve a mapping; keys without a value count as not written."""
+        return {
+            key: self._value((*path, key), item) for key, item in tree.items() if item is not None
+        }
+
+    def _value(self, path: Path, value: Value) -> Value:
+        if isinstance(value, dict):
+            return self._mapping(path, value)
+        if isinstance(value, list):
+            return [self._value((*path, place), item) for place, item in enumerate(value)]
+        return self._text(path, value) if isinstance(value, str) and "${" in value else value
+
+    def _text(self, path: Path, text: str) -> str:
+        self._document.opaque.add(path)
+        if "${" in _EXPRESSION.sub("", text):
+            self._document.fault(path, "a '${' without its '}', or one inside another: close it")
+            return text
+        return _EXPRESSION.sub(lambda match: self._replace(path, match), text)
+
+    def _replace(self, path: Path, match: re.Match[str]) -> str:
+        if match[0].startswith("$$"):
+            return match[0][1:]
+        expression = match[1]
+        if env := _ENV.fullmatch(expression):
+            return self._env(path, env[1], env[3])
+        if expression.startswith("file:"):
+            return self._file(path, expression.removeprefix("file:"))
+        message = (
+            "'${…}' takes env:NAME, env:NAME:-default or file:PATH: write ${env:NAME}, "
+            "or $${ where a plain '${' is meant"
+        )
+        self._document.fault(path, message)
+        return ""
+
+    def _env(self, path: Path, name: str, default: str | None) -> str:
+        if value := self._environ.get(name):
+            return value
+        if default is not None:
+            return default
+        if name not in self._environ:
+            message = (
+                f"the environment variable {name} is not set: set it, or write "
+                f"${{env:{name}:-default}}"
+            )
+            self._document.fault(path, message)
+        return ""
+
+    def _file(self, path: Path, name: str) -> str:
+        file = self._folder / name
+        try:
+            return file.read_text(encoding="utf-8").rstrip("\r\n")
+        except UnicodeDecodeError:
+            self._document.fault(path, f"{file} is not UTF-8 text")
+        except OSError as error:
+            reason = (error.strerror or "error").lower()
+            self._document.fault(path, f"{file} cannot be read ({reason}): check path and rights")
+        return ""

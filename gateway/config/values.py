@@ -1,0 +1,263 @@
+"""Values that are more than a word: addresses, urls, files, stores, keys, tokens of HTTP.
+
+Each parser takes what stands in the file and returns what the program uses, or raises `ValueError`
+with a text that says how to write it. Whether values agree with each other is for `checks`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    PlainSerializer,
+    PlainValidator,
+    SecretStr,
+    ValidationInfo,
+)
+
+from gateway.keys.material import KeyMaterial
+
+_MAX_PORT: Final = 65535
+_HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9.])?")
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_URL_PATH: Final = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*/?")
+
+_ADDRESS_HELP: Final = (
+    "write HOST:PORT, such as 127.0.0.1:4317 or [::1]:4317, or :4317 for all addresses"
+)
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Cut `HOST:PORT` or `[IPv6]:PORT` into host (without brackets) and port.
+
+    An empty host stands for all addresses, port 0 for one that the system picks. Raises
+    `ValueError` that says how to write it.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit():
+        raise ValueError(_ADDRESS_HELP)
+    if int(port) > _MAX_PORT:
+        msg = f"a port is a number from 0 to {_MAX_PORT}"
+        raise ValueError(msg)
+    return _check_host(host) if host else "", int(port)
+
+
+def _check_host(host: str) -> str:
+    if host.startswith("[") and host.endswith("]"):
+        return str(_ipv6(host[1:-1]))
+    if ":" in host:
+        msg = f"put brackets around an IPv6 address: [{host}]"
+        raise ValueError(msg)
+    if not _HOST.fullmatch(host):
+        raise ValueError(_ADDRESS_HELP)
+    return host.lower()
+
+
+def _ipv6(text: str) -> ipaddress.IPv6Address:
+    try:
+        return ipaddress.IPv6Address(text)
+    except ValueError:
+        msg = "this is no IPv6 address"
+        raise ValueError(msg) from None
+
+
+def join_address(host: str, port: int) -> str:
+    """Write host and port as `split_address` reads them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _canonical_address(address: str) -> str:
+    return join_address(*split_address(address))
+
+
+Address = Annotated[str, AfterValidator(_canonical_address)]
+"""`HOST:PORT`, in one canonical form."""
+
+
+def split_url(url: str) -> SplitResult:
+    """Check a backend's url and cut it up; raise `ValueError` that says how to write it."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        msg = f"this is no url: {_URL_HELP}; a port is a number from 1 to {_MAX_PORT}"
+        raise ValueError(msg) from None
+    if parts.scheme not in {"http", "https"} or not url.startswith(f"{parts.scheme}://"):
+        raise ValueError(_URL_HELP)
+    if not parts.hostname or (":" not in parts.hostname and not _HOST.fullmatch(parts.hostname)):
+        msg = "the url names no host: write http://HOST:PORT"
+        raise ValueError(msg)
+    if port == 0:
+        msg = f"a port is a number from 1 to {_MAX_PORT}"
+        raise ValueError(msg)
+    _check_url_rest(parts)
+    return parts
+
+
+_URL_HELP: Final = "write http://HOST:PORT (cleartext) or https://HOST:PORT (TLS)"
+
+
+def _check_url_rest(parts: SplitResult) -> None:
+    if "@" in parts.netloc:
+        msg = "a url takes no user or password: see forward.key for the backend's credential"
+        raise ValueError(msg)
+    if parts.query or parts.fragment:
+        msg = "a url takes no '?' or '#': leave out what follows the path"
+        raise ValueError(msg)
+    segments = parts.path.split("/")
+    if not _URL_PATH.fullmatch(parts.path) or "." in segments or ".." in segments:
+        msg = "the url's path is no plain prefix: write it as in https://host/some/prefix"
+        raise ValueError(msg)
+
+
+def _checked_url(url: str) -> str:
+    split_url(url)
+    return url
+
+
+Url = Annotated[str, AfterValidator(_checked_url)]
+"""`http://` or `https://`, host, perhaps a port, perhaps a path as prefix."""
+
+
+def port_of(parts: SplitResult) -> int:
+    """Tell a url's port: its scheme's own (80, 443) where it names none."""
+    return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _checked_authority(host: str) -> str:
+    name, _, port = host.rpartition(":") if re.search(r":\d+$", host) else (host, "", "0")
+    _check_host(name)
+    if int(port) > _MAX_PORT:
+        msg = f"a port is a number from 0 to {_MAX_PORT}"
+        raise ValueError(msg)
+    return host
+
+
+Authority = Annotated[str, AfterValidator(_checked_authority)]
+"""`HOST` or `HOST:PORT`, as in the Host header."""
+
+
+def resolve_path(value: str | Path, info: ValidationInfo) -> Path:
+    """Take a relative path as beside the configuration file (validation context `folder`)."""
+    path = Path(value).expanduser()
+    folder = info.context["folder"] if info.context else Path()
+    return Path(folder) / path
+
+
+def _file_text(value: object) -> object:
+    if value == "":
+        msg = "the path is empty: name a file"
+        raise ValueError(msg)
+    return value
+
+
+FilePath = Annotated[
+    Path,
+    BeforeValidator(_file_text),
+    AfterValidator(resolve_path),
+    PlainSerializer(str, return_type=str, when_used="json"),
+]
+"""A path; relative ones are relative to the configuration file's folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Where keys live. `path` is the SQLite file."""
+
+    kind: Literal["sqlite"]
+    path: Path
+
+    def __str__(self) -> str:
+        """Write it as in the configuration; also the `store` label and what logs say."""
+        return f"{self.kind}://{self.path}"
+
+
+_LATER_STORES: Final = re.compile(r"(postgres(ql)?|file|authority)(\+[a-z]+)?:", re.IGNORECASE)
+_STORE_HELP: Final = "write sqlite:///absolute/path/keys.db"
+
+
+def parse_store(value: object) -> Store:
+    """Read `sqlite:///var/lib/otlp-gateway/keys.db`; raise `ValueError` that says how."""
+    if isinstance(value, Store):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(_STORE_HELP)  # noqa: TRY004 - pydantic collects ValueErrors only
+    if _LATER_STORES.match(value):
+        msg = f"this kind of store is not supported by this version: {_STORE_HELP}"
+        raise ValueError(msg)
+    if not value.startswith("sqlite://"):
+        msg = f"unknown kind of store: {_STORE_HELP}"
+        raise ValueError(msg)
+    return Store("sqlite", _sqlite_path(value.removeprefix("sqlite://")))
+
+
+def _sqlite_path(text: str) -> Path:
+    # Four slashes are how SQLAlchemy's users write an absolute path, three how everybody else does.
+    path = Path("/" + text.lstrip("/"))
+    if not text.startswith("/") or path.parent == Path("/"):
+        msg = f"the path is not absolute, or its folder is /: {_STORE_HELP}"
+        raise ValueError(msg)
+    if set("?#%") & set(text):
+        msg = "a store's path takes no '?', '#' or '%': choose a plain name"
+        raise ValueError(msg)
+    return path
+
+
+StoreUrl = Annotated[
+    Store,
+    PlainValidator(parse_store),
+    PlainSerializer(str, return_type=str, when_used="json"),
+]
+"""A key store."""
+
+
+def _checked_secret(secret: SecretStr) -> SecretStr:
+    KeyMaterial.adopt(secret.get_secret_value())
+    return secret
+
+
+Secret = Annotated[SecretStr, AfterValidator(_checked_secret)]
+"""A key or token: 1 to 512 visible ASCII characters; masked wherever it is printed."""
+
+
+def _checked_token(value: str) -> str:
+    if not _TOKEN.fullmatch(value):
+        msg = "write one word of letters, digits and - (a token as in RFC 9110 §5.6.2)"
+        raise ValueError(msg)
+    return value
+
+
+Token = Annotated[str, AfterValidator(_checked_token)]
+"""A scheme's or header's name (RFC 9110 §5.6.2)."""
+
+
+def _canonical_network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        msg = "write a network such as 10.0.0.0/8 or fd00::/8, with no bits set past its length"
+        raise ValueError(msg) from None
+
+
+Network = Annotated[str, AfterValidator(_canonical_network)]
+"""An IP network in CIDR notation, or one address."""
+
+
+def _checked_origin(value: str) -> str:
+    parts = urlsplit(value)
+    plain = f"{parts.scheme}://{parts.netloc}"
+    if value != "*" and (value != plain or parts.scheme not in {"http", "https"}):
+        msg = "write an origin such as https://app.example.com, or '*' for all"
+        raise ValueError(msg)
+    return value
+
+
+Origin = Annotated[str, AfterValidator(_checked_origin)]
+"""A browser's origin (RFC 6454), or `*`."""
