@@ -54,6 +54,19 @@ class KeyChanges(msgspec.Struct, tag=True, frozen=True):
     """Digests that are forgotten altogether (tombstones past their time)."""
 
 
+class Unready(msgspec.Struct, tag=True, frozen=True):
+    """Down: tell load balancers that ask to send nothing more; a `Drain` will follow.
+
+    Everything is still served.
+    """
+
+
+class Unready(msgspec.Struct, tag=True, frozen=True):
+    """Down: a drain will follow. Health checks on the data listeners say no from now on;
+    accepting goes on.
+    """
+
+
 class Drain(msgspec.Struct, tag=True, frozen=True):
     """Down: stop accepting at once, finish what is open within `timeout_s`, exit 0."""
 
@@ -122,7 +135,7 @@ class Report(msgspec.Struct, tag=True, frozen=True):
     usage: list[Usage]
 
 
-Down = Start | Keys | KeyChanges | Drain
+Down = Start | Keys | KeyChanges | Unready | Drain
 Up = Ready | Applied | Report
 
 _encoder = msgspec.msgpack.Encoder()
@@ -220,6 +233,11 @@ class Channel(asyncio.Protocol):
     async def drain(self) -> None:
         """Wait until the other side has taken most of what was sent."""
         await self._writable.wait()
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the other side keeps up with what is sent."""
+        return self._writable.is_set()
 
     def close(self) -> None:
         """Close this end after what was sent."""

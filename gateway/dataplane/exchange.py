@@ -36,6 +36,7 @@ from gateway.wire import hpack
 if TYPE_CHECKING:
     from gateway.dataplane.heads import FieldSection, RequestHead
     from gateway.dataplane.plane import DataPlane
+    from gateway.dataplane.pool import Pool
     from gateway.dataplane.routes import Route
     from gateway.dataplane.sides import Downstream, Upstream
 
@@ -70,6 +71,7 @@ class Exchange:
     __slots__ = (
         "_answer_head",
         "_head_sent",
+        "_pool",
         "_principal",
         "_replay",
         "_replay_bytes",
@@ -110,6 +112,7 @@ class Exchange:
         self.held = 0
         self._principal: Principal | None = None
         self._up: Upstream | None = None
+        self._pool: Pool | None = None
         self._waiting: list[bytes] | None = None
         self._replay: list[bytes] | None = None
         self._replay_bytes = 0
@@ -196,6 +199,7 @@ class Exchange:
         if self.head.expects_continue:
             self.downstream.accept_body()
         self._replay = []
+        self._pool = pool
         pool.open(self)
 
     def attach(self, upstream: Upstream) -> None:
@@ -487,6 +491,17 @@ class Exchange:
         if trailers is not None:
             self.downstream.send_trailers(trailers)
 
+    def end_locally(self, trailers: FieldSection) -> None:
+        """End the answer of a local route whose head and body were sent by its handler."""
+        self._up = None
+        self._over(self._code_of(trailers) or "OK", Result.ACCEPTED)
+        self.downstream.send_trailers(trailers)
+
+    def end_locally(self, trailers: FieldSection) -> None:
+        """End a local answer that was begun with `downstream.send_head`."""
+        self._over(self._code_of(trailers) or "OK", Result.ACCEPTED)
+        self.downstream.send_trailers(trailers)
+
     def started_malformed(self) -> None:
         """Count a head whose declared body length cannot be: it is never started."""
         self.route = self.plane.routes.get(self.head.path)
@@ -510,7 +525,7 @@ class Exchange:
         if self.is_over or route is None:
             return
         if replayable and not self._replayed and self._replay is not None:
-            self._replay_again(route)
+            self._replay_again()
             return
         self.plane.counters.backend_requests[str(route.backend), "none"] += 1
         refusal = REFUSALS["BACKEND_LOST"]
@@ -519,7 +534,7 @@ class Exchange:
         else:
             self.refuse(refusal)
 
-    def _replay_again(self, route: Route) -> None:
+    def _replay_again(self) -> None:
         """Send the request once more, on another connection."""
         self._replayed = True
         self._answer_head = None
@@ -529,9 +544,8 @@ class Exchange:
             self._waiting = chunks.copy() or [b""]
             self.held += length
             self.plane.budget.charge(length)
-        pool = self.plane.pools.get(route.backend) if route.backend is not None else None
-        if pool is not None:
-            pool.open(self)
+        if self._pool is not None:
+            self._pool.open(self)
 
     def _abort(self, outcome: Outcome) -> None:
         """Break off an answer that has begun."""
@@ -543,10 +557,8 @@ class Exchange:
         up, self._up = self._up, None
         if up is not None:
             up.cancel()
-        elif self._replay is not None and self.route is not None and self.route.backend is not None:
-            pool = self.plane.pools.get(self.route.backend)
-            if pool is not None:
-                pool.forget(self)
+        elif self._pool is not None:
+            self._pool.forget(self)
 
     def _http_code(self, outcome: Outcome) -> str:
         if outcome is QUOTA:

@@ -16,7 +16,8 @@ from gateway.dataplane.heads import FieldKind, Pair, RequestHead, kind_of
 from gateway.wire import hpack
 
 _FIELDS_KEPT: Final = 5_000
-_VARYING_KEPT: Final = 2_000
+_TIMEOUTS_KEPT: Final = 8_000
+"""grpc-timeout: a sender's values differ by microseconds, and come again."""
 _LONGEST_KEPT: Final = 512
 _KEPT_NAMES: Final = frozenset(
     {
@@ -95,7 +96,7 @@ class _Prefix:
 
 
 _fields: dict[bytes, _Field] = {}
-_varying: dict[bytes, _Field] = {}
+_timeouts: dict[bytes, Pair] = {}
 
 
 def _decoded(raw: bytes) -> _Field:
@@ -107,10 +108,10 @@ def _decoded(raw: bytes) -> _Field:
             if len(_fields) >= _FIELDS_KEPT:
                 _fields.clear()
             _fields[raw] = field
-        elif field.kind is FieldKind.GRPC_TIMEOUT:
-            if len(_varying) >= _VARYING_KEPT:
-                _varying.clear()
-            _varying[raw] = field
+        elif field.kind is FieldKind.GRPC_TIMEOUT and field.h2 is raw:
+            if len(_timeouts) >= _TIMEOUTS_KEPT:
+                _timeouts.clear()
+            _timeouts[raw] = pair
     return field
 
 
@@ -188,7 +189,14 @@ class HeadReader:
                 head.credentials.append(self._credentials.read_raw(raw))
                 head.credentials_h2 += raw
                 continue
-            field = _fields.get(raw) or _varying.get(raw) or _decoded(raw)
+            timeout = _timeouts.get(raw)
+            if timeout is not None:
+                seen |= _REGULAR_SEEN
+                parts.append(raw)
+                head.fields.append(timeout)
+                head.grpc_timeout = timeout[1]
+                continue
+            field = _fields.get(raw) or _decoded(raw)
             seen = self._add(head, field, parts, seen)
         if seen & _REQUIRED_PSEUDO != _REQUIRED_PSEUDO or not head.path.startswith(b"/"):
             self._check_target(head, seen)

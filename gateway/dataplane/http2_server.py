@@ -9,7 +9,7 @@ from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.h2_transport import Http2Transport
 from gateway.dataplane.heads import FieldSection
 from gateway.dataplane.http2_heads import HeadReader, MalformedHeadError
-from gateway.outcome import BACKEND_LOST, CANCELED, QUOTA, REFUSALS, Refusal
+from gateway.outcome import BACKEND_LOST, CANCELED, HEAD_TOO_LARGE, QUOTA, REFUSALS, Refusal
 from gateway.wire import hpack, http2
 from gateway.wire.http2 import ConnectionFault, ErrorCode, Setting, Stream, StreamFault
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 _LAST_STREAM: Final = 2**31 - 1
 _DRAIN_PING: Final = b"drain..."
-_RESETS_PER_SWEEP: Final = 1_000
+_DRAIN_PING_S: Final = 1.0
+"""A client that has not answered the drain's PING by then gets the final GOAWAY all the same."""
 _LOST: Final = next(refusal for refusal in REFUSALS.values() if refusal.outcome is BACKEND_LOST)
 
 
@@ -124,6 +125,7 @@ class Http2Server(Http2Transport[ServerStream]):
         self._ends_at = self.opened_at + plane.connection_age_limit()
         self._idle_since = self.opened_at
         self._draining = False
+        self._drained_at = 0.0
         self._final_goaway = False
         plane.connections.add(self)
 
@@ -132,8 +134,9 @@ class Http2Server(Http2Transport[ServerStream]):
         self.lost()
         self.plane.connections.discard(self)
         streams, self.streams = self.streams, {}
+        self.trailers_waiting.clear()
         for stream in streams.values():
-            self._drop_queue(stream)
+            self.forget(stream)
             stream.exchange.caller_gone()
 
     # Requests
@@ -198,13 +201,13 @@ class Http2Server(Http2Transport[ServerStream]):
             raise ConnectionFault(ErrorCode.STREAM_CLOSED, "HEADERS on a closed stream")
 
     def _refuse_large_head(self, stream_id: int, *, ended: bool) -> None:
+        """Answer 431 without a body: there is no head that an exchange could begin with."""
         stream = ServerStream(stream_id, self)
         stream.remote_ended = ended
         self.streams[stream_id] = stream
-        status, fields, body = replies.http_reply(REFUSALS["HEAD_TOO_LARGE"], is_protobuf=False)
-        self.plane.counters.unrouted("http").requests[str(status), "malformed"] += 1
-        stream.send_head(FieldSection(status, fields), ended=False)
-        stream.send_body(body, ended=True)
+        outcome = HEAD_TOO_LARGE
+        self.plane.counters.unrouted("http").requests[str(outcome.http), outcome.result.value] += 1
+        stream.send_head(FieldSection(outcome.http, [(b"content-length", b"0")]), ended=True)
 
     def data_received(self, stream: ServerStream, chunk: bytes, ended: bool) -> None:  # noqa: FBT001 - hook
         declared = stream.exchange.head.content_length
@@ -229,12 +232,6 @@ class Http2Server(Http2Transport[ServerStream]):
     def data_dropped(self, stream: ServerStream, length: int) -> None:
         """Queued answer bytes will not go."""
         self.plane.budget.release(length)
-
-    def _drop_queue(self, stream: ServerStream) -> None:
-        queued = self.forget(stream)
-        self.trailers_waiting.pop(stream, None)
-        if queued:
-            stream.exchange.answer_left(0)
 
     def reset_received(self, stream: ServerStream, code: int) -> None:  # noqa: ARG002 - hook
         """The caller gave up."""
@@ -280,6 +277,8 @@ class Http2Server(Http2Transport[ServerStream]):
             self.start_drain()
         elif now > self._ends_at:
             self.start_drain()
+        if self._draining and not self._final_goaway and now - self._drained_at > _DRAIN_PING_S:
+            self._finish_drain()
 
     def start_drain(self) -> None:
         """Announce the end (RFC 9113 §6.8): first without a limit, then, when the client has
@@ -288,6 +287,7 @@ class Http2Server(Http2Transport[ServerStream]):
         if self._draining:
             return
         self._draining = True
+        self._drained_at = self.plane.tick
         self.goaway(_LAST_STREAM, ErrorCode.NO_ERROR)
         self.ping(_DRAIN_PING)
 

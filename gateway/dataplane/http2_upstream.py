@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import structlog
 
@@ -37,14 +37,18 @@ _sections: dict[bytes, FieldSection] = {}
 class UpstreamStream(Stream):
     """One request at the backend: implements `sides.Upstream`."""
 
-    __slots__ = ("address", "connection", "exchange", "head_seen")
+    __slots__ = ("connection", "exchange", "head_seen")
 
     def __init__(self, stream_id: int, connection: Http2Upstream, exchange: Exchange) -> None:
         Stream.__init__(self, stream_id, connection.peer_window, connection.stream_window)
         self.connection = connection
-        self.address = connection.target.address
         self.exchange = exchange
         self.head_seen = False
+
+    @property
+    def address(self) -> str:
+        """Where it goes, for traces and logs."""
+        return self.connection.target.address
 
     def send_body(self, chunk: bytes, ended: bool) -> int:  # noqa: FBT001 - part of the seam
         queued = self.connection.send_data(self, chunk, ended)
@@ -67,8 +71,8 @@ class Http2Upstream(Http2Transport[UpstreamStream]):
     """One connection to a backend; `pool` gives it requests."""
 
     is_server = False
-    alpn = ("h2",)
-    shares_streams = True
+    alpn: ClassVar[tuple[str, ...]] = ("h2",)
+    shares_streams: ClassVar[bool] = True
     bug_place = "upstream"
 
     def __init__(self, plane: DataPlane, backend: Backend, target: Target, pool: Pool) -> None:
@@ -328,7 +332,7 @@ class Http2Upstream(Http2Transport[UpstreamStream]):
 
 def _read_section(pairs: list[Pair]) -> FieldSection | None:
     status = 0
-    fields = []
+    fields: list[Pair] = []
     for name, value in pairs:
         if name == b":status":
             if status or fields or len(value) != 3 or not value.isdigit():  # noqa: PLR2004 - three digits

@@ -39,14 +39,25 @@ class Keyring:
             self.revision = revision
             self.is_loaded = True
 
-    def apply(self, upserts: Iterable[KeyEntry], removals: Iterable[bytes], revision: int) -> None:
-        """Apply changes up to `revision`; what is older than the keyring is thrown away."""
+    def apply(
+        self,
+        upserts: Iterable[KeyEntry],
+        removals: Iterable[bytes],
+        revision: int,
+        *,
+        last: bool = True,
+    ) -> None:
+        """Apply changes up to `revision`; what is older than the keyring is thrown away.
+
+        A large change comes in parts: the keyring has its revision with the last one.
+        """
         if revision <= self.revision:
             return
         self._keys.update(upserts)
         for digest in removals:
             self._keys.pop(digest, None)
-        self.revision = revision
+        if last:
+            self.revision = revision
 
     def decide(self, credential: Credential, signal: int, now_ms: int) -> Verdict:
         """Decide whether the key may send a signal (a bit of `Signal.bit`) now (Unix time in ms).

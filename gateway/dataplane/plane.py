@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 import structlog
 
 from gateway import metrics
-from gateway.dataplane import local
 from gateway.dataplane.budget import Budget
 from gateway.dataplane.counters import Counters, RouteCounters
 from gateway.dataplane.credentials import CredentialReader
 from gateway.dataplane.http1_upstream import Http1Upstream
 from gateway.dataplane.http2_upstream import Http2Upstream
 from gateway.dataplane.keyring import Keyring
+from gateway.dataplane.local import Local
+from gateway.dataplane.local import Local
 from gateway.dataplane.pool import Pool
 from gateway.dataplane.quotas import Quotas
 from gateway.dataplane.refusals import RefusalLog
@@ -67,8 +68,10 @@ class DataPlane:
         """Monotonic seconds of the last sweep: fine enough for limits of seconds, and costs
         nothing to read.
         """
+        self.local = Local(self)
+        self.local = Local(self)
         self.routes = {
-            route.path: route for route in (*otlp_routes(self.counters), *local.routes(self))
+            route.path: route for route in (*otlp_routes(self.counters), *self.local.routes())
         }
         self.pools: dict[BackendName, Pool] = {}
         for backend in settings.backends:
@@ -99,15 +102,19 @@ class DataPlane:
         self.tick = time.monotonic() if now is None else now
         for connection in list(self.connections):
             connection.sweep(self.tick)
+        self.local.sweep(self.tick)
         for pool in self.pools.values():
             pool.sweep(self.tick)
+        self.local.sweep(self.tick)
         gauges = self.counters.gauges
         gauges[metrics.CONNECTIONS.name, ()] = len(self.connections)
         gauges[metrics.BUFFER_BYTES.name, ()] = self.budget.used
 
     def start_drain(self) -> None:
         """Let every connection finish what it has begun."""
+        self.local.start_drain()
         self.draining = True
+        self.local.start_drain()
         for connection in list(self.connections):
             connection.start_drain()
 

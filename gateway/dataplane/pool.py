@@ -11,7 +11,7 @@ import asyncio
 import random
 import socket
 import ssl
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 import structlog
 
@@ -42,15 +42,17 @@ class UpstreamConnection(Protocol):
     its transport.
     """
 
-    alpn: tuple[str, ...]
+    alpn: ClassVar[tuple[str, ...]]
     """Protocols to offer over TLS."""
-    shares_streams: bool
+    shares_streams: ClassVar[bool]
     """Whether one connection carries many requests at once."""
     target: Target
-    busy: int
-    """Open requests."""
 
     def __init__(self, plane: DataPlane, backend: Backend, target: Target, pool: Pool) -> None: ...
+
+    @property
+    def busy(self) -> int:
+        """Open requests."""
 
     @property
     def capacity(self) -> int:

@@ -64,7 +64,9 @@ class Upstream(Protocol):
     it is handed out.
     """
 
-    address: str
+    @property
+    def address(self) -> str:
+        """The backend address that this request goes to, for traces and logs."""
 
     def send_body(self, chunk: bytes, ended: bool) -> int:
         """Send request bytes; return how many had to be queued. For each queued byte
