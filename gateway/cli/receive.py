@@ -38,13 +38,13 @@ def receive(
         Output, typer.Option("--output", "-o", help="A line for people, or JSON, per request.")
     ] = Output.TEXT,
 ) -> None:
-    r"""Receive OTLP, decode it and print what arrives: a backend for trying things out.
+    """Receive OTLP, decode it and print what arrives: a backend for trying things out.
 
     Without an address it listens on 127.0.0.1:4317 and 127.0.0.1:4318. Either address speaks both
     protocols. Keys are not checked; they are shown masked. Stops with Ctrl-C.
 
-    \b
     gateway receive
+
     gateway receive --http 127.0.0.1:0 --output json
     """
     if grpc is None and http is None:

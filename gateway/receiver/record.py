@@ -15,6 +15,7 @@ from typing import Final
 
 from gateway.model import Protocol, Signal
 from gateway.otlp.services import SERVICES
+from gateway.otlp.text import printable
 
 KEY_ID_HEADER: Final = "x-gateway-key-id"
 KEY_NAME_HEADER: Final = "x-gateway-key-name"
@@ -24,8 +25,6 @@ _SECRET_HEADERS: Final = frozenset(
     {"sts-api-key", "dd-api-key", "api-key", "x-api-key", "x-api-token", "cookie"}
 )
 _SECRET_QUERY: Final = re.compile(r"(?i)([?&](?:api_key|token)=)[^&]*")
-_LONGEST_NAME: Final = 60
-"""Characters of a sender's text that are shown in a line for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +101,6 @@ class Record:
         if self.key_id or self.key_name:
             parts.append(f"key {printable(self.key_name or '-')} ({printable(self.key_id)})")
         return "  ".join(parts)
-
-
-def printable(text: str) -> str:
-    """Make a sender's text safe for a terminal: no control characters, and not endless."""
-    shown = "".join(char if char.isprintable() else "�" for char in text[: _LONGEST_NAME + 1])
-    return shown if len(text) <= _LONGEST_NAME else f"{shown[:_LONGEST_NAME]}…"
 
 
 def masked_headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -1,0 +1,237 @@
+"""`gateway send`: sample telemetry to an endpoint, and what the answer means."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import sys
+from collections import Counter
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from gateway.cli.output import Exit, error, fail, info, is_fancy, success
+from gateway.model import Signal
+from gateway.otlp.services import SERVICES
+from gateway.sender.explain import Explanation, Verdict
+from gateway.sender.run import Attempt
+from gateway.sender.run import send as send_plan
+from gateway.sender.target import (
+    Plan,
+    PlanError,
+    SendProtocol,
+    Tls,
+    check_key,
+    parse_endpoint,
+)
+
+_EXITS: Final = {
+    Verdict.ACCEPTED: Exit.OK,
+    Verdict.REFUSED: Exit.REFUSED,
+    Verdict.UNREACHABLE: Exit.UNREACHABLE,
+}
+
+
+class SignalChoice(enum.StrEnum):
+    """What to send."""
+
+    TRACES = "traces"
+    METRICS = "metrics"
+    LOGS = "logs"
+    PROFILES = "profiles"
+    ALL = "all"
+
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        """The signals that are meant."""
+        return tuple(SERVICES) if self is SignalChoice.ALL else (Signal(self.value),)
+
+
+class Compression(enum.StrEnum):
+    """How bodies are compressed."""
+
+    NONE = "none"
+    GZIP = "gzip"
+    DEFLATE = "deflate"
+    ZSTD = "zstd"
+    SNAPPY = "snappy"
+    LZ4 = "lz4"
+
+
+def send(
+    *,
+    endpoint: Annotated[
+        str,
+        typer.Option(metavar="URL", help="Base URL, e.g. http://127.0.0.1:4317 or https://host."),
+    ],
+    key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            help="The key. Command lines are public: prefer --key-file or GATEWAY_KEY.",
+        ),
+    ] = None,
+    key_file: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Read the key from a file; - is standard input."),
+    ] = None,
+    env_key: Annotated[
+        str | None,
+        typer.Option(envvar="GATEWAY_KEY", hidden=True, help="The key from the environment."),
+    ] = None,
+    scheme: Annotated[
+        str, typer.Option(metavar="SCHEME", help="Scheme of the Authorization header.")
+    ] = "StackState",
+    protocol: Annotated[
+        SendProtocol, typer.Option(help="OTLP/gRPC, or OTLP/HTTP with protobuf or JSON.")
+    ] = SendProtocol.GRPC,
+    signal: Annotated[SignalChoice, typer.Option(help="What to send.")] = SignalChoice.TRACES,
+    count: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How many requests per signal.")
+    ] = 1,
+    compression: Annotated[
+        Compression, typer.Option(help="Compression of the bodies.")
+    ] = Compression.NONE,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="CA certificates (PEM) that may sign the server's."),
+    ] = None,
+    insecure_skip_verify: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-skip-verify", help="Do not check the certificate: the key can be stolen."
+        ),
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="How long one request may take.")
+    ] = 10.0,
+) -> None:
+    """Send sample telemetry and explain the answer: which outcome, why, and what to do.
+
+    Exit codes: 0 accepted, 1 bad arguments, 2 refused, 3 unreachable.
+
+    gateway send --endpoint http://127.0.0.1:4317 --key-file key.txt
+
+    gateway send --endpoint https://127.0.0.1:4443 --ca-file ca.crt --signal all
+
+    gateway send --endpoint http://127.0.0.1:4318 --protocol json --compression gzip --count 100
+    """
+    try:
+        plan = Plan(
+            endpoint=parse_endpoint(endpoint, protocol),
+            protocol=protocol,
+            signals=signal.signals,
+            key=_read_key(key, key_file, env_key),
+            scheme=_checked_scheme(scheme),
+            compression=compression,
+            count=count,
+            timeout_s=timeout,
+            tls=Tls(ca_file, insecure_skip_verify),
+        )
+        report = asyncio.run(_send(plan))
+    except PlanError as problem:
+        fail(str(problem), Exit.BAD_INPUT)
+    report.summarize()
+    raise typer.Exit(_EXITS[report.worst])
+
+
+def _read_key(key: str | None, key_file: str | None, env_key: str | None) -> str | None:
+    """Take the key from the option, the file or the environment, in this order."""
+    if key is not None and key_file is not None:
+        msg = "--key and --key-file exclude each other"
+        raise PlanError(msg)
+    if key is not None:
+        return check_key(key, "--key")
+    if key_file is not None:
+        return check_key(_read_text(key_file), f"--key-file {key_file}")
+    return None if env_key is None else check_key(env_key, "GATEWAY_KEY")
+
+
+def _read_text(name: str) -> str:
+    try:
+        return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else "not a text file"
+        msg = f"--key-file {name}: {reason or problem}"
+        raise PlanError(msg) from problem
+
+
+def _checked_scheme(scheme: str) -> str:
+    if not scheme.isascii() or not scheme.replace("-", "").isalnum():
+        msg = f"--scheme {scheme!r}: a scheme is one word, e.g. StackState"
+        raise PlanError(msg)
+    return scheme
+
+
+@dataclass(slots=True)
+class _Report:
+    """What has happened so far; each kind of trouble is explained once."""
+
+    expected: int
+    attempts: int = 0
+    accepted: Counter[Signal] = field(default_factory=Counter)
+    requests_accepted: int = 0
+    worst: Verdict = Verdict.ACCEPTED
+    explained: Counter[str] = field(default_factory=Counter)
+
+    def take(self, attempt: Attempt) -> None:
+        """Count an attempt, and say what is new about it."""
+        self.attempts += 1
+        self.worst = max(self.worst, attempt.explanation.verdict)
+        if attempt.explanation.verdict is Verdict.ACCEPTED:
+            self.requests_accepted += 1
+            self.accepted[attempt.service.signal] += attempt.items
+        about = f"{attempt.service.signal}: {attempt.explanation.headline}"
+        self.explained[about] += 1
+        if self.explained[about] == 1:
+            _clear_progress()
+            _tell(attempt)
+        self._show_progress()
+
+    def summarize(self) -> None:
+        """Say how all of it went, where there was more than one request."""
+        _clear_progress()
+        if self.expected == 1:
+            return
+        items = ", ".join(SERVICES[name].count(amount) for name, amount in self.accepted.items())
+        line = f"{self.requests_accepted} of {self.expected} requests accepted"
+        info(f"{line}: {items}" if items else line)
+        if self.attempts < self.expected:
+            info(f"stopped after {self.attempts}: the rest would have fared the same")
+
+    def _show_progress(self) -> None:
+        if self.expected > 1 and is_fancy(sys.stderr):
+            sys.stderr.write(f"\r\x1b[K{self.attempts} of {self.expected} requests sent")
+            sys.stderr.flush()
+
+
+def _clear_progress() -> None:
+    if is_fancy(sys.stderr):
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+
+
+async def _send(plan: Plan) -> _Report:
+    report = _Report(expected=plan.count * len(plan.signals))
+    async with aclosing(send_plan(plan)) as attempts:
+        async for attempt in attempts:
+            report.take(attempt)
+    return report
+
+
+def _tell(attempt: Attempt) -> None:
+    explanation, service = attempt.explanation, attempt.service
+    what = f"{service.signal}: {service.count(attempt.items)}, {attempt.bytes} bytes"
+    if explanation.verdict is Verdict.ACCEPTED:
+        success(f"{what}: {explanation.headline} in {attempt.duration_s * 1000:.0f} ms")
+    else:
+        error(f"{what}: {explanation.headline}")
+    for line in _details(explanation):
+        typer.echo(f"   {line}", err=explanation.verdict is not Verdict.ACCEPTED)
+
+
+def _details(explanation: Explanation) -> list[str]:
+    return [*explanation.facts, *(f"→ {line}" for line in explanation.advice)]

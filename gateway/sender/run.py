@@ -1,0 +1,127 @@
+"""Sending a plan's requests, one after the other, and telling of each."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import assert_never
+
+from gateway.otlp import json_codec
+from gateway.otlp.encodings import Transport, compress
+from gateway.otlp.services import SERVICES, ExportRequest, Service, item_count
+from gateway.sender.answer import Answer
+from gateway.sender.explain import Explanation, Verdict, explain_answer, explain_failure
+from gateway.sender.grpc_client import GrpcConnection
+from gateway.sender.http_client import HttpConnection
+from gateway.sender.target import Plan, SendProtocol
+from gateway.sender.telemetry import new_round
+from gateway.sender.unreachable import Cause, UnreachableError, cause_of, probe
+
+Connection = GrpcConnection | HttpConnection
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One request: what was sent, and how it ended."""
+
+    service: Service
+    items: int
+    bytes: int
+    """Of the message as sent, compressed."""
+    explanation: Explanation
+    duration_s: float
+
+
+async def send(
+    plan: Plan,
+    clock_ns: Callable[[], int] = time.time_ns,
+    stopwatch: Callable[[], float] = time.monotonic,
+) -> AsyncGenerator[Attempt, None]:
+    """Send `plan.count` rounds of every signal; ends early when the endpoint is unreachable.
+
+    Raises:
+        PlanError: the CA file is unusable.
+    """
+    connection: Connection | None = None
+    try:
+        for number in range(1, plan.count + 1):
+            sample = new_round(number, clock_ns())
+            for signal in plan.signals:
+                service, request = SERVICES[signal], sample.request(signal)
+                payload = _payload(plan, request)
+                started_s = stopwatch()
+                connection, explanation = await _export(plan, connection, service, payload)
+                yield Attempt(
+                    service,
+                    item_count(request),
+                    len(payload),
+                    explanation,
+                    stopwatch() - started_s,
+                )
+                if explanation.verdict is Verdict.UNREACHABLE:
+                    return
+    finally:
+        if connection is not None:
+            await connection.close()
+
+
+def _payload(plan: Plan, request: ExportRequest) -> bytes:
+    is_json = plan.protocol is SendProtocol.JSON
+    data = json_codec.encode(request) if is_json else request.SerializeToString()
+    transport: Transport = "grpc" if plan.protocol is SendProtocol.GRPC else "http"
+    return compress(plan.compression, data, transport)
+
+
+async def _export(
+    plan: Plan, connection: Connection | None, service: Service, payload: bytes
+) -> tuple[Connection | None, Explanation]:
+    """Send one request within the plan's timeout, on the open connection where it still serves."""
+    try:
+        async with asyncio.timeout(plan.timeout_s):
+            if connection is not None:
+                answer = await _export_again(connection, service, payload)
+                if answer is not None:
+                    return connection, explain_answer(answer, service)
+                await connection.close()
+            connection = await _connect(plan)
+            answer = await connection.export(service, payload)
+    except (UnreachableError, TimeoutError) as error:
+        return connection, explain_failure(await _diagnosed(plan, error), plan)
+    return connection, explain_answer(answer, service)
+
+
+async def _export_again(connection: Connection, service: Service, payload: bytes) -> Answer | None:
+    """Use a connection once more; None when the server has said goodbye meanwhile.
+
+    A goodbye that was under way is no failure: the call was not looked at (RFC 9113 §6.8).
+    """
+    if not connection.is_usable:
+        return None
+    try:
+        return await connection.export(service, payload)
+    except UnreachableError as error:
+        if error.cause is Cause.GOING_AWAY:
+            return None
+        raise
+
+
+async def _connect(plan: Plan) -> Connection:
+    match plan.protocol:
+        case SendProtocol.GRPC:
+            return await GrpcConnection.open(plan)
+        case SendProtocol.HTTP | SendProtocol.JSON:
+            return await HttpConnection.open(plan)
+        case _:
+            assert_never(plan.protocol)
+
+
+async def _diagnosed(plan: Plan, error: BaseException) -> UnreachableError:
+    """Look closer where a cleartext connection broke: the port may speak something else."""
+    failure = cause_of(error)
+    if failure.cause not in {Cause.BROKEN_OFF, Cause.NOT_HTTP} or plan.endpoint.is_tls:
+        return failure
+    wants_http2 = plan.protocol is SendProtocol.GRPC
+    found = await probe(plan.endpoint, wants_http2=wants_http2)
+    return failure if found is Cause.BROKEN_OFF else UnreachableError(found, failure.detail)
