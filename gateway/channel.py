@@ -55,13 +55,6 @@ class KeyChanges(msgspec.Struct, tag=True, frozen=True):
 
 
 class Unready(msgspec.Struct, tag=True, frozen=True):
-    """Down: tell load balancers that ask to send nothing more; a `Drain` will follow.
-
-    Everything is still served.
-    """
-
-
-class Unready(msgspec.Struct, tag=True, frozen=True):
     """Down: a drain will follow. Health checks on the data listeners say no from now on;
     accepting goes on.
     """

@@ -497,11 +497,6 @@ class Exchange:
         self._over(self._code_of(trailers) or "OK", Result.ACCEPTED)
         self.downstream.send_trailers(trailers)
 
-    def end_locally(self, trailers: FieldSection) -> None:
-        """End a local answer that was begun with `downstream.send_head`."""
-        self._over(self._code_of(trailers) or "OK", Result.ACCEPTED)
-        self.downstream.send_trailers(trailers)
-
     def started_malformed(self) -> None:
         """Count a head whose declared body length cannot be: it is never started."""
         self.route = self.plane.routes.get(self.head.path)
