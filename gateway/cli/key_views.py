@@ -11,9 +11,8 @@ from typing import IO, Final
 from rich.cells import cell_len
 
 from gateway.cli.output import info
-from gateway.keys.manage import describe_day
 from gateway.keys.material import KeyMaterial
-from gateway.keys.record import KeyRecord, KeyUsage
+from gateway.keys.record import KeyRecord, KeyUsage, describe_day
 
 _NONE: Final = "-"
 _COLUMNS: Final = ("ID", "NAME", "EXPIRATION", "DESCRIPTION", "LAST USED")

@@ -26,8 +26,9 @@ from gateway.keys.errors import (
     StoreForeignError,
     StoreTooNewError,
 )
-from gateway.keys.manage import Issued, KeyManager, describe_day, parse_expiration
+from gateway.keys.manage import Issued, KeyManager, parse_expiration
 from gateway.keys.material import InvalidKeyError, KeyMaterial, new_key_id
+from gateway.keys.record import describe_day
 from gateway.model import MAX_KEY_ID
 
 _MOST_KEY_FILE_BYTES: Final = 4_096

@@ -16,7 +16,7 @@ from typing import Final
 
 from gateway.keys.errors import InvalidExpiryError, InvalidInputError, KeyNotFoundError
 from gateway.keys.material import KeyMaterial, looks_issued
-from gateway.keys.record import KeyRecord
+from gateway.keys.record import KeyRecord, describe_day
 from gateway.keys.store import KeyStore, NewKey
 
 MAX_NAME_LENGTH: Final = 255
@@ -59,11 +59,6 @@ def parse_expiration(text: str) -> int:
         msg = "the expiration must be a date of the form yyyy-MM-dd, as in 2030-12-31"
         raise InvalidInputError(msg)
     return _midnight_ms(day)
-
-
-def describe_day(unix_ms: int) -> str:
-    """Write the day (UTC) of a time in Unix milliseconds, the inverse of `parse_expiration`."""
-    return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d")
 
 
 class KeyManager:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import ClassVar, Final, NamedTuple
 
 from gateway.keys.material import KeyMaterial
@@ -118,6 +119,11 @@ class KeyDelta:
     """Digests to forget altogether."""
     changed_at_ms: int | None = None
     """When the newest of the changes was made, by its maker's clock; None = nobody can tell."""
+
+
+def describe_day(unix_ms: int) -> str:
+    """Write the day (UTC) of a time in Unix milliseconds as `yyyy-MM-dd`."""
+    return datetime.fromtimestamp(unix_ms // 1000, UTC).date().isoformat()
 
 
 def static_keys(configured: Iterable[tuple[str | None, str]]) -> list[StaticKey]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.keys.errors import DuplicateKeyError, KeyNotFoundError, StoreDamagedError
 from gateway.keys.material import new_key_id
-from gateway.keys.record import KeyRecord
+from gateway.keys.record import KeyRecord, describe_day
 from gateway.keys.schema import keys_table, store_table
 from gateway.keys.store import Changes, NewKey
 from gateway.model import KeyDigest, Signal
@@ -237,7 +236,7 @@ async def _not_deleted(connection: AsyncConnection, key_id: int) -> KeyRecord:
         msg = f"there is no key with id {key_id}: `gateway keys list` shows all"
         raise KeyNotFoundError(msg)
     if found.deleted_at_ms is not None:
-        msg = f"the key {key_id} was already deleted on {_day(found.deleted_at_ms)}"
+        msg = f"the key {key_id} was already deleted on {describe_day(found.deleted_at_ms)}"
         raise KeyNotFoundError(msg)
     return found
 
@@ -316,12 +315,9 @@ def _signals(names: list[str]) -> frozenset[Signal]:
 
 def _twin_text(twin: KeyRecord) -> str:
     if twin.deleted_at_ms is not None:
+        day = describe_day(twin.deleted_at_ms)
         return (
-            f"this key existed with id {twin.id} and was deleted on {_day(twin.deleted_at_ms)}:"
-            " a deleted key is not taken again, create another one"
+            f"this key existed with id {twin.id} and was deleted on {day}: a deleted key is not"
+            " taken again, create another one"
         )
     return f"this key exists already with id {twin.id}: `gateway keys list` shows it"
-
-
-def _day(unix_ms: int) -> str:
-    return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d")
