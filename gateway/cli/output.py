@@ -8,13 +8,16 @@ belong here; how a key is shown neither.
 from __future__ import annotations
 
 import enum
-import os
 import sys
 from typing import Final, NoReturn, TextIO
 
 import typer
 
+from gateway.terminal import is_fancy
+
 _RESET: Final = "\x1b[0m"
+
+__all__ = ["Colour", "Exit", "error", "fail", "info", "is_fancy", "paint", "success", "warning"]
 
 
 class Exit(enum.IntEnum):
@@ -38,14 +41,6 @@ class Colour(enum.Enum):
     CYAN = "\x1b[36m"
     BOLD = "\x1b[1m"
     DIM = "\x1b[2m"
-
-
-def is_fancy(stream: TextIO) -> bool:
-    """Whether colours and emoji may be written: a terminal that can, and no `NO_COLOR` set.
-
-    See no-color.org.
-    """
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def paint(text: str, colour: Colour, stream: TextIO | None = None) -> str:
