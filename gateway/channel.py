@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -176,7 +176,7 @@ class Channel(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport (asyncio)."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - tells mypy what the loop guarantees
+        transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:

@@ -17,7 +17,6 @@ from gateway.dataplane.http1_upstream import Http1Upstream
 from gateway.dataplane.http2_upstream import Http2Upstream
 from gateway.dataplane.keyring import Keyring
 from gateway.dataplane.local import Local
-from gateway.dataplane.local import Local
 from gateway.dataplane.pool import Pool
 from gateway.dataplane.quotas import Quotas
 from gateway.dataplane.refusals import RefusalLog
@@ -69,7 +68,6 @@ class DataPlane:
         nothing to read.
         """
         self.local = Local(self)
-        self.local = Local(self)
         self.routes = {
             route.path: route for route in (*otlp_routes(self.counters), *self.local.routes())
         }
@@ -102,7 +100,6 @@ class DataPlane:
         self.tick = time.monotonic() if now is None else now
         for connection in list(self.connections):
             connection.sweep(self.tick)
-        self.local.sweep(self.tick)
         for pool in self.pools.values():
             pool.sweep(self.tick)
         self.local.sweep(self.tick)
@@ -114,7 +111,6 @@ class DataPlane:
         """Let every connection finish what it has begun."""
         self.local.start_drain()
         self.draining = True
-        self.local.start_drain()
         for connection in list(self.connections):
             connection.start_drain()
 

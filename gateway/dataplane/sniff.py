@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from gateway import metrics
 from gateway.dataplane import proxy_header
@@ -93,7 +93,7 @@ class Sniffer(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Step aside at once when TLS has settled the protocol (asyncio)."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - tells mypy what the loop guarantees
+        transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
         self._transport = transport
         self._plane.connections.add(self)
         self._on_made()

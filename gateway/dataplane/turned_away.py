@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from gateway.dataplane import replies
 from gateway.outcome import REFUSALS
@@ -53,7 +53,7 @@ class TurnedAway(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Answer and close our half (asyncio)."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - tells mypy what the loop guarantees
+        transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
         self._transport = transport
         self._plane.connections.add(self)
         transport.write(self._answer)

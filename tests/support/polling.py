@@ -15,7 +15,7 @@ async def until(holds: Callable[[], bool], what: str = "") -> None:
     """Return as soon as `holds()`. Raises `TimeoutError` with `what` was waited for."""
     try:
         async with asyncio.timeout(WAIT_S):
-            while not holds():  # noqa: ASYNC110 - many things that tests wait for set no event
+            while not holds():
                 await asyncio.sleep(_STEP_S)
     except TimeoutError:
         message = f"waited {WAIT_S} s for: {what or holds}"
