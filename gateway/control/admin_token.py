@@ -64,8 +64,7 @@ def ensure_token_file(state_dir: Path) -> tuple[str, Path]:
 
 def _create(path: Path) -> None:
     """Make the file whole or not at all; two gateways that start at once end with one token."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
     with os.fdopen(fd, "w") as file:
         file.write(secrets.token_urlsafe(_TOKEN_BYTES) + "\n")

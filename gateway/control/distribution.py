@@ -33,6 +33,7 @@ class Distribution:
         push: Callable[[KeyChanges], None],
         on_confirmed: Callable[[int], None],
         on_lag: Callable[[float], None],
+        unix_s: Callable[[], float] = time.time,
     ) -> None:
         self.revision = revision
         self.confirmed_revision = revision
@@ -40,6 +41,7 @@ class Distribution:
         self._push = push
         self._on_confirmed = on_confirmed
         self._on_lag = on_lag
+        self._unix_s = unix_s
         self._waiting: dict[asyncio.Future[None], int] = {}
         self._unconfirmed: list[tuple[int, int]] = []
         """(revision, when the change was made in Unix ms), oldest first."""
@@ -84,7 +86,7 @@ class Distribution:
         return True
 
     def _measure_lag(self, confirmed: int) -> None:
-        now_ms = time.time() * _MS_PER_S
+        now_ms = self._unix_s() * _MS_PER_S
         while self._unconfirmed and self._unconfirmed[0][0] <= confirmed:
             _, changed_at_ms = self._unconfirmed.pop(0)
             self._on_lag(max(0.0, now_ms - changed_at_ms) / _MS_PER_S)

@@ -6,7 +6,7 @@ scrape never waits for a worker. What is counted, and how, does not belong here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 
 from prometheus_client import exposition
@@ -19,12 +19,12 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
 from gateway import metrics
-from gateway.control.series import gauges_at_zero
+from gateway.control.series import Backends, gauges_at_zero
 from gateway.control.totals import Labels, Totals
 from gateway.control.usage import OTHER, KeyTraffic, Traffic
 from gateway.metrics import Kind, Metric
 
-Gauges = Mapping[str, Mapping[Labels, float]]
+Measured = Mapping[str, Mapping[Labels, float]]
 """Metric name → labels → value: what control itself measures, at the moment of a scrape."""
 
 _BOUNDS = [*(repr(bound) for bound in metrics.BUCKETS_S), "+Inf"]
@@ -34,8 +34,8 @@ _MS_PER_S = 1_000
 class Exposition(Collector):
     """All metrics of the catalogue, in its order.
 
-    `key_name` gives the name of a key id, or "" when nobody knows it any more; `own_gauges` gives
-    the gauges that control measures; `backends` are the configured ones with their addresses.
+    `key_name` gives the name of a key id, or "" when nobody knows it any more; `measured` gives
+    what control measures; `backends` are the configured ones with their addresses.
     """
 
     def __init__(
@@ -43,41 +43,39 @@ class Exposition(Collector):
         totals: Totals,
         traffic: KeyTraffic,
         key_name: Callable[[str], str],
-        own_gauges: Callable[[], Gauges],
-        backends: Callable[[], Sequence[tuple[str, Sequence[str]]]],
+        measured: Callable[[], Measured],
+        backends: Callable[[], Backends],
     ) -> None:
         self._totals = totals
         self._traffic = traffic
         self._key_name = key_name
-        self._own_gauges = own_gauges
+        self._measured = measured
         self._backends = backends
 
     def collect(self) -> Iterator[Family]:
         """Give every family of the catalogue (prometheus_client)."""
-        own = self._own_gauges()
-        per_key = self._per_key()
+        own = {**self._measured(), **self._per_key()}
         for metric in metrics.METRICS:
             match metric.kind:
                 case Kind.COUNTER:
-                    series = per_key.get(metric.name) or self._totals.counters(metric)
-                    yield _counter(metric, series)
+                    yield _counter(metric, own.get(metric.name) or self._totals.counters(metric))
                 case Kind.HISTOGRAM:
                     yield _histogram(metric, self._totals.histograms(metric))
                 case Kind.GAUGE:
-                    yield _gauge(metric, self._gauges(metric, own, per_key))
+                    yield _gauge(metric, self._gauges(metric, own))
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Return body and Content-Type for a scraper's `Accept` field."""
         try:
             encode, content_type = exposition.choose_encoder(accept)
-        except ValueError:  # a version that is no number: as if it had asked for nothing
+        except (TypeError, ValueError):  # a version that is none: as if nothing was asked for
             encode, content_type = exposition.choose_encoder("")
         return encode(self), content_type
 
-    def _gauges(self, metric: Metric, own: Gauges, per_key: Gauges) -> Mapping[Labels, float]:
+    def _gauges(self, metric: Metric, own: Measured) -> Mapping[Labels, float]:
         if metric.from_worker:
             return gauges_at_zero(metric, self._backends()) | self._totals.gauges(metric)
-        return per_key.get(metric.name) or own.get(metric.name, {})
+        return own.get(metric.name, {})
 
     def _per_key(self) -> dict[str, dict[Labels, float]]:
         requests = dict(self._totals.counters(metrics.KEY_REQUESTS))

@@ -63,18 +63,22 @@ _GRPC_BACKEND_CODES: Final = (
 _HTTP_BACKEND_CODES: Final = (200, 400, 401, 403, 404, 413, 429, 502, 503, 504)
 
 
-def start_at_zero(totals: Totals, backends: Iterable[tuple[str, Sequence[str]]]) -> None:
-    """Make all series of closed label sets exist.
+Backends = Sequence[tuple[str, Sequence[str]]]
+"""The configured backends, each with its addresses."""
 
-    `backends` are the configured ones, each with its addresses; a reload may bring more.
+
+def start_at_zero(totals: Totals, backends: Backends, stores: Iterable[str] = ()) -> None:
+    """Make all series of closed label sets exist; after a reload once more.
+
+    `stores` are the kinds of the configured key stores.
     """
-    for metric, labels in _closed(list(backends)):
+    for store in stores:
+        totals.start_at_zero(metrics.REVOCATION_LAG, (store,))
+    for metric, labels in _closed(backends):
         totals.start_at_zero(metric, tuple(str(value) for value in labels))
 
 
-def gauges_at_zero(
-    metric: Metric, backends: Iterable[tuple[str, Sequence[str]]]
-) -> dict[Labels, float]:
+def gauges_at_zero(metric: Metric, backends: Backends) -> dict[Labels, float]:
     """Give the series of a worker's gauge that exist while no worker reports: those that count."""
     if metric is metrics.IN_FLIGHT:
         return {(str(protocol),): 0.0 for protocol in Protocol}
@@ -85,7 +89,7 @@ def gauges_at_zero(
     return {}
 
 
-def _closed(backends: Sequence[tuple[str, Sequence[str]]]) -> Iterator[tuple[Metric, Labels]]:
+def _closed(backends: Backends) -> Iterator[tuple[Metric, Labels]]:
     yield from _of_requests()
     for source, outcomes in SOURCE_OUTCOMES.items():
         yield metrics.AUTH_DURATION, (source,)

@@ -71,11 +71,11 @@ class ListenSockets:
         *,
         patience_s: float = BIND_PATIENCE_S,
         on_wait: Callable[[str], None] | None = None,
-    ) -> list[BoundSocket]:
-        """Return the sockets of `addresses` in their order, binding those that are not held yet.
+    ) -> list[list[BoundSocket]]:
+        """Return the sockets of each of `addresses`, binding those that are not held yet.
 
-        `on_wait` is called with an address each time that it is still in use. Raises `BindError`,
-        and then holds what it held before.
+        A name such as localhost may have two. `on_wait` is called with an address each time that
+        it is still in use. Raises `BindError`, and then holds what it held before.
         """
         wanted = _numbered(addresses)
         added: dict[tuple[str, int], list[BoundSocket]] = {}
@@ -87,7 +87,7 @@ class ListenSockets:
             _close(added)
             raise
         self._held |= added
-        return [bound for key in wanted for bound in self._held[key]]
+        return [self._held[key] for key in wanted]
 
     def keep_only(self, addresses: Sequence[str]) -> None:
         """Close the sockets of all other addresses; workers that still have them go on."""

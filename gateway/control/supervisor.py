@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from gateway.channel import KeyChanges, Report
+from gateway.channel import KeyChanges, Report, Unready
 from gateway.control.counts import Counts
 from gateway.control.slot import Slot, StartError
 from gateway.control.worker_handle import Snapshot, State, WorkerHandle
@@ -144,6 +144,11 @@ class Supervisor:
         """Send a change of the keys to every worker."""
         for worker in self._workers:
             worker.push(changes)
+
+    def say_unready(self) -> None:
+        """Have all workers tell health checks that the gateway is about to stop."""
+        for worker in self._workers:
+            worker.send(Unready())
 
     async def start(self, plan: Plan) -> None:
         """Start all workers of `plan`; return when every one is ready.

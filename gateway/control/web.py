@@ -19,6 +19,7 @@ TOKEN_FIELDS: Final = ("X-API-Token", "X-API-Key")
 """The header fields that may carry a token: those of the `sts` CLI."""
 MAX_BODY_BYTES: Final = 64 * 1024
 _SHUTDOWN_S: Final = 1.0
+_VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -36,9 +37,12 @@ class Route:
 class TlsFiles:
     """An SSL context that can read its certificate again: new handshakes get the new one."""
 
-    def __init__(self, cert_file: str, key_file: str, client_ca_file: str | None) -> None:
+    def __init__(
+        self, cert_file: str, key_file: str, client_ca_file: str | None, min_version: str
+    ) -> None:
         """Raise `OSError` (`ssl.SSLError`) where a file cannot be used."""
         self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client_ca_file)
+        self.context.minimum_version = _VERSIONS[min_version]
         if client_ca_file is not None:
             self.context.verify_mode = ssl.CERT_REQUIRED
         self.read(cert_file, key_file)

@@ -71,7 +71,7 @@ class Owner(Protocol):
         """Count an unexpected exception while a message was handled."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Snapshot:
     """All keys at one revision."""
 

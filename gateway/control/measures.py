@@ -1,0 +1,148 @@
+"""What control itself measures: keys, stores, workers, the last reload, certificates, the version.
+
+Read at the moment of a scrape. Counting a million keys takes a while, so that is remembered until
+the keys change or some seconds have passed.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+import structlog
+from cryptography import x509
+
+from gateway import __version__, metrics
+from gateway.control.totals import Labels
+from gateway.keys.errors import STORE_ERROR_REASONS
+from gateway.keys.record import KnownKey
+from gateway.keys.service import StoreStatus
+from gateway.model import KeyState
+
+EXPIRING: Final = 1_000
+"""So many keys have a series with their expiry: those whose expiry is nearest to now."""
+REMEMBERED_S: Final = 10.0
+_MS_PER_S: Final = 1_000
+
+_log = structlog.get_logger("gateway.control")
+
+Series = Mapping[Labels, float]
+
+
+class Keys(Protocol):
+    """What is asked of the key service."""
+
+    @property
+    def revision(self) -> int:
+        """The count of changes."""
+
+    def records(self) -> Iterator[KnownKey]:
+        """Give all keys."""
+
+    def counts(self) -> dict[str, int]:
+        """Count keys by state."""
+
+    def statuses(self) -> Sequence[StoreStatus]:
+        """Tell how each store is."""
+
+
+class Measures:
+    """The series of all metrics that no worker reports. `accepting` counts accepting workers."""
+
+    def __init__(
+        self,
+        keys: Keys,
+        accepting: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
+        unix_s: Callable[[], float] = time.time,
+    ) -> None:
+        self.reload_succeeded = True
+        self.reloaded_at_s = unix_s()
+        """When the configuration was last read successfully; Unix seconds."""
+        self.certificates: dict[str, float] = {}
+        """Listening address → when its certificate expires; Unix seconds."""
+        self._keys = keys
+        self._accepting = accepting
+        self._clock = clock
+        self._unix_s = unix_s
+        self._of_keys: dict[str, Series] = {}
+        self._of_keys_at: tuple[int, float] | None = None
+
+    def series(self) -> dict[str, Series]:
+        """Give metric name → labels → value."""
+        return {
+            metrics.WORKERS.name: {(): self._accepting()},
+            metrics.CONFIG_RELOAD_OK.name: {(): float(self.reload_succeeded)},
+            metrics.CONFIG_RELOAD_AT.name: {(): self.reloaded_at_s},
+            metrics.CERTIFICATE_EXPIRY.name: {
+                (address,): expiry for address, expiry in self.certificates.items()
+            },
+            metrics.BUILD_INFO.name: {(__version__,): 1.0},
+            **_of_stores(self._keys.statuses()),
+            **self._key_series(),
+        }
+
+    def _key_series(self) -> dict[str, Series]:
+        now, revision = self._clock(), self._keys.revision
+        at = self._of_keys_at
+        if at is None or at[0] != revision or now - at[1] >= REMEMBERED_S:
+            counts = self._keys.counts()
+            self._of_keys = {
+                metrics.KEYS.name: {(state,): float(count) for state, count in counts.items()},
+                metrics.KEY_EXPIRY.name: _expiries(self._keys.records(), self._unix_s()),
+            }
+            self._of_keys_at = (revision, now)
+        return self._of_keys
+
+
+def certificate_expiry(cert_file: str) -> float:
+    """Read when a PEM certificate (the first in the file) expires; Unix seconds.
+
+    Raises `OSError`, `ValueError`.
+    """
+    pem = Path(cert_file).read_bytes()
+    return x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
+
+
+def certificate_expiries(files: Iterable[tuple[str, str]]) -> dict[str, float]:
+    """Read the expiry of each (address, certificate file); what cannot be read has none."""
+    expiries = {}
+    for address, cert_file in files:
+        try:
+            expiries[address] = certificate_expiry(cert_file)
+        except (OSError, ValueError) as error:
+            _log.warning("cannot read a certificate", address=address, error=str(error))
+    return expiries
+
+
+def _expiries(records: Iterable[KnownKey], now_s: float) -> dict[Labels, float]:
+    expiring = (
+        (abs(key.expires_at_ms / _MS_PER_S - now_s), key.key_id, key.name, key.expires_at_ms)
+        for key in records
+        if key.expires_at_ms is not None and key.state is not KeyState.REVOKED
+    )
+    nearest = heapq.nsmallest(EXPIRING, expiring)
+    return {(key_id, name): expires_ms / _MS_PER_S for _, key_id, name, expires_ms in nearest}
+
+
+def _of_stores(statuses: Iterable[StoreStatus]) -> dict[str, Series]:
+    """Merge the stores of one kind: up when all are, in step as the one that is furthest behind."""
+    up: dict[Labels, float] = {}
+    synced: dict[Labels, float] = {}
+    errors: dict[Labels, float] = {}
+    for status in statuses:
+        store = (status.name,)
+        up[store] = min(up.get(store, 1.0), float(status.up))
+        synced_s = status.last_sync_ms / _MS_PER_S
+        synced[store] = min(synced.get(store, synced_s), synced_s)
+        for reason in STORE_ERROR_REASONS:
+            labels = (status.name, reason)
+            errors[labels] = errors.get(labels, 0.0) + status.errors.get(reason, 0)
+    return {
+        metrics.KEY_STORE_UP.name: up,
+        metrics.KEY_STORE_SYNC.name: synced,
+        metrics.KEY_STORE_ERRORS.name: errors,
+    }
