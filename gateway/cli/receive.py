@@ -43,6 +43,8 @@ def receive(
     Without an address it listens on 127.0.0.1:4317 and 127.0.0.1:4318. Either address speaks both
     protocols. Keys are not checked; they are shown masked. Stops with Ctrl-C.
 
+    Examples:
+
     gateway receive
 
     gateway receive --http 127.0.0.1:0 --output json

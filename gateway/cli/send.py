@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import os
 import sys
 from collections import Counter
 from contextlib import aclosing
@@ -28,6 +29,7 @@ from gateway.sender.target import (
     parse_endpoint,
 )
 
+KEY_VARIABLE: Final = "GATEWAY_KEY"
 _EXITS: Final = {
     Verdict.ACCEPTED: Exit.OK,
     Verdict.REFUSED: Exit.REFUSED,
@@ -76,11 +78,10 @@ def send(
     ] = None,
     key_file: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Read the key from a file; - is standard input."),
-    ] = None,
-    env_key: Annotated[
-        str | None,
-        typer.Option(envvar="GATEWAY_KEY", hidden=True, help="The key from the environment."),
+        typer.Option(
+            metavar="FILE",
+            help="Read the key from a file; - is standard input. Else GATEWAY_KEY is taken.",
+        ),
     ] = None,
     scheme: Annotated[
         str, typer.Option(metavar="SCHEME", help="Scheme of the Authorization header.")
@@ -113,6 +114,8 @@ def send(
 
     Exit codes: 0 accepted, 1 bad arguments, 2 refused, 3 unreachable.
 
+    Examples:
+
     gateway send --endpoint http://127.0.0.1:4317 --key-file key.txt
 
     gateway send --endpoint https://127.0.0.1:4443 --ca-file ca.crt --signal all
@@ -124,7 +127,7 @@ def send(
             endpoint=parse_endpoint(endpoint, protocol),
             protocol=protocol,
             signals=signal.signals,
-            key=_read_key(key, key_file, env_key),
+            key=_read_key(key, key_file),
             scheme=_checked_scheme(scheme),
             compression=compression,
             count=count,
@@ -138,7 +141,7 @@ def send(
     raise typer.Exit(_EXITS[report.worst])
 
 
-def _read_key(key: str | None, key_file: str | None, env_key: str | None) -> str | None:
+def _read_key(key: str | None, key_file: str | None) -> str | None:
     """Take the key from the option, the file or the environment, in this order."""
     if key is not None and key_file is not None:
         msg = "--key and --key-file exclude each other"
@@ -147,7 +150,8 @@ def _read_key(key: str | None, key_file: str | None, env_key: str | None) -> str
         return check_key(key, "--key")
     if key_file is not None:
         return check_key(_read_text(key_file), f"--key-file {key_file}")
-    return None if env_key is None else check_key(env_key, "GATEWAY_KEY")
+    from_environment = os.environ.get(KEY_VARIABLE)
+    return check_key(from_environment, KEY_VARIABLE) if from_environment else None
 
 
 def _read_text(name: str) -> str:
