@@ -1,0 +1,370 @@
+"""The backend's side over HTTP/1.1: one request at a time on a connection that is kept.
+
+The connection is `sides.Upstream` of its current exchange. It goes back to the pool when both the
+request has been sent and the answer has come, whole; in every other case it is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, ClassVar, Final, cast
+
+import httptools
+
+from gateway.dataplane.http1_heads import AnswerFields, Http1AnswerHead, Http1RequestHead
+from gateway.dataplane.http1_output import Output
+from gateway.dataplane.pool import ConnectError
+from gateway.wire import http1
+
+if TYPE_CHECKING:
+    from gateway.dataplane.exchange import Exchange
+    from gateway.dataplane.plane import DataPlane
+    from gateway.dataplane.pool import Pool
+    from gateway.settings import Backend, Target
+
+WINDOW_BYTES: Final = 64 * 1024
+"""Answer bytes that may wait for the caller before the socket is read no more."""
+_IDLE_S: Final = 60.0
+_SWITCHING_PROTOCOLS: Final = 101
+_FIRST_FINAL: Final = 200
+_NOT_VISIBLE: Final = re.compile(rb"[^!-~]")
+
+
+class Http1Upstream(asyncio.BufferedProtocol):
+    """One connection to a backend; `pool` gives it requests. `on_…` are llhttp's callbacks."""
+
+    alpn: ClassVar[tuple[str, ...]] = ("http/1.1",)
+    shares_streams: ClassVar[bool] = False
+
+    def __init__(self, plane: DataPlane, backend: Backend, target: Target, pool: Pool) -> None:
+        self.plane = plane
+        self.target = target
+        self.address = target.address
+        self._pool = pool
+        self._out = Output(plane.budget)
+        authority = backend.host or target.address
+        self._host = b" HTTP/1.1\r\nhost: %b\r\n" % authority.encode()
+        self._prefix = target.prefix.encode()
+        self._is_closing = False
+        self._is_reading_paused = False
+        self._may_be_stale = False
+        """Whether it has been idle: the backend may close it just when a request is sent."""
+        self._idle_since = plane.tick
+        self._exchange: Exchange | None = None
+        # The request
+        self._request_head: bytes | None = None
+        """The head while it waits for the first bytes of the body."""
+        self._is_chunked = False
+        self._request_left = 0
+        """Body bytes that Content-Length has announced and that have not come."""
+        self._request_ended = True
+        # The answer
+        self._parser: httptools.HttpResponseParser | None = None
+        self._fields = AnswerFields()
+        self._has_answer_begun = False
+        self._head_bytes = 0
+        """Bytes read while the head of the answer was not complete."""
+        self._is_in_body = False
+        """Whether a head that is no interim one is complete."""
+        self._head: Http1AnswerHead | None = None
+        """The head while it has not been passed on."""
+        self._chunks: list[bytes] = []
+        """Body bytes that came with the current read."""
+        self._has_ended = False
+        self._ends_at_eof = False
+        self._keeps = False
+        self._ungranted = 0
+
+    # asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin (asyncio)."""
+        is_tls = transport.get_extra_info("ssl_object") is not None
+        self._out.begin(cast("asyncio.Transport", transport), is_tls=is_tls)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        """Give the worker's one buffer (asyncio): what it gets is forwarded or copied at once."""
+        return self.plane.receive_view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Read what has arrived (asyncio)."""
+        try:
+            self._receive(self.plane.receive_view[:nbytes])
+        except Exception:  # noqa: BLE001 - data outlives our bugs: the caller retries, the alarm is raised
+            self.plane.report_bug("upstream")
+            self._break()
+
+    def eof_received(self) -> bool:
+        """The backend has closed (asyncio): the end of an answer that is delimited by it."""
+        if self._exchange is None:
+            self._break()  # before the pool chooses it again
+        elif self._is_in_body and self._ends_at_eof:
+            self._has_ended = True
+            self._deliver()
+        return False
+
+    def pause_writing(self) -> None:
+        """The backend does not read (asyncio)."""
+        self._out.pause()
+
+    def resume_writing(self) -> None:
+        """The backend has read everything (asyncio)."""
+        left = self._out.resume()
+        if left and self._exchange is not None:
+            self._exchange.body_left(left)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """Tell the exchange (asyncio)."""
+        self._break()
+
+    # The pool's side
+
+    async def ready(self) -> None:
+        """Requests may be opened at once. Raises `ConnectError` where it is closed already."""
+        if self._out.transport is None:
+            msg = "the backend closed the connection at once"
+            raise ConnectError(msg)
+
+    @property
+    def busy(self) -> int:
+        """Open requests."""
+        return 0 if self._exchange is None else 1
+
+    @property
+    def capacity(self) -> int:
+        """How many more requests it takes now."""
+        transport = self._out.transport
+        if self._exchange is not None or self._is_closing or transport is None:
+            return 0
+        return 0 if transport.is_closing() else 1
+
+    def open(self, exchange: Exchange) -> Http1Upstream:
+        """Begin a request; its head goes out with the first bytes of its body."""
+        head = exchange.head
+        self._exchange = exchange
+        if self.plane.tick != self._idle_since:
+            self._may_be_stale = True
+        self._is_chunked = head.content_length < 0
+        self._request_left = head.content_length
+        self._request_ended = False
+        self._has_answer_begun = self._is_in_body = False
+        self._has_ended = self._ends_at_eof = False
+        self._head_bytes = self._ungranted = 0
+        if self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
+        self._request_head = self._render(exchange)
+        if isinstance(head, Http1RequestHead) and head.body_follows:
+            head.body_follows = False
+        else:
+            self.plane.loop.call_soon(self._flush_head)
+        return self
+
+    def _render(self, exchange: Exchange) -> bytes:
+        """Return the whole head of the request (RFC 9112 §3)."""
+        head = exchange.head
+        target = head.path
+        if head.query is not None:
+            # Over HTTP/2 a target may hold what would end the request line here.
+            query = _NOT_VISIBLE.sub(lambda match: b"%%%02X" % match[0][0], head.query)
+            target = b"%b?%b" % (target, query)
+        if self._is_chunked:
+            framing = b"transfer-encoding: chunked\r\n\r\n"
+        elif head.content_length or head.method == b"POST":
+            framing = b"content-length: %d\r\n\r\n" % head.content_length
+        else:
+            framing = b"\r\n"
+        fields = exchange.forwarded_h1()
+        return b"".join((head.method, b" ", self._prefix, target, self._host, fields, framing))
+
+    def sweep(self, now: float) -> None:
+        """Once a second: note that the backend takes what waits; close what is too much."""
+        exchange = self._exchange
+        if exchange is not None:
+            if self._out.has_moved():
+                exchange.progress_at = now
+        elif now - self._idle_since > _IDLE_S and self._pool.is_surplus(self):
+            self.close()
+
+    def close(self) -> None:
+        """Close when no request is open, else after it."""
+        self._is_closing = True
+        if self._exchange is None and self._out.transport is not None:
+            self._out.transport.close()
+        self._pool.connection_lost(self)
+
+    # sides.Upstream
+
+    def _flush_head(self) -> None:
+        """Send a head whose body did not come at once."""
+        head, self._request_head = self._request_head, None
+        if head is not None:
+            self._out.write(head, 0)
+
+    def send_body(self, chunk: bytes, ended: bool) -> int:
+        """See `Upstream`."""
+        length = len(chunk)
+        data = chunk
+        if self._is_chunked:
+            if length:
+                data = b"%x\r\n%b\r\n" % (length, chunk)
+            if ended:
+                data += http1.LAST_CHUNK
+        else:
+            self._request_left -= length
+            if self._request_left < 0 or (ended and self._request_left):
+                self._out.reset()  # never complete a body that is not what was announced
+                return 0
+        self._request_ended = ended
+        head = self._request_head
+        if head is not None:
+            self._request_head = None
+            data = head + data
+        return self._out.write(data, length) if data else 0
+
+    def cancel(self) -> None:
+        """See `Upstream`."""
+        self._exchange = None
+        if self._has_ended:
+            self._release()
+        else:
+            self._out.reset()
+            self._break()
+
+    def grant(self, length: int) -> None:
+        """See `Upstream`."""
+        self._ungranted = max(0, self._ungranted - length)
+        if self._is_reading_paused and self._ungranted <= WINDOW_BYTES // 2:
+            self._resume_reading()
+
+    def _resume_reading(self) -> None:
+        self._is_reading_paused = False
+        if self._out.transport is not None:
+            self._out.transport.resume_reading()
+
+    # The answer
+
+    def _receive(self, data: memoryview) -> None:
+        parser = self._parser
+        if self._exchange is None or parser is None:
+            self._break()  # nobody has asked for anything
+            return
+        self._has_answer_begun = True
+        if not self._is_in_body:
+            self._head_bytes += len(data)
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserCallbackError as error:
+            if not isinstance(error.__context__, http1.Http1Error):
+                raise error.__context__ or error from None
+            self._malformed()
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._malformed()
+        else:
+            if self._is_in_body:
+                self._deliver()
+            elif self._head_bytes > http1.MAX_HEAD_BYTES:
+                self._break()
+
+    def _malformed(self) -> None:
+        """End the connection; an answer that was whole before the fault is passed on."""
+        self._keeps = False
+        if self._has_ended:
+            self._deliver()
+        else:
+            self._break()
+
+    def on_message_begin(self) -> None:
+        """Refuse what nobody has asked for behind the answer."""
+        if self._has_ended:
+            raise http1.Http1Error
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field of the head; trailers' are dropped."""
+        if not self._is_in_body:
+            self._fields.add(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Take a head; interim ones are passed over (RFC 9110 §15.2)."""
+        parser, exchange = self._parser, self._exchange
+        if parser is None or exchange is None:
+            raise http1.Http1Error
+        status = parser.get_status_code()
+        fields, self._fields = self._fields, AnswerFields()
+        if status == _SWITCHING_PROTOCOLS:
+            raise http1.Http1Error
+        if status < _FIRST_FINAL:
+            return
+        self._is_in_body = True
+        self._head = fields.head(status)
+        self._keeps = parser.should_keep_alive()
+        if exchange.head.method == b"HEAD":
+            # llhttp does not know what was asked, and would wait for a body.
+            self._has_ended = True
+            self._keeps = False
+        elif fields.content_length < 0 and not fields.is_chunked:
+            self._ends_at_eof = not http1.is_bodiless(status)
+
+    def on_body(self, chunk: bytes) -> None:
+        """Take body bytes."""
+        if self._has_ended:
+            raise http1.Http1Error
+        self._chunks.append(chunk)
+
+    def on_message_complete(self) -> None:
+        """The answer, or an interim head, is complete."""
+        if self._is_in_body:
+            self._has_ended = True
+
+    def _deliver(self) -> None:
+        """Pass on what the current read has brought."""
+        exchange = self._exchange
+        if exchange is None:
+            return
+        ended = self._has_ended
+        chunks, self._chunks = self._chunks, []
+        section, self._head = self._head, None
+        if section is not None:
+            section.body_follows = bool(chunks)
+            exchange.answer_head(section, ended and not chunks)
+        if chunks:
+            chunk = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            self._ungranted += len(chunk)
+            exchange.answer_body(chunk, ended)
+        elif ended and section is None:
+            exchange.answer_body(b"", True)
+        if self._exchange is not exchange:
+            return  # it has cancelled
+        if ended:
+            self._release()
+        elif self._ungranted > WINDOW_BYTES and not self._is_reading_paused:
+            self._is_reading_paused = True
+            if self._out.transport is not None:
+                self._out.transport.pause_reading()
+
+    def _release(self) -> None:
+        """The answer is complete: give the connection back, or close it."""
+        self._exchange = None
+        if not self._request_ended or self._out.is_paused or not self._keeps or self._is_closing:
+            # The backend does not want the rest of the body, or not the connection.
+            self._break()
+            return
+        self._may_be_stale = True
+        self._idle_since = self.plane.tick
+        if self._is_reading_paused:
+            self._resume_reading()
+        self._pool.capacity_changed(self)
+
+    def _break(self) -> None:
+        """End the connection; an exchange that is open has lost it."""
+        exchange, self._exchange = self._exchange, None
+        transport = self._out.transport
+        dropped = self._out.drop()
+        self._request_head = None
+        self._is_closing = True
+        if transport is not None:
+            transport.abort()
+        self._pool.connection_lost(self)
+        if exchange is not None:
+            exchange.body_dropped(dropped)
+            exchange.upstream_lost(self._may_be_stale and not self._has_answer_begun)
