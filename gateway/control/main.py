@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 import uvloop
 
+from gateway import log
 from gateway.config import Loaded
 from gateway.control.admin_token import TokenError
 from gateway.control.running import Control, Options, running
@@ -37,7 +38,11 @@ def serve(loaded: Loaded) -> int:
     0 after an orderly end, 1 when it cannot start, 128 + the signal's number when a second signal
     ended it at once.
     """
-    options = Options()
+    config = loaded.config
+    options = Options(
+        log_format=log.configure(config.log.level, config.log.format),
+        on_reload=lambda new: log.configure(new.log.level, new.log.format),
+    )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(loaded, options))
 

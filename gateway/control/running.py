@@ -60,6 +60,8 @@ class Options:
 
     on_refusal: Callable[[Refused], None] = lambda _: None
     """Gets each refusal as workers report it, besides the log."""
+    on_reload: Callable[[Config], object] = lambda _: None
+    """Gets the new configuration after each reload that succeeded."""
     log_format: derive.LogFormat = "json"
     """What workers log in."""
     worker_command: Sequence[str] = WORKER_COMMAND
@@ -321,6 +323,7 @@ class Control:
         self._tokens = tokens
         self._loaded, self.config = loaded, loaded.config
         self._note_config()
+        self.options.on_reload(self.config)
         if self._admin_tls is not None and loaded.config.admin.tls is not None:
             derive.read_again(self._admin_tls, loaded.config.admin.tls)
         notes = list(derive.needs_restart(old, loaded.config))

@@ -28,6 +28,10 @@ class Registry:
         self._tombstones: dict[tuple[int, bytes], int] = {}
         """Store number and digest → when it was deleted."""
 
+    def use_names(self, *, with_names: bool) -> None:
+        """Have workers that start from now on told the keys' names, or not."""
+        self._with_names = with_names
+
     def find(self, key_id: str) -> KnownKey | None:
         """Look up what workers, logs and metrics call `key_id`."""
         return self._by_id.get(key_id)

@@ -191,6 +191,13 @@ class KeyService:
             if confirmed.source.board is not None:
                 confirmed.source.board.publish(confirmed.store_revision)
 
+    def use_names(self, *, with_names: bool) -> None:
+        """Have workers told the keys' names, or not, from the next snapshot on.
+
+        Those that have a snapshot must be replaced afterwards.
+        """
+        self._registry.use_names(with_names=with_names)
+
     def replace_static(self, static: Sequence[StaticKey]) -> None:
         """Take over the static keys of a configuration that was read again."""
         self._tell(self._registry.replace_static(static))
