@@ -11,6 +11,7 @@ import structlog
 
 from gateway import metrics
 from gateway.dataplane.budget import Budget
+from gateway.dataplane.cors import CorsPolicy
 from gateway.dataplane.counters import Counters, RouteCounters
 from gateway.dataplane.credentials import CredentialReader
 from gateway.dataplane.http1_upstream import Http1Upstream
@@ -59,6 +60,7 @@ class DataPlane:
         per_key = settings.limits.per_key
         has_quota = per_key.requests or per_key.bytes or per_key.concurrent
         self.quotas = Quotas(per_key) if has_quota else None
+        self.cors = CorsPolicy(settings.cors) if settings.cors.allowed_origins else None
         self.receive_buffer = bytearray(RECEIVE_BUFFER_BYTES)
         self.receive_view = memoryview(self.receive_buffer)
         self.connections: set[ServerConnection] = set()

@@ -1,0 +1,68 @@
+"""Cross-origin requests of browsers' senders (`cors`; WHATWG Fetch, "HTTP CORS protocol").
+
+A preflight is answered before the key is asked for, because browsers send none with it. Every
+answer to an allowed origin, refusals too, tells the browser that the page may read it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from gateway.dataplane.heads import FieldSection, Pair, RequestHead
+
+if TYPE_CHECKING:
+    from gateway.settings import Cors
+
+_NO_CONTENT: Final = 204
+_ALWAYS_ALLOWED: Final = ("authorization", "content-encoding", "content-type", "sts-api-key")
+
+
+class CorsPolicy:
+    """The origins and headers of one configuration. An origin may hold `*` for any characters."""
+
+    def __init__(self, settings: Cors) -> None:
+        patterns = (re.escape(origin).replace(r"\*", ".*") for origin in settings.allowed_origins)
+        self._origins = re.compile("|".join(f"(?:{pattern})" for pattern in patterns).encode())
+        allowed = dict.fromkeys(
+            (*_ALWAYS_ALLOWED, *(name.lower() for name in settings.allowed_headers))
+        )
+        self._preflight: list[Pair] = [
+            (b"access-control-allow-methods", b"POST"),
+            (b"access-control-allow-headers", ", ".join(allowed).encode()),
+            (b"access-control-max-age", b"%d" % settings.max_age_s),
+            (b"content-length", b"0"),
+        ]
+
+    def preflight(self, head: RequestHead) -> FieldSection | None:
+        """Answer a preflight request; None if it is none, or from an origin that is not allowed."""
+        if head.method != b"OPTIONS" or not self._value(head, b"access-control-request-method"):
+            return None
+        fields = self.fields(head)
+        return FieldSection(_NO_CONTENT, fields + self._preflight) if fields else None
+
+    def fields(self, head: RequestHead) -> list[Pair]:
+        """Return what to add to an answer: nothing, if the request has no allowed origin."""
+        origin = self._value(head, b"origin")
+        if not origin or not self._origins.fullmatch(origin):
+            return []
+        return [
+            (b"access-control-allow-origin", origin),
+            (b"access-control-expose-headers", b"retry-after"),
+            (b"vary", b"Origin"),
+        ]
+
+    def decorated(self, section: FieldSection, head: RequestHead) -> FieldSection:
+        """Add the fields to a head. A copy: sections may be shared."""
+        extra = self.fields(head)
+        if not extra:
+            return section
+        copy = FieldSection(section.status, section.fields + extra)
+        copy.grpc_status = section.grpc_status
+        copy.content_length = section.content_length
+        return copy
+
+    @staticmethod
+    def _value(head: RequestHead, name: bytes) -> bytes:
+        """A field's value; names are as the caller wrote them over HTTP/1.1."""
+        return next((value for field, value in head.fields if field.lower() == name), b"")
