@@ -43,15 +43,17 @@ class Keys(msgspec.Struct, tag=True, frozen=True):
 
 
 class KeyChanges(msgspec.Struct, tag=True, frozen=True):
-    """Down: what changed up to `revision`. Answered by `Applied`.
+    """Down: what changed up to `revision`, or a part of it. `Applied` answers the last part.
 
-    Tombstones are upserts with state REVOKED.
+    Tombstones are upserts with state REVOKED. A change of more than `SNAPSHOT_CHUNK` keys (a store
+    was replaced) comes in parts of one revision, so that no message becomes too long.
     """
 
     revision: int
     upserts: list[KeyEntry]
     removals: list[bytes]
     """Digests that are forgotten altogether (tombstones past their time)."""
+    last: bool = True
 
 
 class Unready(msgspec.Struct, tag=True, frozen=True):

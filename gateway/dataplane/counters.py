@@ -14,6 +14,7 @@ from gateway.model import Protocol, Signal
 
 _BUCKETS: Final = len(metrics.BUCKETS_S) + 1
 _LAST: Final = _BUCKETS - 1
+_FIRST_S: Final = metrics.BUCKETS_S[0]
 
 
 class Histogram:
@@ -29,8 +30,8 @@ class Histogram:
         """Count one duration in seconds."""
         # int() rounds down and a bound is inclusive, so subtract the least that makes 2 µs fall
         # into the first bucket.
-        bucket = int(seconds * 1_000_000 - 1e-6).bit_length() - 1 if seconds > 2e-6 else 0
-        self.counts[bucket if bucket < _LAST else _LAST] += 1
+        bucket = int(seconds * 1_000_000 - 1e-6).bit_length() - 1 if seconds > _FIRST_S else 0
+        self.counts[min(_LAST, bucket)] += 1
         self.total_s += seconds
 
     def take(self) -> list[float] | None:

@@ -65,7 +65,7 @@ def parse_grpc_timeout(value: bytes) -> float | None:
     """
     unit = _TIMEOUT_UNITS.get(value[-1:])
     digits = value[:-1]
-    if unit is None or not digits.isdigit() or len(digits) > 8:  # noqa: PLR2004 - the specification's bound
+    if unit is None or not digits.isdigit() or len(digits) > 8:
         return None
     return int(digits) * unit
 
@@ -234,7 +234,7 @@ class Exchange:
 
     # The request's body
 
-    def body(self, chunk: bytes, ended: bool) -> None:  # noqa: FBT001 - on the data path
+    def body(self, chunk: bytes, ended: bool) -> None:
         """Take body bytes from the server side; `ended`: these are the last."""
         length = len(chunk)
         self.request_bytes += length
@@ -263,7 +263,7 @@ class Exchange:
         self.held += length
         self.plane.budget.charge(length)
 
-    def _pass_on(self, up: Upstream, chunk: bytes, ended: bool, *, keeps_up: bool) -> None:  # noqa: FBT001 - on the data path
+    def _pass_on(self, up: Upstream, chunk: bytes, ended: bool, *, keeps_up: bool) -> None:
         queued = up.send_body(chunk, ended)
         if queued:
             self.held += queued
@@ -298,7 +298,7 @@ class Exchange:
 
     # The answer
 
-    def answer_head(self, section: FieldSection, ended: bool) -> None:  # noqa: FBT001 - on the data path
+    def answer_head(self, section: FieldSection, ended: bool) -> None:
         """Take the head of the backend's answer.
 
         gRPC: a head without a status waits for the first byte of the message or the trailers, so
@@ -319,7 +319,7 @@ class Exchange:
             if self._is_backend_refusal(section):
                 self._backend_refused(route)
                 return
-            if section.status == 404 or section.grpc_status == _UNIMPLEMENTED:  # noqa: PLR2004 - Not Found
+            if section.status == 404 or section.grpc_status == _UNIMPLEMENTED:
                 self._route_missing(route)
         if not ended and self.is_grpc:
             self._answer_head = section
@@ -333,7 +333,7 @@ class Exchange:
         elif not self.is_over:
             self._answer_head = section
 
-    def answer_body(self, chunk: bytes, ended: bool) -> None:  # noqa: FBT001 - on the data path
+    def answer_body(self, chunk: bytes, ended: bool) -> None:
         """Take answer bytes."""
         if self.is_over:
             return
@@ -386,7 +386,7 @@ class Exchange:
                 if section.grpc_status < len(_GRPC_NAMES)
                 else "UNKNOWN"
             )
-        if self.is_grpc and section.status == 200:  # noqa: PLR2004 - OK
+        if self.is_grpc and section.status == 200:
             return None
         return _HTTP_CODES[section.status]
 
@@ -428,7 +428,7 @@ class Exchange:
     def _complete(self, section: FieldSection) -> None:
         """The backend's answer has been passed on, whole."""
         code = self._code_of(section) or "OK"
-        accepted = section.grpc_status == 0 if self.is_grpc else 200 <= section.status < 300  # noqa: PLR2004 - successful
+        accepted = section.grpc_status == 0 if self.is_grpc else 200 <= section.status < 300
         self._up = None
         self._over(code, _ACCEPTED if accepted else Result.BACKEND_REFUSED)
 
@@ -520,7 +520,7 @@ class Exchange:
                 CANCELED.grpc.name if self.is_grpc else self._http_code(CANCELED), CANCELED.result
             )
 
-    def upstream_lost(self, replayable: bool) -> None:  # noqa: FBT001 - part of the seam
+    def upstream_lost(self, replayable: bool) -> None:
         """The backend's side broke. `replayable`: the backend has certainly not processed the
         request.
         """

@@ -53,7 +53,7 @@ class Http2Transport(asyncio.BufferedProtocol, Connection[StreamT]):
         transport.set_write_buffer_limits(high=1 if is_tls else 0)
         self.flush()
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+    def get_buffer(self, sizehint: int) -> memoryview:
         """Give the worker's one buffer (asyncio): what it gets is parsed before anything else is
         read.
         """
@@ -64,7 +64,7 @@ class Http2Transport(asyncio.BufferedProtocol, Connection[StreamT]):
         self.last_received = self.plane.tick
         try:
             self.receive(bytes(self._view[:nbytes]))
-        except Exception:  # noqa: BLE001 - data outlives our bugs: the connection ends, clients retry, the alarm is raised
+        except Exception:  # noqa: BLE001 - data outlives our bugs: clients retry, the alarm is raised
             self.plane.report_bug(self.bug_place)
             self.abort()
             return

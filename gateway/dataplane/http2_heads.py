@@ -19,6 +19,8 @@ _FIELDS_KEPT: Final = 5_000
 _TIMEOUTS_KEPT: Final = 8_000
 """grpc-timeout: a sender's values differ by microseconds, and come again."""
 _LONGEST_KEPT: Final = 512
+_LENGTH_DIGITS: Final = 18
+"""Most digits of a Content-Length: it fits 64 bits."""
 _KEPT_NAMES: Final = frozenset(
     {
         b":authority",
@@ -70,10 +72,11 @@ class _Field:
             self.bit = _PSEUDO_BITS.get(name, 0)
             if not self.bit or not _VALUE.match(value):
                 raise MalformedHeadError
-        elif not _NAME.match(name) or not _VALUE.match(value):
-            raise MalformedHeadError
-        elif self.kind is FieldKind.CONNECTION_SPECIFIC or (
-            self.kind is FieldKind.TE and value != b"trailers"
+        elif (
+            not _NAME.match(name)
+            or not _VALUE.match(value)
+            or self.kind is FieldKind.CONNECTION_SPECIFIC
+            or (self.kind is FieldKind.TE and value != b"trailers")
         ):
             raise MalformedHeadError
         self.h2 = (
@@ -247,9 +250,9 @@ class HeadReader:
             value = field.pair[1]
             if (
                 not value.isdigit()
-                or len(value) > 18
+                or len(value) > _LENGTH_DIGITS
                 or head.content_length not in {-1, int(value)}
-            ):  # noqa: PLR2004 - fits 64 bits
+            ):
                 raise MalformedHeadError
             head.content_length = int(value)
         elif kind is FieldKind.EXPECT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 from gateway.dataplane import replies
@@ -36,28 +37,32 @@ class ServerStream(Stream):
         self.peer = connection.peer
         self.received = 0
 
-    def send_head(self, section: FieldSection, ended: bool) -> None:  # noqa: FBT001 - part of the seam
+    def send_head(self, section: FieldSection, ended: bool) -> None:
+        """Send the answer's head."""
         self.connection.send_headers(self, section.h2 or section.encoded_h2(), ended=ended)
         if ended:
-            self._close()
+            self.close()
 
-    def send_body(self, chunk: bytes, ended: bool) -> int:  # noqa: FBT001 - part of the seam
+    def send_body(self, chunk: bytes, ended: bool) -> int:
+        """Send answer bytes, within the caller's window."""
         connection = self.connection
         queued = connection.send_data(self, chunk, ended)
         if queued:
             connection.plane.budget.charge(queued)
         if self.local_ended:
-            self._close()
+            self.close()
         return queued
 
     def send_trailers(self, section: FieldSection) -> None:
+        """Send trailers behind what is queued."""
         if self.queue:
             self.connection.trailers_waiting[self] = section
             return
         self.connection.send_headers(self, section.h2 or section.encoded_h2(), ended=True)
-        self._close()
+        self.close()
 
-    def refuse(self, refusal: Refusal, is_grpc: bool, allow: bytes) -> None:  # noqa: FBT001 - part of the seam
+    def refuse(self, refusal: Refusal, is_grpc: bool, allow: bytes) -> None:
+        """Answer with the gateway's own refusal."""
         if refusal.outcome is CANCELED:
             return
         if is_grpc:
@@ -74,6 +79,7 @@ class ServerStream(Stream):
             self.send_body(body, ended=True)
 
     def abort(self) -> None:
+        """Break off, so that no client takes the answer for complete."""
         if self.queue:
             self.connection.reset(self.id, ErrorCode.CANCEL)
         elif self.exchange.is_grpc:
@@ -81,7 +87,8 @@ class ServerStream(Stream):
         else:
             self.connection.reset(self.id, ErrorCode.INTERNAL_ERROR)
 
-    def grant(self, length: int, keeps_up: bool) -> None:  # noqa: FBT001 - part of the seam
+    def grant(self, length: int, keeps_up: bool) -> None:
+        """Let the caller send more."""
         connection = self.connection
         connection.grant(self, length, may_grow=keeps_up and not connection.plane.budget.is_near)
 
@@ -89,7 +96,7 @@ class ServerStream(Stream):
         """Answer `Expect: 100-continue` (RFC 9110 §10.1.1)."""
         self.connection.send_headers(self, _CONTINUE, ended=False)
 
-    def _close(self) -> None:
+    def close(self) -> None:
         """The answer is complete: forget the stream; stop a body that is still coming (RFC 9113
         §8.1).
         """
@@ -129,7 +136,7 @@ class Http2Server(Http2Transport[ServerStream]):
         self._final_goaway = False
         plane.connections.add(self)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+    def connection_lost(self, exc: Exception | None) -> None:
         """Cancel what is open (asyncio)."""
         self.lost()
         self.plane.connections.discard(self)
@@ -143,7 +150,8 @@ class Http2Server(Http2Transport[ServerStream]):
 
     def headers_received(
         self, stream_id: int, stream: ServerStream | None, block: bytes, ended: bool
-    ) -> None:  # noqa: FBT001 - hook
+    ) -> None:
+        """Begin a request, or end one with its trailers."""
         try:
             if stream is not None:
                 self._trailers(stream, block, ended=ended)
@@ -193,10 +201,8 @@ class Http2Server(Http2Transport[ServerStream]):
     def _late_headers(self, stream_id: int, block: bytes) -> None:
         if not stream_id & 1:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a client's stream with an even id")
-        try:
+        with contextlib.suppress(MalformedHeadError, hpack.HeaderListTooLargeError):
             self._heads.read_trailers(block)
-        except (MalformedHeadError, hpack.HeaderListTooLargeError):
-            pass
         if not self.was_reset(stream_id):
             raise ConnectionFault(ErrorCode.STREAM_CLOSED, "HEADERS on a closed stream")
 
@@ -209,7 +215,8 @@ class Http2Server(Http2Transport[ServerStream]):
         self.plane.counters.unrouted("http").requests[str(outcome.http), outcome.result.value] += 1
         stream.send_head(FieldSection(outcome.http, [(b"content-length", b"0")]), ended=True)
 
-    def data_received(self, stream: ServerStream, chunk: bytes, ended: bool) -> None:  # noqa: FBT001 - hook
+    def data_received(self, stream: ServerStream, chunk: bytes, ended: bool) -> None:
+        """Hand body bytes to the exchange; their number must be what was declared."""
         declared = stream.exchange.head.content_length
         if declared >= 0:
             stream.received += len(chunk)
@@ -227,13 +234,13 @@ class Http2Server(Http2Transport[ServerStream]):
             if trailers is not None:
                 stream.send_trailers(trailers)
             elif stream.local_ended:
-                stream._close()  # noqa: SLF001 - the stream's own connection
+                stream.close()
 
-    def data_dropped(self, stream: ServerStream, length: int) -> None:
+    def data_dropped(self, stream: ServerStream, length: int) -> None:  # noqa: ARG002 - hook
         """Queued answer bytes will not go."""
         self.plane.budget.release(length)
 
-    def reset_received(self, stream: ServerStream, code: int) -> None:  # noqa: ARG002 - hook
+    def reset_received(self, stream: ServerStream, code: int) -> None:
         """The caller gave up."""
         self.trailers_waiting.pop(stream, None)
         stream.exchange.caller_gone()
@@ -248,7 +255,7 @@ class Http2Server(Http2Transport[ServerStream]):
             stream.exchange.caller_gone()
         self.stream_ended()
 
-    def failed(self, code: ErrorCode, text: str) -> None:  # noqa: ARG002 - hook
+    def failed(self, code: ErrorCode, text: str) -> None:
         """The caller broke the protocol: GOAWAY has been sent."""
         self.close_transport()
 
@@ -273,9 +280,7 @@ class Http2Server(Http2Transport[ServerStream]):
         elif (
             not self.streams
             and now - max(self.last_received, self._idle_since) > limits.idle_timeout_s
-        ):
-            self.start_drain()
-        elif now > self._ends_at:
+        ) or now > self._ends_at:
             self.start_drain()
         if self._draining and not self._final_goaway and now - self._drained_at > _DRAIN_PING_S:
             self._finish_drain()

@@ -50,19 +50,22 @@ class UpstreamStream(Stream):
         """Where it goes, for traces and logs."""
         return self.connection.target.address
 
-    def send_body(self, chunk: bytes, ended: bool) -> int:  # noqa: FBT001 - part of the seam
+    def send_body(self, chunk: bytes, ended: bool) -> int:
+        """Send request bytes, within the backend's window."""
         queued = self.connection.send_data(self, chunk, ended)
         if queued:
             self.connection.plane.budget.charge(queued)
         return queued
 
     def cancel(self) -> None:
+        """Reset the stream, if it is still open."""
         connection = self.connection
         if connection.streams.get(self.id) is self:
             connection.reset(self.id, ErrorCode.CANCEL)
             connection.request_ended()
 
     def grant(self, length: int) -> None:
+        """Let the backend send more."""
         if self.connection.streams.get(self.id) is self:
             self.connection.grant(self, length, may_grow=not self.connection.plane.budget.is_near)
 
@@ -164,7 +167,8 @@ class Http2Upstream(Http2Transport[UpstreamStream]):
 
     def headers_received(
         self, stream_id: int, stream: UpstreamStream | None, block: bytes, ended: bool
-    ) -> None:  # noqa: FBT001 - hook
+    ) -> None:
+        """Take an answer's head or trailers."""
         section = self._section(block)
         if stream is None:
             if stream_id >= self._next_id or not stream_id & 1:
@@ -177,7 +181,7 @@ class Http2Upstream(Http2Transport[UpstreamStream]):
         if not stream.head_seen:
             if not section.status:
                 raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR)
-            if section.status < 200:  # noqa: PLR2004 - interim
+            if section.status < 200:
                 return
             stream.head_seen = True
             if ended:
@@ -223,7 +227,8 @@ class Http2Upstream(Http2Transport[UpstreamStream]):
             _sections[block] = section
         return section
 
-    def data_received(self, stream: UpstreamStream, chunk: bytes, ended: bool) -> None:  # noqa: FBT001 - hook
+    def data_received(self, stream: UpstreamStream, chunk: bytes, ended: bool) -> None:
+        """Take answer bytes."""
         if not stream.head_seen:
             raise StreamFault(stream.id, ErrorCode.PROTOCOL_ERROR)
         if ended:
@@ -255,7 +260,7 @@ class Http2Upstream(Http2Transport[UpstreamStream]):
             self.request_ended()
             stream.exchange.upstream_lost(False)
 
-    def goaway_received(self, last_stream: int, code: int) -> None:  # noqa: ARG002 - hook
+    def goaway_received(self, last_stream: int, code: int) -> None:
         """The backend takes no new requests; those above `last_stream` are sent elsewhere."""
         self._is_closing = True
         self._pool.connection_lost(self)
@@ -303,7 +308,7 @@ class Http2Upstream(Http2Transport[UpstreamStream]):
                 return
         self._pool.capacity_changed(self)
 
-    def ping_answered(self, payload: bytes) -> None:  # noqa: ARG002 - hook
+    def ping_answered(self, payload: bytes) -> None:
         """The backend is still there."""
         self._pinged_at = 0.0
 
@@ -335,7 +340,7 @@ def _read_section(pairs: list[Pair]) -> FieldSection | None:
     fields: list[Pair] = []
     for name, value in pairs:
         if name == b":status":
-            if status or fields or len(value) != 3 or not value.isdigit():  # noqa: PLR2004 - three digits
+            if status or fields or len(value) != 3 or not value.isdigit():
                 return None
             status = int(value)
         elif name[:1] == b":":
@@ -345,7 +350,7 @@ def _read_section(pairs: list[Pair]) -> FieldSection | None:
     section = FieldSection(status, fields)
     for name, value in fields:
         if name == b"grpc-status":
-            section.grpc_status = int(value) if value.isdigit() and len(value) <= 4 else 2  # noqa: PLR2004 - UNKNOWN
+            section.grpc_status = int(value) if value.isdigit() and len(value) <= 4 else 2
         elif name == b"grpc-message":
             section.grpc_message = value
         elif name == b"content-length" and value.isdigit():

@@ -7,6 +7,7 @@ definite no and costs no look-up. Until the first snapshot has come nothing can 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from gateway.dataplane.credentials import Credential
 from gateway.model import Denied, KeyEntry, KeyState, Principal, Undecided, Verdict
@@ -14,6 +15,10 @@ from gateway.model import Denied, KeyEntry, KeyState, Principal, Undecided, Verd
 _NOT_LOADED = Undecided()
 _UNKNOWN = Denied("KEY_UNKNOWN")
 _MISTYPED = Denied("KEY_TYPO")
+_NOT_ACTIVE: Final[dict[int, str]] = {
+    KeyState.REVOKED: "KEY_REVOKED",
+    KeyState.DISABLED: "KEY_DISABLED",
+}
 
 
 class Keyring:
@@ -59,7 +64,9 @@ class Keyring:
         if last:
             self.revision = revision
 
-    def decide(self, credential: Credential, signal: int, now_ms: int) -> Verdict:
+    def decide(  # noqa: PLR0911 - one return for each verdict is how it reads best
+        self, credential: Credential, signal: int, now_ms: int
+    ) -> Verdict:
         """Decide whether the key may send a signal (a bit of `Signal.bit`) now (Unix time in ms).
 
         The one decision function for all protocols. It never waits.
@@ -72,10 +79,8 @@ class Keyring:
             if not self.is_loaded:
                 return _NOT_LOADED
             return _MISTYPED if credential.is_mistyped else _UNKNOWN
-        if principal.state != KeyState.ACTIVE:
-            return Denied(
-                "KEY_REVOKED" if principal.state == KeyState.REVOKED else "KEY_DISABLED", principal
-            )
+        if principal.state:
+            return Denied(_NOT_ACTIVE[principal.state], principal)
         if principal.expires_at_ms and principal.expires_at_ms <= now_ms:
             return Denied("KEY_EXPIRED", principal)
         if not principal.signals & signal:

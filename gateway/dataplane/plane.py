@@ -120,7 +120,7 @@ class DataPlane:
         """Seconds after which a new connection is to be ended: ±10 %, so that connections made
         together do not end together.
         """
-        return self.settings.limits.max_connection_age_s * random.uniform(0.9, 1.1)  # noqa: S311 - no secret depends on it
+        return self.settings.limits.max_connection_age_s * random.uniform(0.9, 1.1)
 
     def unrouted_counters(self, protocol: str) -> RouteCounters:
         """Counters of requests for no route: signal `none`."""
@@ -146,7 +146,8 @@ class DataPlane:
                 "the backend refuses a key that this gateway allowed; clients are told to retry",
                 backend=backend,
                 forward_key=self.settings.forward.key,
-                do="set forward.key to 'gateway' with forward.gateway_key, or let the backend know the keys",
+                do="set forward.key to 'gateway' with forward.gateway_key, or to 'none', "
+                "or let the backend know the keys",
             )
 
     def report_bug(self, place: str) -> None:

@@ -134,7 +134,7 @@ class Pool:
             if not free:
                 return None
             least = min(candidate.busy for candidate in free)
-            address = random.choice([candidate for candidate in free if candidate.busy == least])  # noqa: S311 - spreads load
+            address = random.choice([candidate for candidate in free if candidate.busy == least])
         if not address.free:
             return None
         if len(address.free) == 1:
@@ -230,7 +230,7 @@ class Pool:
                     candidates,
                     key=lambda address: (address.busy + len(address.connecting), random.random()),
                 )
-            )  # noqa: S311 - spreads load
+            )
             count += 1
             connecting += 1
 

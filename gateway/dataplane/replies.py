@@ -24,7 +24,7 @@ def media_type(content_type: bytes) -> bytes:
 @functools.lru_cache(maxsize=512)
 def http_reply(
     refusal: Refusal, is_protobuf: bool, allow: bytes = b"", http_status: int = 0
-) -> tuple[int, list[Pair], bytes]:  # noqa: FBT001 - part of the cache's key
+) -> tuple[int, list[Pair], bytes]:
     """Render status, fields and body: `google.rpc.Status` in the request's own encoding (OTLP
     specification, "Failures").
 
@@ -40,9 +40,9 @@ def http_reply(
         (b"content-type", PROTOBUF if is_protobuf else JSON),
         (b"content-length", b"%d" % len(body)),
     ]
-    if code == 401:  # noqa: PLR2004 - RFC 9110 §15.5.2
+    if code == 401:
         fields.append((b"www-authenticate", b'StackState realm="otlp-gateway"'))
-    if code == 405:  # noqa: PLR2004 - RFC 9110 §15.5.6
+    if code == 405:
         fields.append((b"allow", allow))
     if outcome.is_retryable and (code in {429, 503} or outcome is QUOTA):
         fields.append((b"retry-after", b"%d" % outcome.retry_after_s))

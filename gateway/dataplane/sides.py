@@ -3,8 +3,8 @@ out these docstrings.
 
 Everything is called in the event loop's thread and returns at once. Who calls whom:
 
-    server side (http1_server, http2_server) ── head, body, gone ──►  Exchange  ── body, cancel, grant ──►  backend side (http1_upstream, http2_upstream)
-                                             ◄─ answer, grant ─────             ◄─ answer, lost, grant ──
+    server side     ── head, body, gone ──►  Exchange  ── body, cancel, grant ──►  backend side
+    http?_server    ◄─ answer, grant ──────            ◄─ answer, lost, grant ───  http?_upstream
 """
 
 from __future__ import annotations

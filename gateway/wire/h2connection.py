@@ -83,7 +83,8 @@ class Connection(Sender[StreamT]):
         self._preface = expected[len(seen) :]
         self._at = len(seen)
 
-    def _read_frames(self, b: bytes) -> None:  # noqa: C901, PLR0912, PLR0915 - the loop of the data path: a call per frame costs 5 % of a request
+    def _read_frames(self, b: bytes) -> None:  # noqa: C901, PLR0912, PLR0915 - see below
+        # The loop of the data path, whole: a call for each frame would cost 5 % of a request.
         streams = self.streams
         at = self._at
         size = len(b)
@@ -297,26 +298,31 @@ class Connection(Sender[StreamT]):
         elif kind == http2.RST_STREAM:
             self._rst_stream(stream_id, payload)
         elif kind == http2.GOAWAY:
-            if stream_id:
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
-            if len(payload) < 8:
-                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY that is too short")
-            self.goaway_received(
-                int.from_bytes(payload[:4], "big") & _STREAM_MASK,
-                int.from_bytes(payload[4:8], "big"),
-            )
+            self._goaway(stream_id, payload)
         elif kind == http2.PRIORITY:
-            self._count_control()
-            if not stream_id:
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
-            if len(payload) != 5:
-                raise StreamFault(stream_id, ErrorCode.FRAME_SIZE_ERROR)
-            if int.from_bytes(payload[:4], "big") & _STREAM_MASK == stream_id:
-                raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR)
+            self._priority(stream_id, payload)
         elif kind == http2.PUSH_PROMISE:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE is not accepted")
         else:
             self._count_control()
+
+    def _goaway(self, stream_id: int, payload: bytes) -> None:
+        if stream_id:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
+        if len(payload) < 8:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY that is too short")
+        last_stream = int.from_bytes(payload[:4], "big") & _STREAM_MASK
+        self.goaway_received(last_stream, int.from_bytes(payload[4:8], "big"))
+
+    def _priority(self, stream_id: int, payload: bytes) -> None:
+        """Check a PRIORITY frame; priorities are not followed (RFC 9113 §5.3 deprecates them)."""
+        self._count_control()
+        if not stream_id:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
+        if len(payload) != 5:
+            raise StreamFault(stream_id, ErrorCode.FRAME_SIZE_ERROR)
+        if int.from_bytes(payload[:4], "big") & _STREAM_MASK == stream_id:
+            raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR)
 
     def _continuation(self, flags: int, payload: bytes) -> None:
         if self._block is None:

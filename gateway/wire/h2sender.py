@@ -75,7 +75,7 @@ class Sender(Generic[StreamT]):
         )
         out.append(http2.frame(http2.CONTINUATION, http2.END_HEADERS, stream.id_bytes, parts[-1]))
 
-    def send_data(self, stream: StreamT, chunk: bytes, ended: bool) -> int:  # noqa: FBT001 - a keyword costs on the data path
+    def send_data(self, stream: StreamT, chunk: bytes, ended: bool) -> int:
         """Send body bytes; `ended`: these are the last. Return how many of them had to be queued
         (0: all have left).
         """
@@ -234,12 +234,12 @@ class Sender(Generic[StreamT]):
 
     def headers_received(
         self, stream_id: int, stream: StreamT | None, block: bytes, ended: bool
-    ) -> None:  # noqa: FBT001
+    ) -> None:
         """A complete header block. The role must decode it, whatever it then does: it may change
         the decoder's state.
         """
 
-    def data_received(self, stream: StreamT, chunk: bytes, ended: bool) -> None:  # noqa: FBT001
+    def data_received(self, stream: StreamT, chunk: bytes, ended: bool) -> None:
         """Body bytes for an open stream. The role gives their credit back with `grant`."""
 
     def data_left(self, stream: StreamT, length: int) -> None:

@@ -58,7 +58,7 @@ def _integer(data: bytes, at: int, mask: int) -> tuple[int, int]:
             raise HeaderBlockError(msg)
 
 
-def split(block: bytes) -> list[bytes] | None:
+def split(block: bytes) -> list[bytes] | None:  # noqa: C901 - one pass over the bytes, inlined
     """Cut a block into its fields' representations, or None when it takes the full decoder.
 
     That is: it changes the table's size, refers to the dynamic table, or is cut off. Incremental

@@ -72,7 +72,7 @@ class Setting(enum.IntEnum):
     MAX_HEADER_LIST_SIZE = 6
 
 
-class ConnectionFault(Exception):  # noqa: N818 - RFC 9113 §5.4.1 calls it a connection error; it is no failure of ours
+class ConnectionFault(Exception):  # noqa: N818 - a connection error (RFC 9113 §5.4.1) of the peer
     """The peer broke the protocol: the connection ends with GOAWAY(code)."""
 
     def __init__(self, code: ErrorCode, text: str) -> None:
@@ -80,7 +80,7 @@ class ConnectionFault(Exception):  # noqa: N818 - RFC 9113 §5.4.1 calls it a co
         self.code = code
 
 
-class StreamFault(Exception):  # noqa: N818 - RFC 9113 §5.4.2, see above
+class StreamFault(Exception):  # noqa: N818 - a stream error (RFC 9113 §5.4.2) of the peer
     """The peer broke the rules on one stream: it is reset, the others go on."""
 
     def __init__(self, stream_id: int, code: ErrorCode) -> None:

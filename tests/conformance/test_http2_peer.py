@@ -134,7 +134,8 @@ class _Wire:
     def _pieces(self, data: bytes) -> list[bytes]:
         pieces = []
         while data:
-            # Small pieces around the starts of frames, large ones through bodies, or h2 takes minutes.
+            # Small pieces around the starts of frames, large ones through bodies, or h2 takes
+            # minutes.
             size = self.cuts.choice((1, 2, 9, 100, 5_000, 70_000, 70_000, 70_000))
             pieces.append(data[:size])
             data = data[size:]
@@ -201,9 +202,7 @@ def test_bodies_of_many_streams_arrive_whole_at_the_server(
 
 
 @settings(deadline=None, max_examples=40)
-@given(
-    seed=_seeds, sizes=_bodies, window=st.sampled_from([0, 1, 1_000, 65_535, 1_000_000])
-)
+@given(seed=_seeds, sizes=_bodies, window=st.sampled_from([0, 1, 1_000, 65_535, 1_000_000]))
 def test_bodies_sent_within_the_peers_windows_arrive_whole(
     seed: int, sizes: list[int], window: int
 ) -> None:
@@ -278,9 +277,7 @@ def test_header_blocks_in_continuation_frames_are_joined() -> None:
     peer.send_headers(1, [*_REQUEST, *long], end_stream=True)
     wire.run()
     assert server.heads[1][4:] == long
-    server.send_headers(
-        server.streams[1], hpack.encode([(b":status", b"200"), *long]), ended=True
-    )
+    server.send_headers(server.streams[1], hpack.encode([(b":status", b"200"), *long]), ended=True)
     wire.run()
     answer = next(event for event in wire.events if isinstance(event, h2.events.ResponseReceived))
     assert list(answer.headers)[1:] == long
@@ -377,8 +374,12 @@ def test_more_data_than_the_stream_window_is_a_fault_of_the_stream() -> None:
     server = _Server()
     server.gives_credit = False
     server.receive(http2.PREFACE + http2.settings_frame({}))
-    server.receive(http2.frame(http2.HEADERS, http2.END_HEADERS, b"\0\0\0\1", hpack.encode(_REQUEST)))
-    server.receive(http2.frame(http2.HEADERS, http2.END_HEADERS, b"\0\0\0\3", hpack.encode(_REQUEST)))
+    server.receive(
+        http2.frame(http2.HEADERS, http2.END_HEADERS, b"\0\0\0\1", hpack.encode(_REQUEST))
+    )
+    server.receive(
+        http2.frame(http2.HEADERS, http2.END_HEADERS, b"\0\0\0\3", hpack.encode(_REQUEST))
+    )
     for _ in range(4):
         server.receive(http2.frame(http2.DATA, 0, b"\0\0\0\1", b"x" * 16_384))
     assert [fault.code for fault in server.faults] == [ErrorCode.FLOW_CONTROL_ERROR]
@@ -388,26 +389,63 @@ def test_more_data_than_the_stream_window_is_a_fault_of_the_stream() -> None:
 
 _FAULTY = [
     ("data on stream 0", http2.frame(http2.DATA, 0, b"\0\0\0\0", b"x"), ErrorCode.PROTOCOL_ERROR),
-    ("data on an idle stream", http2.frame(http2.DATA, 0, b"\0\0\0\5", b"x"), ErrorCode.PROTOCOL_ERROR),
-    ("a ping of 7 bytes", http2.frame(http2.PING, 0, b"\0\0\0\0", b"1234567"), ErrorCode.FRAME_SIZE_ERROR),
-    ("a ping on a stream", http2.frame(http2.PING, 0, b"\0\0\0\1", b"12345678"), ErrorCode.PROTOCOL_ERROR),
-    ("settings of 5 bytes", http2.frame(http2.SETTINGS, 0, b"\0\0\0\0", b"12345"), ErrorCode.FRAME_SIZE_ERROR),
-    ("a window update of 0", http2.frame(http2.WINDOW_UPDATE, 0, b"\0\0\0\0", bytes(4)), ErrorCode.PROTOCOL_ERROR),
+    (
+        "data on an idle stream",
+        http2.frame(http2.DATA, 0, b"\0\0\0\5", b"x"),
+        ErrorCode.PROTOCOL_ERROR,
+    ),
+    (
+        "a ping of 7 bytes",
+        http2.frame(http2.PING, 0, b"\0\0\0\0", b"1234567"),
+        ErrorCode.FRAME_SIZE_ERROR,
+    ),
+    (
+        "a ping on a stream",
+        http2.frame(http2.PING, 0, b"\0\0\0\1", b"12345678"),
+        ErrorCode.PROTOCOL_ERROR,
+    ),
+    (
+        "settings of 5 bytes",
+        http2.frame(http2.SETTINGS, 0, b"\0\0\0\0", b"12345"),
+        ErrorCode.FRAME_SIZE_ERROR,
+    ),
+    (
+        "a window update of 0",
+        http2.frame(http2.WINDOW_UPDATE, 0, b"\0\0\0\0", bytes(4)),
+        ErrorCode.PROTOCOL_ERROR,
+    ),
     (
         "a window above 2^31 - 1",
         http2.frame(http2.WINDOW_UPDATE, 0, b"\0\0\0\0", b"\x7f\xff\xff\xff"),
         ErrorCode.FLOW_CONTROL_ERROR,
     ),
-    ("a push promise", http2.frame(http2.PUSH_PROMISE, 4, b"\0\0\0\1", bytes(8)), ErrorCode.PROTOCOL_ERROR),
-    ("a stray continuation", http2.frame(http2.CONTINUATION, 4, b"\0\0\0\1", b""), ErrorCode.PROTOCOL_ERROR),
+    (
+        "a push promise",
+        http2.frame(http2.PUSH_PROMISE, 4, b"\0\0\0\1", bytes(8)),
+        ErrorCode.PROTOCOL_ERROR,
+    ),
+    (
+        "a stray continuation",
+        http2.frame(http2.CONTINUATION, 4, b"\0\0\0\1", b""),
+        ErrorCode.PROTOCOL_ERROR,
+    ),
     (
         "a block interrupted",
-        http2.frame(http2.HEADERS, 0, b"\0\0\0\1", b"\x82") + http2.frame(http2.PING, 0, b"\0\0\0\0", bytes(8)),
+        http2.frame(http2.HEADERS, 0, b"\0\0\0\1", b"\x82")
+        + http2.frame(http2.PING, 0, b"\0\0\0\0", bytes(8)),
         ErrorCode.PROTOCOL_ERROR,
     ),
     ("a frame that is too large", b"\x00\x40\x01\x00\x00\0\0\0\1", ErrorCode.FRAME_SIZE_ERROR),
-    ("padding longer than its frame", http2.frame(http2.HEADERS, 0xC, b"\0\0\0\1", b"\xff\x82"), ErrorCode.PROTOCOL_ERROR),
-    ("a short goaway", http2.frame(http2.GOAWAY, 0, b"\0\0\0\0", bytes(7)), ErrorCode.FRAME_SIZE_ERROR),
+    (
+        "padding longer than its frame",
+        http2.frame(http2.HEADERS, 0xC, b"\0\0\0\1", b"\xff\x82"),
+        ErrorCode.PROTOCOL_ERROR,
+    ),
+    (
+        "a short goaway",
+        http2.frame(http2.GOAWAY, 0, b"\0\0\0\0", bytes(7)),
+        ErrorCode.FRAME_SIZE_ERROR,
+    ),
 ]
 
 
