@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 
-from gateway.channel import KeyChanges
+from gateway.channel import SNAPSHOT_CHUNK, KeyChanges
 from gateway.control.worker_handle import WorkerHandle
 from gateway.keys.record import KeyDelta
 
@@ -43,7 +44,7 @@ class Distribution:
         self._on_lag = on_lag
         self._unix_s = unix_s
         self._waiting: dict[asyncio.Future[None], int] = {}
-        self._unconfirmed: list[tuple[int, int]] = []
+        self._unconfirmed: deque[tuple[int, int]] = deque()
         """(revision, when the change was made in Unix ms), oldest first."""
 
     def on_delta(self, delta: KeyDelta) -> None:
@@ -51,7 +52,8 @@ class Distribution:
         self.revision = delta.revision
         if delta.changed_at_ms is not None:
             self._unconfirmed.append((delta.revision, delta.changed_at_ms))
-        self._push(KeyChanges(delta.revision, delta.upserts, delta.removals))
+        for changes in _parts(delta):
+            self._push(changes)
         self.recheck()
 
     def recheck(self) -> None:
@@ -88,5 +90,15 @@ class Distribution:
     def _measure_lag(self, confirmed: int) -> None:
         now_ms = self._unix_s() * _MS_PER_S
         while self._unconfirmed and self._unconfirmed[0][0] <= confirmed:
-            _, changed_at_ms = self._unconfirmed.pop(0)
+            _, changed_at_ms = self._unconfirmed.popleft()
             self._on_lag(max(0.0, now_ms - changed_at_ms) / _MS_PER_S)
+
+
+def _parts(delta: KeyDelta) -> Iterator[KeyChanges]:
+    """Cut a change into messages of at most `SNAPSHOT_CHUNK` keys; removals first."""
+    removals, upserts = delta.removals, delta.upserts
+    total = len(removals) + len(upserts)
+    for start in range(0, max(total, 1), SNAPSHOT_CHUNK):
+        end = start + SNAPSHOT_CHUNK
+        some = upserts[max(0, start - len(removals)) : max(0, end - len(removals))]
+        yield KeyChanges(delta.revision, some, removals[start:end], last=end >= total)

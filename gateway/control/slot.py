@@ -133,6 +133,8 @@ class Slot:
             _log.error("cannot start a worker process", worker=self.index, error=str(error))
         except Exception as error:  # noqa: BLE001 - a bug in control must not end the slot
             self._supplier.on_bug(f"worker {self.index}", error)
+            if self.worker is not None:
+                self.worker.kill()  # whatever state it is in: its successor takes over
         return None
 
     async def _live(self, ready: asyncio.Future[None]) -> WorkerHandle:

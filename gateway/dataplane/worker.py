@@ -112,7 +112,7 @@ class Worker:
         for part in range(1, parts + 1):
             some = list(islice(upserts, KEYS_PER_STEP))
             others = list(islice(removals, KEYS_PER_STEP - len(some)))
-            keyring.apply(some, others, changes.revision, last=part == parts)
+            keyring.apply(some, others, changes.revision, last=changes.last and part == parts)
             if part < parts:
                 yield
 
@@ -263,7 +263,8 @@ class WorkerProcess:
 
     def _apply(self, worker: Worker, changes: KeyChanges) -> Iterator[None]:
         yield from worker.apply_keys(changes)
-        self._channel.send(Applied(changes.revision))
+        if changes.last:
+            self._channel.send(Applied(changes.revision))
 
     def _report(self) -> None:
         """Send a report, unless control does not keep up: then the next one says more."""

@@ -52,6 +52,24 @@ def test_a_change_is_pushed_to_the_workers() -> None:
     assert fixture.pushed == [KeyChanges(2, [ENTRY], [b"gone"])]
 
 
+@pytest.mark.parametrize(
+    "upserts,removals,parts",
+    [(0, 0, 1), (1, 0, 1), (5_000, 0, 1), (5_001, 0, 2), (4_999, 2, 2), (3, 12_000, 3)],
+)
+def test_a_large_change_is_pushed_in_parts_of_one_revision(
+    upserts: int, removals: int, parts: int
+) -> None:
+    fixture = Fixture(Worker())
+    entries = [KeyEntry(number.to_bytes(32), Principal(str(number))) for number in range(upserts)]
+    gone = [number.to_bytes(32) for number in range(removals)]
+    fixture.distribution.on_delta(KeyDelta(2, entries, gone))
+    assert [changes.last for changes in fixture.pushed] == [False] * (parts - 1) + [True]
+    assert {changes.revision for changes in fixture.pushed} == {2}
+    assert [entry for changes in fixture.pushed for entry in changes.upserts] == entries
+    assert [digest for changes in fixture.pushed for digest in changes.removals] == gone
+    assert max(len(c.upserts) + len(c.removals) for c in fixture.pushed) <= 5_000
+
+
 async def test_a_revision_is_confirmed_when_every_worker_has_applied_it() -> None:
     first, second = Worker(), Worker()
     fixture = Fixture(first, second)
