@@ -94,6 +94,11 @@ def _parse(text: str, document: Document) -> Value:
     try:
         node = loader.get_single_node()
         return _Builder(loader, document).build((), node) if node is not None else None
+    except RecursionError:
+        document.faults.append(
+            Fault("", "the file is nested without end: an alias contains itself")
+        )
+        return None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "it cannot be read"
@@ -110,6 +115,8 @@ class _Builder:
     def __init__(self, loader: yaml.SafeLoader, document: Document) -> None:
         self._loader = loader
         self._document = document
+        self._merged: dict[int, int] = {}
+        """Mapping nodes (by identity: an alias comes again) → entries that `<<` put first."""
 
     def build(self, path: Path, node: yaml.Node) -> Value:
         self._document.lines.setdefault(path, node.start_mark.line + 1)
@@ -121,20 +128,33 @@ class _Builder:
         return value
 
     def _mapping(self, path: Path, node: yaml.MappingNode) -> dict[str, Value]:
-        self._loader.flatten_mapping(node)
-        result: dict[str, Value] = {}
-        for key_node, value_node in node.value:
+        merged = self._merge(node)
+        result = {
+            str(key.value): self.build((*path, str(key.value)), value)
+            for key, value in node.value[:merged]
+        }
+        own: set[str] = set()
+        for key_node, value_node in node.value[merged:]:
             key = str(key_node.value)
             where = (*path, key)
             line = key_node.start_mark.line + 1
-            if key in result:
+            if key in own:
                 first = self._document.lines[where]
                 message = f"is written twice, first on line {first}: leave out one"
                 self._document.faults.append(Fault(path_text(where), message, line))
                 continue
+            own.add(key)
             self._document.lines[where] = line
             result[key] = self.build(where, value_node)
         return result
+
+    def _merge(self, node: yaml.MappingNode) -> int:
+        """Resolve `<<`; return how many entries came from it. Own ones stand behind and win."""
+        if id(node) not in self._merged:
+            own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+            self._loader.flatten_mapping(node)
+            self._merged[id(node)] = len(node.value) - len(own)
+        return self._merged[id(node)]
 
 
 def _apply_override(text: str, document: Document) -> None:
