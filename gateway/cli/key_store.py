@@ -46,11 +46,16 @@ def change(
     path: Path,
     run: Callable[[KeyManager], Awaitable[_Result]],
     revision_of: Callable[[_Result], int],
+    *,
+    create: bool = False,
 ) -> _Result:
-    """Change the store, wait for running gateways, and warn where one did not answer."""
+    """Change the store, wait for running gateways, and warn where one did not answer.
+
+    `create` makes a missing store. Raises `KeysError`.
+    """
 
     async def change_and_wait() -> tuple[_Result, Confirmation]:
-        async with _opened(path, create=True) as manager:
+        async with _opened(path, create=create) as manager:
             result = await run(manager)
         return result, await wait_confirmed(path, revision_of(result), CONFIRM_S)
 

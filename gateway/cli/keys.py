@@ -131,7 +131,7 @@ def create(
             return await manager.adopt(adopted, name, description, expires_at_ms)
 
         path = key_store.store_path(config, data)
-        issued = key_store.change(path, add, lambda issued: issued.record.revision)
+        issued = key_store.change(path, add, lambda added: added.record.revision, create=True)
     key = None if adopted is not None else issued.key
     if output is Output.JSON:
         views.print_json({"ingestion-api-key": views.as_json(issued.record, key)})
