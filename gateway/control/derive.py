@@ -11,6 +11,7 @@ from gateway.config.tree import TlsServer
 from gateway.config.values import port_of, split_url
 from gateway.control.admin_token import Tokens, ensure_token_file
 from gateway.control.series import Backends
+from gateway.control.slot import StartError
 from gateway.control.sockets import BoundSocket
 from gateway.control.supervisor import Plan
 from gateway.control.web import TlsFiles
@@ -70,16 +71,15 @@ def static_keys_of(config: Config) -> list[StaticKey]:
 
 
 def tls_files(tls: TlsServer | None) -> TlsFiles | None:
-    """Read the certificate of an admin address. Raises `OSError`."""
+    """Read the certificate of an admin address. Raises `StartError`."""
     if tls is None:
         return None
     client_ca = str(tls.client_ca_file) if tls.client_ca_file is not None else None
-    return TlsFiles(str(tls.cert_file), str(tls.key_file), client_ca, tls.min_version)
-
-
-def read_again(files: TlsFiles, tls: TlsServer) -> None:
-    """Have the admin address use the certificate that the files hold now."""
-    files.read(str(tls.cert_file), str(tls.key_file))
+    try:
+        return TlsFiles(str(tls.cert_file), str(tls.key_file), client_ca, tls.min_version)
+    except OSError as error:  # `load` could read them a moment ago
+        msg = f"admin.tls: {tls.cert_file} and {tls.key_file} cannot be used any more ({error})"
+        raise StartError(msg) from error
 
 
 def tokens_of(config: Config) -> Tokens:

@@ -7,6 +7,7 @@ one inside another program's event loop instead.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Coroutine
 from typing import Final
@@ -16,16 +17,17 @@ import uvloop
 
 from gateway import log
 from gateway.config import Loaded
+from gateway.control.admin import ReloadError
 from gateway.control.admin_token import TokenError
 from gateway.control.running import Control, Options, running
-from gateway.control.signals import STOPPING, Signals
+from gateway.control.signals import Signals
 from gateway.control.slot import StartError
 from gateway.control.sockets import BindError
 from gateway.keys.errors import StoreError
 
 __all__ = ["Control", "Options", "running", "serve"]
 
-_FAILED: Final = 1
+_CANNOT_START: Final = 1
 _KILLED: Final = 128
 """Plus the signal's number: how shells report a process that a signal ended."""
 
@@ -50,42 +52,43 @@ def serve(loaded: Loaded) -> int:
 async def _serve(loaded: Loaded, options: Options) -> int:
     with Signals() as signals:
         control = Control(loaded, options)
-        control.watch_loop()
+        asyncio.get_running_loop().set_exception_handler(control.tasks.on_loop_error)
         try:
             return await _live(control, signals)
         except (BindError, StoreError, TokenError, StartError) as error:
             _log.error("the gateway cannot start", reason=str(error))
-            return _FAILED
+            return _CANNOT_START
         finally:
             await control.close()
 
 
 async def _live(control: Control, signals: Signals) -> int:
     """Startup, run, shutdown."""
-    if await _unless(control.start(), signals.stopping()) is not None:
-        return 0
-    await _obey(control, signals)
-    second = await _unless(control.drain(), signals.stopping())
+    number = await _unless(control.start(), signals)
+    if number is None:
+        control.tasks.keep("reload on SIGHUP", lambda: _reload_on_hangup(control, signals))
+        number = await signals.stop()
+    _log.info("told to stop", signal=number.name)
+    second = await _unless(control.drain(), signals)
     return 0 if second is None else _KILLED + second
 
 
-async def _obey(control: Control, signals: Signals) -> None:
-    """Act on signals until one asks to stop."""
-    while (number := await signals.next()) not in STOPPING:
-        control.reload_in_background()
-    _log.info("told to stop", signal=number.name)
+async def _reload_on_hangup(control: Control, signals: Signals) -> None:
+    while True:
+        await signals.hangup.wait()
+        signals.hangup.clear()
+        with contextlib.suppress(ReloadError):  # logged and counted where it happened
+            await control.reload()
 
 
-async def _unless(
-    work: Coroutine[None, None, None], stopping: Coroutine[None, None, signal.Signals]
-) -> signal.Signals | None:
-    """Do `work` unless a signal comes first: then it is cancelled, and the signal returned."""
-    doing, watching = asyncio.create_task(work), asyncio.create_task(stopping)
-    await asyncio.wait({doing, watching}, return_when=asyncio.FIRST_COMPLETED)
+async def _unless(work: Coroutine[None, None, None], signals: Signals) -> signal.Signals | None:
+    """Do `work`, unless a signal asks to stop: then cancel it and return the signal."""
+    doing, stopping = asyncio.create_task(work), asyncio.create_task(signals.stop())
+    await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if doing.done():
-        watching.cancel()
+        stopping.cancel()
         doing.result()
         return None
     doing.cancel()
     await asyncio.gather(doing, return_exceptions=True)
-    return watching.result()
+    return stopping.result()

@@ -45,7 +45,7 @@ from gateway.control.supervisor import WORKER_COMMAND, Supervisor, Timing
 from gateway.control.tasks import Tasks
 from gateway.control.totals import Totals
 from gateway.control.usage import ELECTION_S, KeyTraffic
-from gateway.control.web import HttpServers, make_app
+from gateway.control.web import HttpServers, TlsFiles, make_app
 from gateway.control.worker_handle import Snapshot, WorkerHandle
 from gateway.keys.service import KeyService
 
@@ -82,7 +82,7 @@ class Control:
         self._loaded = loaded
         self._totals = Totals()
         self._traffic = KeyTraffic()
-        self._tasks = Tasks(lambda: self._totals.count(metrics.INTERNAL_ERRORS, ("control",)))
+        self.tasks = Tasks(lambda: self._totals.count(metrics.INTERNAL_ERRORS, ("control",)))
         self.keys = KeyService(
             derive.stores_of(self.config),
             derive.static_keys_of(self.config),
@@ -105,13 +105,13 @@ class Control:
         )
         self._refusals = Refusals(self.key_name, self.options.on_refusal)
         self._reports = Reports(
-            self._totals, self._traffic, self.keys, self._refusals.take, self._tasks.failed
+            self._totals, self._traffic, self.keys, self._refusals.take, self.tasks.failed
         )
         self._inherited = take_inherited(os.environ)
         self._sockets = ListenSockets(self._inherited)
         self._admin_sockets = ListenSockets(self._inherited)
         self._servers = HttpServers()
-        self._admin_tls = derive.tls_files(self.config.admin.tls)
+        self._admin_tls: TlsFiles | None = None
         self._tokens = Tokens([])
         self._reloading = asyncio.Lock()
         self._replacing: asyncio.Task[list[str]] | None = None
@@ -162,14 +162,15 @@ class Control:
     async def _start_admin(self) -> None:
         admin = self.config.admin
         self._tokens = await asyncio.to_thread(derive.tokens_of, self.config)
+        self._admin_tls = derive.tls_files(admin.tls)
         handlers = Admin(self._exposition, self.health, self.reload, lambda: effective(self.config))
-        app = make_app(handlers.routes(), self.accepts_token, self._tasks.failed)
+        app = make_app(handlers.routes(), self.accepts_token, self.tasks.failed)
         main, *others = await self._admin_sockets.bind(
             [admin.address, *([admin.metrics_address] if admin.metrics_address else [])]
         )
         await self._servers.serve(app, main, self._admin_tls)
         for sockets in others:
-            public = make_app(handlers.public_routes(), self.accepts_token, self._tasks.failed)
+            public = make_app(handlers.public_routes(), self.accepts_token, self.tasks.failed)
             await self._servers.serve(public, sockets, None)
         self.admin_addresses = [bound.bound for bound in main]
 
@@ -186,10 +187,10 @@ class Control:
 
     def _start_tasks(self) -> None:
         for name, run in self.keys.background().items():
-            self._tasks.keep(name, run)
-        self._tasks.keep("supervisor.watch", self.supervisor.watch)
-        self._tasks.keep("usage.election", self._elect)
-        self._tasks.keep("refusals.summary", self._refusals.run)
+            self.tasks.keep(name, run)
+        self.tasks.keep("supervisor.watch", self.supervisor.watch)
+        self.tasks.keep("usage.election", self._elect)
+        self.tasks.keep("refusals.summary", self._refusals.run)
 
     # While it runs
 
@@ -232,15 +233,11 @@ class Control:
 
     def on_bug(self, place: str, error: Exception) -> None:
         """Count an unexpected exception (`supervisor.Listener`)."""
-        self._tasks.failed(place, error)
+        self.tasks.failed(place, error)
 
     def accepts_token(self, presented: str) -> bool:
         """Whether the admin API opens to this token."""
         return self._tokens.accept(presented)
-
-    def watch_loop(self) -> None:
-        """Count and log what callbacks of this event loop raise; for a loop of our own."""
-        asyncio.get_running_loop().set_exception_handler(self._tasks.on_loop_error)
 
     async def _elect(self) -> None:
         while True:
@@ -293,21 +290,13 @@ class Control:
         _log.info("the configuration was read again", workers=self.supervisor.wanted)
         return notes
 
-    def reload_in_background(self) -> None:
-        """Reload; what comes of it is logged and counted."""
-
-        async def reload() -> None:
-            with contextlib.suppress(ReloadError):
-                await self.reload()
-
-        self._tasks.once("reload", reload)
-
     async def _read_again(self) -> list[str]:
         old = self.config
         try:
             loaded = await asyncio.to_thread(self._loaded.reload)
             static = derive.static_keys_of(loaded.config)
             tokens = await asyncio.to_thread(derive.tokens_of, loaded.config)
+            derive.tls_files(loaded.config.admin.tls)
             self.keys.use_names(with_names=loaded.config.forward.identity_headers)
             sockets = await self._bind(loaded.config)
             await self.supervisor.replace(
@@ -324,8 +313,9 @@ class Control:
         self._loaded, self.config = loaded, loaded.config
         self._note_config()
         self.options.on_reload(self.config)
-        if self._admin_tls is not None and loaded.config.admin.tls is not None:
-            derive.read_again(self._admin_tls, loaded.config.admin.tls)
+        tls = self.config.admin.tls
+        if self._admin_tls is not None and tls is not None:
+            self._admin_tls.read(str(tls.cert_file), str(tls.key_file))
         notes = list(derive.needs_restart(old, loaded.config))
         for note in notes:
             _log.warning(note)
@@ -339,29 +329,37 @@ class Control:
         if self._replacing is not None:
             self._replacing.cancel()
         limits = self.config.limits
-        self.supervisor.say_unready()
-        _log.info("draining", delay_s=limits.drain_delay, timeout_s=limits.drain_timeout)
-        await asyncio.sleep(limits.drain_delay)
+        if self.supervisor.accepting:
+            self.supervisor.say_unready()
+            _log.info("draining", delay_s=limits.drain_delay, timeout_s=limits.drain_timeout)
+            await asyncio.sleep(limits.drain_delay)
         killed = await self.supervisor.drain(limits.drain_timeout)
         _log.info("drained", workers_killed=killed)
 
     async def close(self) -> None:
-        """End everything at once, whatever was started."""
-        await self.supervisor.close()
-        await self._tasks.close()
-        await self._servers.close()
-        await self.keys.close()
-        self._sockets.close()
-        self._admin_sockets.close()
+        """End everything at once, whatever was started; each part ends if another fails to."""
+        async with contextlib.AsyncExitStack() as stack:  # last in, first out
+            stack.callback(self._sockets.close)
+            stack.callback(self._admin_sockets.close)
+            stack.push_async_callback(self.keys.close)
+            stack.push_async_callback(self._servers.close)
+            stack.push_async_callback(self.tasks.close)
+            stack.push_async_callback(self.supervisor.close)
 
 
 @contextlib.asynccontextmanager
-async def running(loaded: Loaded, options: Options | None = None) -> AsyncIterator[Control]:
+async def running(
+    loaded: Loaded,
+    *,
+    on_refusal: Callable[[Refused], None] = lambda _: None,
+    log_format: derive.LogFormat = "json",
+) -> AsyncIterator[Control]:
     """Run a gateway in this event loop: ready inside the block, drained and closed after it.
 
-    Raises what `Control.start` does. When the block fails nothing is drained.
+    The arguments are those of `Options`. Raises what `Control.start` does. When the block fails
+    nothing is drained.
     """
-    control = Control(loaded, options)
+    control = Control(loaded, Options(on_refusal=on_refusal, log_format=log_format))
     try:
         await control.start()
         yield control

@@ -1,4 +1,4 @@
-"""Signals as events: a handler only notes which one came, who acts reads them one by one."""
+"""Signals as events: a handler only notes which one came; who acts on it waits for the event."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from types import TracebackType
 from typing import Final, Self
 
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
-WATCHED: Final = (*STOPPING, signal.SIGHUP)
 
 
 class Signals:
-    """The process's signals while it is entered; afterwards the handlers are as before."""
+    """The process's signals while it is entered."""
 
     def __init__(self) -> None:
-        self._came: asyncio.Queue[signal.Signals] = asyncio.Queue()
+        self.hangup = asyncio.Event()
+        """Set by SIGHUP: several that come before anybody acts are one."""
+        self._stops: asyncio.Queue[signal.Signals] = asyncio.Queue()
 
     def __enter__(self) -> Self:
         """Begin to watch. In the main thread only."""
         loop = asyncio.get_running_loop()
-        for number in WATCHED:
-            loop.add_signal_handler(number, self._came.put_nowait, number)
+        loop.add_signal_handler(signal.SIGHUP, self.hangup.set)
+        for number in STOPPING:
+            loop.add_signal_handler(number, self._stops.put_nowait, number)
         return self
 
     def __exit__(
@@ -31,16 +33,9 @@ class Signals:
         trace: TracebackType | None,
     ) -> None:
         loop = asyncio.get_running_loop()
-        for number in WATCHED:
+        for number in (signal.SIGHUP, *STOPPING):
             loop.remove_signal_handler(number)
 
-    async def next(self) -> signal.Signals:
-        """Wait for the next signal."""
-        return await self._came.get()
-
-    async def stopping(self) -> signal.Signals:
-        """Wait for the next signal that asks to stop; others that come meanwhile are dropped."""
-        while True:
-            number = await self.next()
-            if number in STOPPING:
-                return number
+    async def stop(self) -> signal.Signals:
+        """Wait for the next signal that asks to stop."""
+        return await self._stops.get()
