@@ -236,7 +236,7 @@ class Http2Server(Http2Transport[ServerStream]):
             elif stream.local_ended:
                 stream.close()
 
-    def data_dropped(self, stream: ServerStream, length: int) -> None:  # noqa: ARG002 - hook
+    def data_dropped(self, stream: ServerStream, length: int) -> None:
         """Queued answer bytes will not go."""
         self.plane.budget.release(length)
 

@@ -159,7 +159,7 @@ def _send_all(peer: h2.connection.H2Connection, left: dict[int, bytes], pad: int
                 peer.max_outbound_frame_size - overhead,
             )
             chunk = left[stream_id][: max(room, 0)]
-            if not chunk and left[stream_id]:
+            if room < 0 or (not chunk and left[stream_id]):
                 break
             rest = left[stream_id][len(chunk) :]
             peer.send_data(stream_id, chunk, end_stream=not rest, pad_length=pad)
@@ -449,7 +449,7 @@ _FAULTY = [
 ]
 
 
-@pytest.mark.parametrize(("what", "bad", "code"), _FAULTY, ids=[row[0] for row in _FAULTY])
+@pytest.mark.parametrize("what,bad,code", _FAULTY, ids=[row[0] for row in _FAULTY])
 def test_a_fault_of_the_peer_ends_the_connection_with_goaway(
     what: str, bad: bytes, code: ErrorCode
 ) -> None:
