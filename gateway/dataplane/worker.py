@@ -26,7 +26,7 @@ from typing import Any, Final
 import structlog
 import uvloop
 
-from gateway import metrics
+from gateway import log, metrics
 from gateway.channel import (
     Applied,
     Channel,
@@ -209,6 +209,7 @@ class WorkerProcess:
 
     def _obey(self, message: Down | Up) -> None:
         if isinstance(message, Start):
+            log.configure(message.settings.log_level, message.settings.log_format)
             self._worker = Worker(message.settings)
             self._worker.on_sweep = self._report
             return
@@ -316,6 +317,7 @@ def main(arguments: Sequence[str]) -> int:
     for number in _CONTROLS_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _CONTROLS_SIGNALS)
+    log.configure("info", "auto")
     if len(arguments) != 1 or not arguments[0].isdecimal():
         _log.error("a worker is started by 'gateway serve' only", arguments=arguments)
         return WILL_FAIL_AGAIN
