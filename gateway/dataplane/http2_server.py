@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Final
 
 from gateway.dataplane import replies
@@ -157,7 +156,7 @@ class Http2Server(Http2Transport[ServerStream]):
                 self._trailers(stream, block, ended=ended)
                 return
             if stream_id <= self.highest_peer_stream or not stream_id & 1:
-                self._late_headers(stream_id, block)
+                self._late_headers(stream_id, block, ended=ended)
                 return
             self.highest_peer_stream = stream_id
             try:
@@ -198,13 +197,19 @@ class Http2Server(Http2Transport[ServerStream]):
         stream.remote_ended = True
         self.data_received(stream, b"", True)
 
-    def _late_headers(self, stream_id: int, block: bytes) -> None:
+    def _late_headers(self, stream_id: int, block: bytes, *, ended: bool) -> None:
+        """Handle HEADERS of a stream that is closed: expected only as trailers of one we reset."""
         if not stream_id & 1:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a client's stream with an even id")
-        with contextlib.suppress(MalformedHeadError, hpack.HeaderListTooLargeError):
+        is_valid = ended
+        try:
             self._heads.read_trailers(block)
+        except (MalformedHeadError, hpack.HeaderListTooLargeError):
+            is_valid = False
         if not self.was_reset(stream_id):
             raise ConnectionFault(ErrorCode.STREAM_CLOSED, "HEADERS on a closed stream")
+        if not is_valid:
+            raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR)
 
     def _refuse_large_head(self, stream_id: int, *, ended: bool) -> None:
         """Answer 431 without a body: there is no head that an exchange could begin with."""

@@ -194,17 +194,17 @@ class Connection(Sender[StreamT]):
     def _odd_data(self, stream_id: int, stream: StreamT | None, flags: int, payload: bytes) -> None:
         """Handle DATA that is padded, empty, or for a stream that takes none."""
         self._count_data(stream, stream_id, len(payload))
-        if stream is None or stream.remote_ended:
-            self._stray(stream_id)
-            return
-        if not payload and not flags & http2.END_STREAM:
-            self._count_control()
         padding = 0
         if flags & http2.PADDED:
             if not payload or payload[0] >= len(payload):
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "padding as long as its frame")
             padding = 1 + payload[0]
             payload = payload[1 : len(payload) - payload[0]]
+        if stream is None or stream.remote_ended:
+            self._stray(stream_id)
+            return
+        if not payload and not flags & http2.END_STREAM:
+            self._count_control()
         if flags & http2.END_STREAM:
             stream.remote_ended = True
         elif padding:
@@ -404,6 +404,9 @@ class Connection(Sender[StreamT]):
             self.reset_received(stream, int.from_bytes(payload, "big"))
         elif self._is_idle(stream_id):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "RST_STREAM on an idle stream")
+        elif stream_id in self._resets:
+            # The peer has ended it too: no late frames are to be expected any more.
+            self._resets.remove(stream_id)
 
     def _window_update(self, stream_id: int, payload: bytes) -> None:
         if len(payload) != 4:
@@ -417,15 +420,13 @@ class Connection(Sender[StreamT]):
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window above 2^31 - 1")
         else:
             stream = self.streams.get(stream_id)
-            if stream is None:
-                if self._is_idle(stream_id):
-                    raise ConnectionFault(
-                        ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream"
-                    )
-                return
-            stream.send_window += increment
+            if stream is None and self._is_idle(stream_id):
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream")
             if not increment:
                 raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR)
+            if stream is None:
+                return
+            stream.send_window += increment
             if stream.send_window > http2.MAX_WINDOW:
                 raise StreamFault(stream_id, ErrorCode.FLOW_CONTROL_ERROR)
         if self._blocked:

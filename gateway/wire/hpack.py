@@ -187,9 +187,9 @@ class BlockDecoder:
     """One connection's decoding side. `is_stateless` tells that `split` may be used instead of
     `decode`.
 
-    The announced table size counts from the acknowledgement on: a larger size update is then an
-    error (RFC 7541 §4.2). A peer that sends no update at all keeps its table of up to 4,096 bytes,
-    which costs it speed only.
+    It is so once the peer has acknowledged the announced table size of 0 and its encoder follows.
+    A peer that goes on with a table of up to 4,096 bytes, the protocol's default, is understood
+    all the same, which costs only speed.
     """
 
     def __init__(self) -> None:
@@ -213,18 +213,5 @@ class BlockDecoder:
         except (HPACKError, IndexError, UnicodeError) as error:
             raise HeaderBlockError(str(error)) from error
         if self._acknowledged:
-            size = self._decoder.header_table_size
-            if size == 0:
-                self.is_stateless = True
-            elif block and block[0] & 0xE0 == 0x20 and _last_size_update(block) > 0:
-                msg = "a table size update above the announced 0"
-                raise HeaderBlockError(msg)
+            self.is_stateless = self._decoder.header_table_size == 0
         return [(bytes(name), bytes(value)) for name, value in fields]
-
-
-def _last_size_update(block: bytes) -> int:
-    """The last of the size updates at the start of a block (RFC 7541 §4.2), 0 if none."""
-    size = at = 0
-    while at < len(block) and block[at] & 0xE0 == 0x20:
-        size, at = _integer(block, at, 31)
-    return size

@@ -1,9 +1,6 @@
-"""HTTP/1.1 messages as bytes: the checks that llhttp leaves out, chunks, heads to send (RFC 9112).
+"""HTTP/1.1 messages as bytes: lines and fields of a head, framing, chunks (RFC 9112). Strict.
 
-No I/O, no policy. llhttp (httptools) splits a head into fields and checks their names and values
-(RFC 9110 §5.1, §5.5), obsolete line folding and the numbers in Content-Length; what it does not
-check, or checks by a list of its own (methods), stands here. Framing has one authority: the fields
-that `BodyFraming` has read decide where a body ends, never the parser's own idea of it.
+No I/O, no policy: what becomes of a field, and which targets there are, is not said here.
 """
 
 from __future__ import annotations
@@ -26,6 +23,7 @@ _MAX_CHUNK_LINE: Final = 256
 _MAX_CHUNK_DIGITS: Final = 15
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _TARGET: Final = re.compile(rb"[!-~]+\Z")
+_VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*\Z")
 _FIELD_LINE: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\Z")
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]+)[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?\Z")
 _HOST: Final = re.compile(
@@ -59,12 +57,33 @@ def parse_request_line(line: bytes) -> tuple[bytes, bytes, bool]:
     return method, target, version == b"HTTP/1.0"
 
 
+def split_field_line(line: bytes) -> tuple[bytes, bytes]:
+    """Split a field line into its name, unchecked, and its value (RFC 9112 §5).
+
+    Raises `Http1Error` where the value holds what no value may (RFC 9110 §5.5).
+    """
+    name, colon, value = line.partition(b":")
+    value = value.strip(b" \t")
+    if not colon or not _VALUE.match(value):
+        raise Http1Error
+    return name, value
+
+
+def check_field_name(name: bytes) -> None:
+    """Check that a field name is a token (RFC 9110 §5.1).
+
+    Whitespace before the colon, and a folded line's before its text, is none. Raises `Http1Error`.
+    """
+    if not _TOKEN.match(name):
+        raise Http1Error
+
+
 def is_valid_host(value: bytes) -> bool:
     """Whether this may be the value of Host."""
     return _HOST.match(value) is not None
 
 
-def has_chunked(value: bytes) -> bool:
+def is_chunked(value: bytes) -> bool:
     """Whether a Transfer-Encoding is exactly `chunked`: no other coding is accepted."""
     return value.lower() == b"chunked"
 
