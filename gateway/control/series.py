@@ -17,14 +17,36 @@ from gateway.control.totals import Labels, Totals
 from gateway.control.usage import OTHER
 from gateway.metrics import Metric
 from gateway.model import BackendName, Protocol, Signal
-from gateway.outcome import OUTCOMES, RETRY, AuthOutcome, GrpcCode, Outcome, Result
+from gateway.outcome import (
+    MEDIA_TYPE,
+    METHOD_NOT_ALLOWED,
+    OUTCOMES,
+    RETRY,
+    AuthOutcome,
+    GrpcCode,
+    Outcome,
+    Result,
+)
 
 _OTLP: Final = (Signal.TRACES, Signal.METRICS, Signal.LOGS, Signal.PROFILES)
 ROUTES: Final = (
     *product((Protocol.GRPC, Protocol.HTTP), _OTLP),
     (Protocol.INTAKE, Signal.INTAKE),
 )
-"""The pairs of protocol and signal that can occur."""
+"""The pairs of protocol and signal that can occur on a route."""
+UNROUTED: Final = tuple(
+    (protocol, metrics.NO_SIGNAL) for protocol in (Protocol.GRPC, Protocol.HTTP)
+)
+"""Those of requests without a route, health checks among them."""
+_UNROUTED_RESULTS: Final = (
+    Result.ACCEPTED,
+    Result.NOT_FOUND,
+    Result.METHOD,
+    Result.MALFORMED,
+    Result.OVERLOADED,
+    Result.CANCELED,
+    Result.INTERNAL,
+)
 
 NO_ANSWER: Final = "none"
 """The `code` of a backend that gave no answer."""
@@ -112,11 +134,12 @@ def _closed(backends: Backends) -> Iterator[tuple[Metric, Labels]]:
 
 
 def _of_requests() -> Iterator[tuple[Metric, Labels]]:
-    for protocol, signal in ROUTES:
+    for protocol, signal in (*ROUTES, *UNROUTED):
         for metric in (metrics.REQUEST_DURATION, metrics.REQUEST_BYTES, metrics.RESPONSE_BYTES):
             yield metric, (protocol, signal)
         for code, result in _ends(protocol):
-            yield metrics.REQUESTS, (protocol, signal, code, result)
+            if signal != metrics.NO_SIGNAL or result in _UNROUTED_RESULTS:
+                yield metrics.REQUESTS, (protocol, signal, code, result)
 
 
 def _ends(protocol: Protocol) -> Iterator[tuple[str, str]]:
@@ -129,7 +152,9 @@ def _ends(protocol: Protocol) -> Iterator[tuple[str, str]]:
 def _code(protocol: Protocol, outcome: Outcome) -> str:
     match protocol:
         case Protocol.GRPC:
-            return outcome.grpc.name
+            # What is no gRPC request after all is answered as plain HTTP.
+            is_plain = outcome in (MEDIA_TYPE, METHOD_NOT_ALLOWED)
+            return str(outcome.http) if is_plain else outcome.grpc.name
         case Protocol.HTTP:
             return str(outcome.http)
         case Protocol.INTAKE:

@@ -103,7 +103,11 @@ def test_every_outcome_of_the_table_has_a_request_series_from_the_start(exposed:
     for protocol, signal in ROUTES:
         results = {labels[3] for labels in found if labels[:2] == (protocol, signal)}
         assert results == {outcome.result for outcome in OUTCOMES} | {Result.ACCEPTED}
+    unrouted = {labels[3] for labels in found if labels[:2] == ("http", "none")}
+    assert {"accepted", "not_found", "malformed"} <= unrouted
+    assert "denied" not in unrouted
     assert ("grpc", "traces", "RESOURCE_EXHAUSTED", "quota") in found
+    assert ("grpc", "traces", "415", "media_type") in found
     assert ("http", "logs", "413", "too_large") in found
     assert ("intake", "intake", "403", "denied") in found
     assert ("intake", "intake", "503", "undecided") in found
