@@ -75,6 +75,16 @@ def _server_certificate(authority: Authority) -> Certificate:
     return authority.issue("server", ["localhost", "127.0.0.1"])
 
 
+@pytest.fixture(autouse=True)
+def _own_trust(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no bundle of the environment stand in for the authority that a test names.
+
+    `requests` lets these two win over a session's own `verify`.
+    """
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
+
+
 @pytest.fixture(name="raw_sink")
 async def _raw_sink() -> AsyncIterator[RawSink]:
     async with RawSink() as sink:
