@@ -12,35 +12,34 @@ from gateway import metrics
 from gateway.channel import Series, Usage
 from gateway.model import Protocol, Signal
 
-_BUCKETS: Final = len(metrics.BUCKETS_S) + 1
-_LAST: Final = _BUCKETS - 1
-_FIRST_S: Final = metrics.BUCKETS_S[0]
+_LAST: Final = len(metrics.BUCKETS_S) + 1
+"""Bit length of what lies beyond the last bound, and of all that is longer."""
 
 
 class Histogram:
     """Durations in power-of-two buckets of microseconds (`metrics.BUCKETS_S`)."""
 
-    __slots__ = ("counts", "total_s")
+    __slots__ = ("_counts", "_total_s")
 
     def __init__(self) -> None:
-        self.counts = [0] * _BUCKETS
-        self.total_s = 0.0
+        self._counts = [0] * (_LAST + 1)
+        """By the bit length of the duration in whole µs: 0 and 1 are the first bucket."""
+        self._total_s = 0.0
 
     def observe(self, seconds: float) -> None:
         """Count one duration in seconds."""
-        # int() rounds down and a bound is inclusive, so subtract the least that makes 2 µs fall
-        # into the first bucket.
-        bucket = int(seconds * 1_000_000 - 1e-6).bit_length() - 1 if seconds > _FIRST_S else 0
-        self.counts[min(_LAST, bucket)] += 1
-        self.total_s += seconds
+        bits = int(seconds * 1_000_000).bit_length()
+        self._counts[bits if bits < _LAST else _LAST] += 1  # noqa: FURB136 - min() costs a call
+        self._total_s += seconds
 
     def take(self) -> list[float] | None:
         """Return what came since the last call as [bucket counts…, sum], None if nothing did."""
-        if not any(self.counts):
+        first, second, *others = self._counts
+        if not (first or second or any(others)):
             return None
-        taken = [*map(float, self.counts), self.total_s]
-        self.counts = [0] * _BUCKETS
-        self.total_s = 0.0
+        taken = [float(first + second), *map(float, others), self._total_s]
+        self._counts = [0] * (_LAST + 1)
+        self._total_s = 0.0
         return taken
 
 

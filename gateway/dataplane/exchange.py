@@ -85,6 +85,7 @@ class Exchange:
         "_waiting",
         "backend_started",
         "body_ended",
+        "decided_at_ms",
         "downstream",
         "head",
         "held",
@@ -114,6 +115,8 @@ class Exchange:
         self.request_bytes = 0
         self.response_bytes = 0
         self.body_ended = False
+        self.decided_at_ms = 0
+        """Unix time of the verdict on the key, in milliseconds."""
         self.held = 0
         self._principal: Principal | None = None
         self._up: Upstream | None = None
@@ -143,9 +146,8 @@ class Exchange:
             route.local(self)
         else:
             credential = choose(head.credentials)
-            verdict = plane.keyring.decide(
-                credential, route.signal_bit, time.time_ns() // 1_000_000
-            )
+            self.decided_at_ms = time.time_ns() // 1_000_000
+            verdict = plane.keyring.decide(credential, route.signal_bit, self.decided_at_ms)
             if type(verdict) is Principal:
                 self._record_verdict("allowed", "keyring")
                 self._principal = verdict
@@ -626,6 +628,8 @@ class Exchange:
         counters.duration.observe(time.monotonic() - self.started)
         principal = self._principal
         if principal is not None:
-            plane.record_usage(principal.key_id, result, self.request_bytes)
+            plane.record_usage(
+                principal.key_id, result.value, self.request_bytes, self.decided_at_ms
+            )
             if plane.quotas is not None:
                 plane.quotas.done(principal.key_id, self)

@@ -10,7 +10,7 @@ from gateway.dataplane.h2_transport import Http2Transport
 from gateway.dataplane.heads import FieldSection
 from gateway.dataplane.http2_heads import HeadReader, MalformedHeadError
 from gateway.outcome import BACKEND_LOST, CANCELED, HEAD_TOO_LARGE, QUOTA, REFUSALS, Refusal
-from gateway.wire import hpack, http2
+from gateway.wire import hpack
 from gateway.wire.http2 import ConnectionFault, ErrorCode, Setting, Stream, StreamFault
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class ServerStream(Stream):
     exchange: Exchange
 
     def __init__(self, stream_id: int, connection: Http2Server) -> None:
-        Stream.__init__(self, stream_id, connection.peer_window, http2.DEFAULT_WINDOW)
+        Stream.__init__(self, stream_id, connection.peer_window, connection.stream_window)
         self.connection = connection
         self.peer = connection.peer
         self.received = 0

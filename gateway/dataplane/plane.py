@@ -23,7 +23,6 @@ from gateway.dataplane.quotas import Quotas
 from gateway.dataplane.refusals import RefusalLog
 from gateway.dataplane.routes import otlp_routes
 from gateway.model import BackendName
-from gateway.outcome import Result
 from gateway.wire import hpack
 
 if TYPE_CHECKING:
@@ -126,14 +125,14 @@ class DataPlane:
         """Counters of requests for no route: signal `none`."""
         return self.counters.unrouted(protocol)
 
-    def record_usage(self, key_id: str, result: Result, length: int) -> None:
+    def record_usage(self, key_id: str, result: str, length: int, now_ms: int) -> None:
         """Count a request to its key."""
-        usage = self.counters.usage.get((key_id, result.value))
+        usage = self.counters.usage.get((key_id, result))
         if usage is None:
-            usage = self.counters.usage[key_id, result.value] = [0, 0, 0]
+            usage = self.counters.usage[key_id, result] = [0, 0, 0]
         usage[0] += 1
         usage[1] += length
-        usage[2] = time.time_ns() // 1_000_000
+        usage[2] = now_ms
 
     def backend_refused(self, backend: str) -> None:
         """Raise the alarm that a backend does not accept what the gateway allowed; log the first

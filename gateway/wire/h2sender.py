@@ -20,6 +20,8 @@ _FLUSH_BYTES: Final = 128 * 1024
 """Output is handed to the transport at once when it reaches this, not at the end of the turn."""
 _RESETS_REMEMBERED: Final = 1_000
 _MAX_STREAM_WINDOW: Final = 1024 * 1024
+_MAX_INITIAL_WINDOW: Final = 256 * 1024
+"""A stream that is refused from its head may bring no more than this."""
 _MAX_CONNECTION_WINDOW: Final = 4 * 1024 * 1024
 
 
@@ -167,12 +169,25 @@ class Sender(Generic[StreamT]):
         if may_grow and stream.window < _MAX_STREAM_WINDOW:
             credit += stream.window
             stream.window <<= 1
+            if self.stream_window < stream.window <= _MAX_INITIAL_WINDOW:
+                self._announce_window(stream.window)
             if self.window < stream.window << 1 <= _MAX_CONNECTION_WINDOW:
                 self._credit += (stream.window << 1) - self.window
                 self.window = stream.window << 1
         stream.receive_window += credit
         stream.credit = 0
         self._send(http2.frame(http2.WINDOW_UPDATE, 0, stream.id_bytes, credit.to_bytes(4, "big")))
+
+    def _announce_window(self, window: int) -> None:
+        """Let further streams begin with a window that has proved useful (RFC 9113 §6.9.2).
+
+        It counts for all open streams, too.
+        """
+        more = window - self.stream_window
+        self.stream_window = window
+        for stream in self.streams.values():
+            stream.receive_window += more
+        self._send(http2.settings_frame({Setting.INITIAL_WINDOW_SIZE: window}))
 
     def _grant_connection(self) -> None:
         self._send(
