@@ -26,21 +26,20 @@ CHECK = "/grpc.health.v1.Health/Check"
 
 
 @asynccontextmanager
-async def health_client(gateway: RunningWorker) -> AsyncIterator[HealthStub]:
+async def health_client(gateway: RunningWorker) -> AsyncIterator[Any]:
     # Channels to one address share a connection otherwise, also those of different tests.
     options = [("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.insecure_channel(gateway.address, options=options) as channel:
         yield HealthStub(channel)
 
 
-async def check(stub: HealthStub, service: str = "") -> int:
+async def check(stub: Any, service: str = "") -> int:
     answer = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=20)
     return int(answer.status)
 
 
-def open_watch(stub: HealthStub, service: str = "") -> Any:
-    request = health_pb2.HealthCheckRequest(service=service)
-    return stub.Watch(request)  # type: ignore[attr-defined]  # the stubs leave it out
+def open_watch(stub: Any, service: str = "") -> Any:
+    return stub.Watch(health_pb2.HealthCheckRequest(service=service))
 
 
 async def refusal_of(call: Any) -> grpc.StatusCode:
