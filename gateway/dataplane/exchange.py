@@ -15,7 +15,7 @@ from urllib.parse import quote
 from gateway import metrics
 from gateway.dataplane import replies
 from gateway.dataplane.credentials import Credential, choose
-from gateway.model import Denied, Principal, Protocol, Undecided
+from gateway.model import Denied, Principal, Protocol, Verdict
 from gateway.outcome import (
     BACKEND_REFUSED,
     BACKEND_TIMEOUT,
@@ -148,36 +148,32 @@ class Exchange:
             credential = choose(head.credentials)
             self.decided_at_ms = time.time_ns() // 1_000_000
             verdict = plane.keyring.decide(credential, route.signal_bit, self.decided_at_ms)
-            if type(verdict) is Principal:
-                self._record_verdict("allowed", "keyring")
-                self._principal = verdict
-                refusal = self._admit(route)
-                if refusal is None:
-                    self._forward(route)
-                else:
-                    self.refuse(refusal)
-            else:
-                self._not_allowed(verdict, credential)
+            self.decided(route, credential, verdict, "keyring" if credential.digest else "none")
 
-    def _not_allowed(self, verdict: Denied | Undecided | Principal, credential: Credential) -> None:
-        """Answer a verdict that is no yes."""
-        if isinstance(verdict, Undecided):
-            self._record_verdict("undecided", "none")
-            self.refuse(REFUSALS["UNDECIDED"])
-            return
-        if isinstance(verdict, Denied):
+    def decided(self, route: Route, credential: Credential, verdict: Verdict, source: str) -> None:
+        """Go on with the verdict on the key. `source`: where it came from, see `metrics.SOURCES`."""
+        if type(verdict) is Principal:
+            self._record_verdict(route, "allowed", source)
+            self._principal = verdict
+            refusal = self._admit(route)
+            if refusal is None:
+                self._forward(route)
+            else:
+                self.refuse(refusal)
+        elif isinstance(verdict, Denied):
             refusal = REFUSALS[verdict.refusal]
             outcome = refusal.outcome.name
             self._principal = verdict.principal
-            self._record_verdict(outcome, "keyring" if credential.digest is not None else "none")
+            self._record_verdict(route, outcome, source)
             self.plane.refusals.note(self, credential, outcome, verdict.principal)
             self.refuse(refusal)
+        else:
+            self._record_verdict(route, "undecided", "none")
+            self.refuse(REFUSALS["UNDECIDED"])
 
-    def _record_verdict(self, outcome: str, source: str) -> None:
-        route = self.route
-        if route is not None:
-            route.counters.verdicts[outcome, source] += 1
-            self.plane.counters.auth_duration[source].observe(time.monotonic() - self.started)
+    def _record_verdict(self, route: Route, outcome: str, source: str) -> None:
+        route.counters.verdicts[outcome, source] += 1
+        self.plane.counters.auth_duration[source].observe(time.monotonic() - self.started)
 
     def _admit(self, route: Route) -> Refusal | None:
         """Check what comes after the verdict: content type, declared size, limits."""
