@@ -151,7 +151,7 @@ class Exchange:
             self.decided(route, credential, verdict, "keyring" if credential.digest else "none")
 
     def decided(self, route: Route, credential: Credential, verdict: Verdict, source: str) -> None:
-        """Go on with the verdict on the key. `source`: where it came from, see `metrics.SOURCES`."""
+        """Go on with the verdict on the key. `source`: whence it came, see `metrics.SOURCES`."""
         if type(verdict) is Principal:
             self._record_verdict(route, "allowed", source)
             self._principal = verdict
