@@ -30,8 +30,6 @@ from bench.report import LoadReport, RunFailedError
 from bench.rows import GATED_ROW, ROWS, Row
 from bench.running import Running
 
-PROXY_CORE = 0
-LOAD_CORE = 1
 MAX_RATIO_TO_NGINX = 1.0
 BASELINE = Nginx.name
 _WARM_UP_SHARE = 0.1
@@ -85,7 +83,7 @@ class Bench:
 
     backend: Backend
     bdp_pings: bool
-    load_core: int | None = LOAD_CORE
+    load_core: int | None
 
     def warm_up(self, running: Running, row: Row, requests: int) -> None:
         """Let connections, caches and memos reach their usual state."""
@@ -228,6 +226,8 @@ def _parser() -> argparse.ArgumentParser:
         help="measure another proxy too; {port} and {backend} in COMMAND are replaced",
     )
     parser.add_argument("--bdp-pings", action="store_true", help="both ends send grpc-go's PINGs")
+    parser.add_argument("--proxy-core", type=int, default=0, help="where proxies run (default: 0)")
+    parser.add_argument("--load-core", type=int, default=1, help="where the rest runs (default: 1)")
     parser.add_argument("--no-memory", action="store_true", help="leave out the memory gate")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples to FILE")
     return parser
@@ -253,15 +253,15 @@ def _run(options: argparse.Namespace) -> list[Summary]:
     summaries: list[Summary] = []
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        backend = Backend.start(folder, LOAD_CORE, bdp_pings=options.bdp_pings)
+        backend = Backend.start(folder, options.load_core, bdp_pings=options.bdp_pings)
         stack.callback(backend.program.stop)
         proxies = {}
         for proxy in chosen:
             (folder / proxy.name).mkdir()
-            running = proxy.start(folder / proxy.name, backend.port, PROXY_CORE)
+            running = proxy.start(folder / proxy.name, backend.port, options.proxy_core)
             stack.callback(running.program.stop)
             proxies[proxy.name] = running
-        bench = Bench(backend, options.bdp_pings)
+        bench = Bench(backend, options.bdp_pings, options.load_core)
         for row in rows:
             requests = options.requests or row.requests
             of_row = run_row(bench, row, proxies, options.rounds, requests)
@@ -272,7 +272,10 @@ def _run(options: argparse.Namespace) -> list[Summary]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.rounds < 1 or (options.requests is not None and options.requests < 1):
+        parser.error("--rounds and --requests must be at least 1")
     try:
         summaries = _run(options)
         missed = [missed_cpu_gate(summaries)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -13,13 +14,13 @@ import hpack
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from bench import bodies, cpu, keys, load, load_grpc, process, revocation, wire
+from bench import bodies, cpu, keys, load, load_grpc, memory, process, revocation, wire
 from bench.backend import Backend, send_load
 from bench.process import Program, ProgramError
 from bench.proxies import Command, Gateway, GrpcAio, Nginx, Proxy
 from bench.report import LoadReport, RunFailedError, percentile
 from bench.rows import ROWS, Row
-from bench.running import Running
+from bench.running import Kind, Running
 
 CHECKOUT = Path(__file__).parents[2]
 REQUESTS = 20
@@ -195,7 +196,9 @@ def next_reply(read: Callable[[int], bytes]) -> int:
             return stream
 
 
-@pytest.mark.parametrize("proxy", [Nginx(), GrpcAio(), Gateway()], ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    "proxy", [Nginx(), GrpcAio(), Gateway(key_count=REQUESTS)], ids=lambda each: each.name
+)
 def test_each_proxy_passes_its_load_on_whole_and_its_cpu_is_counted(
     backend: Backend, start: Start, proxy: Proxy
 ) -> None:
@@ -209,14 +212,15 @@ def test_each_proxy_passes_its_load_on_whole_and_its_cpu_is_counted(
         assert sample.resident_mb > 1
 
 
-@pytest.mark.parametrize("proxy", [Nginx(), Gateway()], ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    "proxy, known", [(Nginx(), keys.COUNT), (Gateway(key_count=REQUESTS), REQUESTS)]
+)
 @pytest.mark.parametrize("kind", ["grpc", "http"])
-def test_one_refusal_fails_the_run(start: Start, proxy: Proxy, kind: str) -> None:
+def test_one_refusal_fails_the_run(start: Start, proxy: Proxy, known: int, kind: Kind) -> None:
     running = start(proxy)
-    port = running.ports["grpc" if kind == "grpc" else "http"]
 
     with pytest.raises(RunFailedError, match=r"unexpected|reply"):
-        send(kind, port, f"--keys={keys.COUNT + 1}", f"--requests={keys.COUNT + 1}")
+        send(kind, running.ports[kind], f"--keys={known + 1}", f"--requests={known + 1}")
 
 
 def test_the_load_command_says_why_a_run_failed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -303,6 +307,41 @@ def test_the_gate_compares_medians(
     assert summaries[0].ratio == pytest.approx(ratio)
     assert summaries[1].ratio is None
     assert (cpu.missed_cpu_gate(summaries) is not None) == is_missed
+
+
+def test_the_table_and_the_file_have_what_was_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, *_, last = sorted(os.sched_getaffinity(0)) * 2
+    results = tmp_path / "results.json"
+
+    code = cpu.main(
+        [
+            *("--proxy=nginx", "--proxy=grpc-aio", "--row=grpc-small-1x64", "--no-memory"),
+            *("--rounds=2", "--requests=100", f"--json={results}"),
+            *(f"--proxy-core={first}", f"--load-core={last}"),
+        ]
+    )
+
+    assert code == 0
+    printed = capsys.readouterr().out
+    assert [line.split()[1] for line in printed.splitlines()] == ["proxy", "nginx", "grpc-aio"]
+    nginx, grpc_aio = json.loads(results.read_text())
+    assert [len(each["samples"]) for each in (nginx, grpc_aio)] == [2, 2]
+    assert grpc_aio["ratio"] == pytest.approx(grpc_aio["cpu_us"] / nginx["cpu_us"])
+
+
+def test_a_bench_that_cannot_run_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cpu.main(["--extra=nonsense", "--no-memory"]) == 2
+    assert "'nonsense' is not of the form NAME:grpc|http:COMMAND" in capsys.readouterr().err
+
+
+def test_a_workers_memory_is_measured_apart_from_controls() -> None:
+    measured = memory.measure()
+
+    assert len(measured.workers_mb) == 1
+    assert memory.missed_gate(memory.Memory(1.0, (45.1,))) is not None
+    assert memory.missed_gate(memory.Memory(99.0, (45.0,))) is None
 
 
 def test_every_row_names_a_body_that_exists() -> None:
