@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
+from urllib.parse import unquote
 
 from gateway.model import Protocol, Signal
 from gateway.otlp.services import SERVICES
@@ -60,8 +61,8 @@ class Record:
 
     @property
     def key_name(self) -> str:
-        """Name of the key as the gateway passed it on, or empty."""
-        return self.headers.get(KEY_NAME_HEADER, "")
+        """Name of the key as the gateway passed it on, or empty. It travels percent-encoded."""
+        return unquote(self.headers.get(KEY_NAME_HEADER, ""))
 
     def to_json(self) -> str:
         """Write the record as one line of JSON, plain ASCII."""

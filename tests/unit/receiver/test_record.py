@@ -64,6 +64,12 @@ def test_without_identity_headers_a_line_says_nothing_of_a_key() -> None:
     assert "key" not in replace(RECORD, headers={}).to_line()
 
 
+def test_a_keys_name_is_decoded_as_the_gateway_encodes_it() -> None:
+    record = replace(RECORD, headers={"x-gateway-key-name": "b%C3%BCro 100%25"})
+    assert record.key_name == "büro 100%"
+    assert "key büro 100%" in record.to_line()
+
+
 def test_a_line_of_a_request_that_was_not_accepted_says_why_and_who() -> None:
     line = replace(RECORD, answer="INVALID_ARGUMENT", error="the body is not gzip").to_line()
     for part in ("not accepted", "127.0.0.1:5000", "INVALID_ARGUMENT", "the body is not gzip"):

@@ -1,0 +1,76 @@
+"""What the demo says at its start: where it listens, the key, and what to paste."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway import __version__
+from gateway.demo.ports import HOST
+from gateway.demo.snippets import CLEARTEXT_FILE, KEY_VARIABLE, TLS_FILE, Snippets, marked
+
+GOODBYE: Final = "Stopping."
+_BOLD, _RESET = "\x1b[1m", "\x1b[0m"
+
+
+def banner(snippets: Snippets, now_ns: int, is_fancy: bool) -> str:  # noqa: FBT001 - of its one caller
+    """Write everything that stands above the live view.
+
+    Args:
+        snippets: what to paste.
+        now_ns: Unix time in nanoseconds, for the span in the curl line.
+        is_fancy: whether the terminal shows emphasis.
+    """
+    parts = (
+        _addresses(snippets),
+        _key(snippets, is_fancy),
+        _headed("A Collector that sends over TLS, as in StackState's documentation:", is_fancy),
+        marked(TLS_FILE, snippets.collector_tls),
+        "",
+        _headed("A Collector that sends in cleartext:", is_fancy),
+        marked(CLEARTEXT_FILE, snippets.collector_cleartext),
+        "",
+        "Save one of them and run: otelcol-contrib --config FILE",
+        "",
+        _headed("One span with curl:", is_fancy),
+        snippets.curl(now_ns),
+        "",
+        _headed("Traces, metrics, logs and a profile over TLS:", is_fancy),
+        snippets.send,
+        "",
+        _headed("What arrives and what is refused (Ctrl-C stops):", is_fancy),
+    )
+    return "\n".join(parts)
+
+
+def _headed(text: str, is_fancy: bool) -> str:  # noqa: FBT001 - of its one caller
+    return f"{_BOLD}{text}{_RESET}" if is_fancy else text
+
+
+def _addresses(snippets: Snippets) -> str:
+    setting, ports = snippets.setting, snippets.setting.ports
+    rows = (
+        (
+            "OTLP in cleartext",
+            f"{HOST}:{ports.grpc} and {HOST}:{ports.http}, gRPC and HTTP on both",
+        ),
+        ("OTLP over TLS", f"{HOST}:{ports.tls}, CA certificate {setting.certificates.ca_file}"),
+        ("Admin", f"{setting.admin_url}/metrics, {setting.admin_url}/readyz"),
+        ("Keys and settings", str(setting.folder)),
+    )
+    lines = [f"  {name:<18} {value}" for name, value in rows]
+    return "\n".join((f"otlp-gateway {__version__} demo", "", *lines, ""))
+
+
+def _key(snippets: Snippets, is_fancy: bool) -> str:  # noqa: FBT001 - of its one caller
+    if snippets.key is not None:
+        mark = "✅" if is_fancy else "[SUCCESS]"
+        return (
+            f"{mark} Ingestion API Key generated: {snippets.key}\n\n"
+            f"It is shown only now. It stands in the lines below; later starts have\n"
+            f"${KEY_VARIABLE} there instead. Another key: {snippets.new_key}\n"
+        )
+    return (
+        f"The key was shown at the first start and cannot be shown again. Set it first:\n"
+        f"export {KEY_VARIABLE}=…\n"
+        f"Another key: {snippets.new_key}\n"
+    )

@@ -1,0 +1,56 @@
+"""The demo's output: ordered lines, written without ever stopping the event loop.
+
+What must be read waits for its turn. Lines about refusals do not wait: when the reader cannot keep
+up they are counted instead, and the count is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Final
+
+from gateway.receiver.printer import LinePrinter
+
+_WAITING_LINES: Final = 1000
+_LAST_LINES_S: Final = 2.0
+
+
+class Screen:
+    """Writes to a file descriptor. `on_broken` is called once when nobody reads any more."""
+
+    def __init__(self, descriptor: int, on_broken: Callable[[], None]) -> None:
+        self._printer = LinePrinter(descriptor, on_broken)
+        self._offered: asyncio.Queue[str] = asyncio.Queue(_WAITING_LINES)
+        self._left_out = 0
+        self._writing = asyncio.create_task(self._write_offered(), name="screen")
+
+    async def show(self, text: str) -> None:
+        """Write lines; waits while the reader is behind."""
+        for line in text.splitlines():
+            await self._printer.write(line)
+
+    def offer(self, line: str) -> None:
+        """Write a line when there is room; else it is counted."""
+        try:
+            self._offered.put_nowait(line)
+        except asyncio.QueueFull:
+            self._left_out += 1
+
+    async def close(self) -> None:
+        """Write what is left, as far as the reader takes it."""
+        self._writing.cancel()
+        await asyncio.gather(self._writing, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_LINES_S):
+                while not self._offered.empty():
+                    await self._printer.write(self._offered.get_nowait())
+        await self._printer.close()
+
+    async def _write_offered(self) -> None:
+        while True:
+            await self._printer.write(await self._offered.get())
+            left_out, self._left_out = self._left_out, 0
+            if left_out:
+                await self._printer.write(f"… and {left_out} more lines that were not shown")

@@ -1,0 +1,186 @@
+"""What the demo prints to be pasted: two whole Collector configurations, curl, `gateway send`.
+
+Pure text. A key stands in it only on the start that made it; later the text refers to the
+environment variable GATEWAY_KEY.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from gateway.demo.ports import HOST
+from gateway.demo.setting import Setting
+from gateway.model import Signal
+from gateway.otlp import json_codec
+from gateway.otlp.services import SERVICE_NAME, SERVICES
+
+KEY_VARIABLE: Final = "GATEWAY_KEY"
+SCHEME: Final = "StackState"
+TLS_FILE, CLEARTEXT_FILE = "collector-tls.yaml", "collector-cleartext.yaml"
+
+_PIPELINES: Final = """\
+service:{extensions}
+  pipelines:
+    traces: {{receivers: [otlp], exporters: [otlp/stackstate]}}
+    metrics: {{receivers: [otlp], exporters: [otlp/stackstate]}}
+    logs: {{receivers: [otlp], exporters: [otlp/stackstate]}}
+  telemetry:
+    metrics: {{level: none}}
+"""
+_RECEIVERS: Final = """\
+receivers:
+  otlp:
+    protocols:
+      grpc: {{endpoint: "{host}:{grpc}"}}
+      http: {{endpoint: "{host}:{http}"}}
+"""
+_TLS_PARTS: Final = """\
+extensions:
+  bearertokenauth:
+    scheme: {scheme}
+    token: {token}
+"""
+_TLS_EXPORTER: Final = """\
+exporters:
+  otlp/stackstate:
+    auth: {{authenticator: bearertokenauth}}
+    endpoint: "{host}:{port}"
+    tls: {{ca_file: {ca_file}}}
+"""
+_CLEARTEXT_EXPORTER: Final = """\
+exporters:
+  otlp/stackstate:
+    headers:
+      Authorization: {authorization}
+    endpoint: "{host}:{port}"
+    tls: {{insecure: true}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Snippets:
+    """Text to paste for one run. `key` is None when it cannot be shown any more.
+
+    `command` is how this program is called: `gateway`, or its path.
+    """
+
+    setting: Setting
+    key: str | None
+    command: str = "gateway"
+
+    @property
+    def collector_tls(self) -> str:
+        """Write a Collector's configuration as StackState's documentation has it, over TLS."""
+        return "".join(
+            (
+                _TLS_PARTS.format(scheme=SCHEME, token=_yaml(self._collector_key)),
+                self._receivers(0),
+                _TLS_EXPORTER.format(
+                    host=HOST,
+                    port=self.setting.ports.tls,
+                    ca_file=_yaml(_collector_text(str(self.setting.certificates.ca_file))),
+                ),
+                _PIPELINES.format(extensions="\n  extensions: [bearertokenauth]"),
+            )
+        )
+
+    @property
+    def collector_cleartext(self) -> str:
+        """Write a Collector's configuration with `headers:`, for connections without TLS.
+
+        `bearertokenauth` cannot be used there: Go's gRPC sends no token in cleartext.
+        """
+        return "".join(
+            (
+                self._receivers(2),
+                _CLEARTEXT_EXPORTER.format(
+                    host=HOST,
+                    port=self.setting.ports.grpc,
+                    authorization=_yaml(f"{SCHEME} {self._collector_key}"),
+                ),
+                _PIPELINES.format(extensions=""),
+            )
+        )
+
+    @property
+    def _collector_key(self) -> str:
+        return self.key or f"${{env:{KEY_VARIABLE}}}"
+
+    def _receivers(self, first: int) -> str:
+        grpc, http = self.setting.ports.collectors[first : first + 2]
+        return _RECEIVERS.format(host=HOST, grpc=grpc, http=http)
+
+    def curl(self, now_ns: int) -> str:
+        """Write a curl command that sends one span as JSON.
+
+        Args:
+            now_ns: Unix time in nanoseconds, for the span.
+        """
+        words: Sequence[str] = (
+            "curl -i",
+            f"-H {self._shell_header()}",
+            "-H 'Content-Type: application/json'",
+            f"-d {shlex.quote(json_codec.encode(_one_span(now_ns)).decode())}",
+            f"http://{HOST}:{self.setting.ports.http}{SERVICES[Signal.TRACES].http_path}",
+        )
+        return " ".join(words)
+
+    def _shell_header(self) -> str:
+        if self.key is None:
+            return f'"Authorization: {SCHEME} ${KEY_VARIABLE}"'
+        return shlex.quote(f"Authorization: {SCHEME} {self.key}")
+
+    @property
+    def send(self) -> str:
+        """Write a `gateway send` command that sends all signals over TLS."""
+        key = f"{KEY_VARIABLE}={shlex.quote(self.key)} " if self.key is not None else ""
+        ca_file = shlex.quote(str(self.setting.certificates.ca_file))
+        return (
+            f"{key}{self.command} send --endpoint https://{HOST}:{self.setting.ports.tls}"
+            f" --ca-file {ca_file} --signal all"
+        )
+
+    @property
+    def new_key(self) -> str:
+        """Write the command that makes another key in this demo's store."""
+        return (
+            f"{self.command} keys create --name NAME --data {shlex.quote(str(self.setting.folder))}"
+        )
+
+
+def marked(name: str, yaml_text: str) -> str:
+    """Put a snippet between lines that say where it begins and ends; they are YAML comments."""
+    return f"# ----- begin {name} -----\n{yaml_text}# ----- end {name} -----"
+
+
+def _yaml(text: str) -> str:
+    """Quote a scalar: JSON's strings are YAML's double-quoted ones."""
+    return json.dumps(text)
+
+
+def _collector_text(text: str) -> str:
+    """Escape what a Collector would read as a reference to a variable."""
+    return text.replace("$", "$$")
+
+
+def _one_span(now_ns: int) -> ExportTraceServiceRequest:
+    request = ExportTraceServiceRequest()
+    resource = request.resource_spans.add()
+    resource.resource.attributes.add(key=SERVICE_NAME).value.string_value = "curl"
+    resource.scope_spans.add().spans.add(
+        trace_id=secrets.token_bytes(16),
+        span_id=secrets.token_bytes(8),
+        name="hello from curl",
+        kind=Span.SPAN_KIND_INTERNAL,
+        start_time_unix_nano=now_ns - 1_000_000,
+        end_time_unix_nano=now_ns,
+    )
+    return request

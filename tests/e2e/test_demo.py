@@ -1,0 +1,236 @@
+"""`gateway demo` as installed: what it prints can be pasted, what it shows is what happened."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shlex
+import signal
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+import aiohttp
+import psutil
+import pytest
+import yaml
+
+from gateway.sender.target import Tls
+from tests.support.process import COMMAND, Program, running
+
+BEGIN = "What arrives and what is refused"
+KEY = re.compile(r"iapikey-[0-9A-Za-z]{38}")
+
+
+class Demo:
+    """A running demo and what it has printed above its live view."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+
+    @property
+    def banner(self) -> str:
+        lines = self.program.stdout
+        return "\n".join(lines[: next(i for i, line in enumerate(lines) if BEGIN in line)])
+
+    @property
+    def keys(self) -> set[str]:
+        """Every key that stands in the banner."""
+        return set(KEY.findall(self.banner))
+
+    def command(self, start: str) -> str:
+        """The one line that begins with `start`, to be pasted."""
+        (line,) = [line for line in self.banner.splitlines() if line.startswith(start)]
+        return line
+
+    def snippet(self, name: str) -> str:
+        """The Collector configuration between its marks."""
+        found = re.search(f"# -+ begin {name} -+\n(.*)# -+ end {name} -+", self.banner, re.DOTALL)
+        assert found is not None
+        return found[1]
+
+    @property
+    def admin_url(self) -> str:
+        found = re.search(r"http://127\.0\.0\.1:\d+(?=/readyz)", self.banner)
+        assert found is not None
+        return found[0]
+
+    def ports(self) -> list[int]:
+        """The ports of the gateway: cleartext twice, TLS, admin."""
+        head = self.banner[: self.banner.index("# -----")]
+        ports = (int(port) for port in re.findall(r"127\.0\.0\.1:(\d+)", head))
+        return list(dict.fromkeys(ports))
+
+    async def shown(self, pattern: str) -> None:
+        """Wait for a line of the live view."""
+        await self.program.wait_line(pattern)
+
+
+@asynccontextmanager
+async def _demo(folder: Path) -> AsyncIterator[Demo]:
+    """Run a demo; at the end Ctrl-C must end it, and its workers with it."""
+    async with running([COMMAND, "demo", "--data", folder]) as program:
+        await program.wait_line(BEGIN)
+        workers = psutil.Process(program.process.pid).children(recursive=True)
+        assert len(workers) >= 2
+        yield Demo(program)
+        assert await program.stop(signal.SIGINT) == 0
+        assert program.stderr == []
+        gone, alive = psutil.wait_procs(workers, timeout=10)
+        assert not alive, gone
+
+
+@pytest.fixture(name="demo")
+async def _fixture(tmp_path: Path) -> AsyncIterator[Demo]:
+    async with _demo(tmp_path / "demo") as demo:
+        yield demo
+
+
+async def _paste(line: str, **environ: str) -> str:
+    """Give a line to the shell, as a user does, and return what it printed; it must succeed."""
+    path = f"{COMMAND.parent}:{os.environ['PATH']}"
+    env: Mapping[str, str] = {**os.environ, "PATH": path, **environ}
+    shell = await asyncio.create_subprocess_shell(
+        line, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=env
+    )
+    out, err = await asyncio.wait_for(shell.communicate(), 30)
+    assert shell.returncode == 0, (out, err)
+    return out.decode()
+
+
+async def test_the_curl_line_works_as_printed_and_its_span_is_shown(demo: Demo) -> None:
+    answer = await _paste(demo.command("curl "))
+    assert answer.startswith("HTTP/1.1 200")
+    assert answer.endswith("{}")
+    await demo.shown(r"accepted +traces +curl +1 span .* http +key demo$")
+
+
+async def test_the_send_line_works_as_printed_over_tls(demo: Demo) -> None:
+    answer = await _paste(demo.command("GATEWAY_KEY="))
+    assert "4 of 4 requests accepted" in answer
+    for shown in ("traces", "metrics", "logs", "profiles"):
+        await demo.shown(rf"accepted +{shown} +gateway-send .* grpc +key demo$")
+
+
+async def test_a_refused_request_is_shown_with_its_reason_and_its_sender(demo: Demo) -> None:
+    (key,) = demo.keys
+    wrong = demo.command("curl ").replace(key, "made-up-key")
+    assert (await _paste(wrong)).startswith("HTTP/1.1 401")
+    await demo.shown(r"refused +traces +a key that is not known +from 127\.0\.0\.1:\d+, by http")
+    missing = demo.command("curl ").replace(f"-H 'Authorization: StackState {key}'", "")
+    assert (await _paste(missing)).startswith("HTTP/1.1 401")
+    await demo.shown(r"refused +traces +no key in the request +from 127\.0\.0\.1")
+
+
+async def test_a_key_made_while_it_runs_is_good_at_once_and_shown_by_its_name(demo: Demo) -> None:
+    new_key = demo.banner[demo.banner.index("Another key: ") + len("Another key: ") :]
+    create = new_key.splitlines()[0].replace("NAME", "second")
+    made = KEY.search(await _paste(create))
+    assert made is not None
+    (first,) = demo.keys
+    assert (await _paste(demo.command("curl ").replace(first, made[0]))).startswith("HTTP/1.1 200")
+    await demo.shown(r"accepted +traces +curl .* key second$")
+
+
+async def test_the_snippets_are_whole_configurations_for_where_the_demo_listens(
+    demo: Demo,
+) -> None:
+    (key,) = demo.keys
+    grpc, _, tls, _ = demo.ports()
+    secure = yaml.safe_load(demo.snippet("collector-tls.yaml"))
+    assert secure["extensions"]["bearertokenauth"] == {"scheme": "StackState", "token": key}
+    exporter = secure["exporters"]["otlp/stackstate"]
+    assert exporter["endpoint"] == f"127.0.0.1:{tls}"
+    Tls(Path(exporter["tls"]["ca_file"])).context("h2")  # raises when it is no CA file
+    cleartext = yaml.safe_load(demo.snippet("collector-cleartext.yaml"))
+    exporter = cleartext["exporters"]["otlp/stackstate"]
+    assert exporter["endpoint"] == f"127.0.0.1:{grpc}"
+    assert exporter["headers"] == {"Authorization": f"StackState {key}"}
+
+
+async def test_the_admin_url_answers(demo: Demo) -> None:
+    async with aiohttp.ClientSession() as client:
+        async with client.get(f"{demo.admin_url}/readyz") as response:
+            assert response.status == 200
+        async with client.get(f"{demo.admin_url}/metrics") as response:
+            assert "gateway_requests_total" in await response.text()
+
+
+async def test_a_later_start_keeps_key_and_ca_and_shows_the_key_no_more(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    async with _demo(folder) as demo:
+        (key,) = demo.keys
+        ca = (folder / "ca.crt").read_bytes()
+    async with _demo(folder) as demo:
+        assert demo.keys == set()
+        assert "cannot be shown again" in demo.banner
+        assert (folder / "ca.crt").read_bytes() == ca
+        assert "${env:GATEWAY_KEY}" in demo.snippet("collector-tls.yaml")
+        curl = await _paste(demo.command("curl "), GATEWAY_KEY=key)
+        assert curl.startswith("HTTP/1.1 200")
+        send = demo.command(shlex.quote(str(COMMAND)) + " send")
+        assert "4 of 4 requests accepted" in await _paste(send, GATEWAY_KEY=key)
+
+
+async def test_the_key_is_kept_nowhere(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    async with _demo(folder) as demo:
+        (key,) = demo.keys
+        await _paste(demo.command("curl "))
+        await demo.shown("accepted +traces")
+        live = demo.program.output[len(demo.banner) :]
+        assert key not in live
+    for file in folder.rglob("*"):
+        assert not file.is_file() or key.encode() not in file.read_bytes(), file
+
+
+async def test_taken_ports_are_replaced_in_the_snippets_too(tmp_path: Path) -> None:
+    usual = (4317, 4318, 4443, 8090)
+    with ExitStack() as taken:
+        for port in usual:
+            # Whoever else listens there takes it just as well.
+            with suppress(OSError):
+                taken.enter_context(socket.create_server(("127.0.0.1", port)))
+        async with _demo(tmp_path / "demo") as demo:
+            assert not set(demo.ports()) & set(usual)
+            assert len(set(demo.ports())) == 4
+            assert (await _paste(demo.command("curl "))).startswith("HTTP/1.1 200")
+            assert "4 of 4" in await _paste(demo.command("GATEWAY_KEY="))
+
+
+async def test_two_demos_do_not_share_a_folder(demo: Demo, tmp_path: Path) -> None:
+    async with running([COMMAND, "demo", "--data", tmp_path / "demo"]) as second:
+        assert await second.wait() == 1
+    assert "another demo runs on" in second.output
+    assert "--data" in second.output
+    assert not demo.program.is_over
+
+
+async def test_a_folder_that_cannot_be_one_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    async with running([COMMAND, "demo", "--data", file]) as program:
+        assert await program.wait() == 1
+    assert "is no folder: choose another one with --data" in program.output
+
+
+async def test_it_ends_when_nobody_reads_any_more(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    demo = await asyncio.create_subprocess_exec(
+        COMMAND, "demo", "--data", tmp_path / "demo", stdout=writer
+    )
+    try:
+        os.close(writer)
+        banner = b""
+        while BEGIN.encode() not in banner:
+            banner += await asyncio.to_thread(os.read, reader, 65536)
+        os.close(reader)
+        line = next(line for line in banner.decode().splitlines() if line.startswith("curl "))
+        await _paste(f"{line} || true")
+        assert await asyncio.wait_for(demo.wait(), 30) == 0
+    finally:
+        if demo.returncode is None:
+            demo.kill()
+            await demo.wait()
