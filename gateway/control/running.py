@@ -33,6 +33,7 @@ from gateway.control.reports import Reports
 from gateway.control.series import start_at_zero
 from gateway.control.slot import StartError
 from gateway.control.sockets import (
+    BIND_PATIENCE_S,
     BindError,
     BoundSocket,
     ListenSockets,
@@ -64,6 +65,7 @@ class Options:
     """Gets the new configuration after each reload that succeeded."""
     log_format: derive.LogFormat = "json"
     """What workers log in."""
+    bind_patience_s: float = BIND_PATIENCE_S
     worker_command: Sequence[str] = WORKER_COMMAND
     timing: Timing = field(default_factory=Timing)
 
@@ -71,7 +73,8 @@ class Options:
 class Control:
     """A gateway between `start` and `close`. Made by `running`, or by `serve`.
 
-    `addresses` and `admin_addresses` are where it listens, with the ports that port 0 became.
+    `addresses`, `admin_addresses` and `metrics_addresses` are where it listens, with the ports that
+    port 0 became.
     """
 
     def __init__(self, loaded: Loaded, options: Options | None = None) -> None:
@@ -79,6 +82,7 @@ class Control:
         self.options = options or Options()
         self.addresses: list[str] = []
         self.admin_addresses: list[str] = []
+        self.metrics_addresses: list[str] = []
         self._loaded = loaded
         self._totals = Totals()
         self._traffic = KeyTraffic()
@@ -155,7 +159,11 @@ class Control:
     async def _bind(
         self, config: Config, on_wait: Callable[[str], None] | None = None
     ) -> list[list[BoundSocket]]:
-        sockets = await self._sockets.bind(derive.listen_addresses(config), on_wait=on_wait)
+        sockets = await self._sockets.bind(
+            derive.listen_addresses(config),
+            patience_s=self.options.bind_patience_s,
+            on_wait=on_wait,
+        )
         self.addresses = [bound.bound for held in sockets for bound in held]
         return sockets
 
@@ -166,12 +174,14 @@ class Control:
         handlers = Admin(self._exposition, self.health, self.reload, lambda: effective(self.config))
         app = make_app(handlers.routes(), self.accepts_token, self.tasks.failed)
         main, *others = await self._admin_sockets.bind(
-            [admin.address, *([admin.metrics_address] if admin.metrics_address else [])]
+            [admin.address, *([admin.metrics_address] if admin.metrics_address else [])],
+            patience_s=self.options.bind_patience_s,
         )
         await self._servers.serve(app, main, self._admin_tls)
         for sockets in others:
             public = make_app(handlers.public_routes(), self.accepts_token, self.tasks.failed)
             await self._servers.serve(public, sockets, None)
+            self.metrics_addresses = [bound.bound for bound in sockets]
         self.admin_addresses = [bound.bound for bound in main]
 
     async def _start_keys(self) -> None:
