@@ -102,9 +102,9 @@ def _placeholder() -> None:
 
 def _show_version(value: bool) -> None:
     if value:
-        from importlib.metadata import version
+        from gateway import __version__
 
-        info(f"gateway {version('otlp-gateway')}")
+        info(f"gateway {__version__}")
         raise typer.Exit
 
 
