@@ -77,3 +77,4 @@ async def test_a_listener_conforms_to_http2(
     assert explained() <= {result.name for result in found}
     status, ready = await fleet.gateway.get("/readyz")
     assert status == 200, ready
+    fleet.check()

@@ -162,6 +162,10 @@ class Http2Client:
         await self._until(lambda: self._is_over(call))
         return call
 
+    def send_raw(self, data: bytes) -> None:
+        """Send bytes that the library would not: frames of a client that errs."""
+        self._writer.write(data)
+
     def reset(self, stream_id: int, code: int = 8) -> None:
         """Give a stream up (RST_STREAM, by default with CANCEL)."""
         self._http2.reset_stream(stream_id, code)

@@ -46,7 +46,7 @@ def free_ports(count: int) -> list[int]:
     with ExitStack() as sockets:
         while len(ports) < count:
             listener = sockets.enter_context(socket.socket())
-            port = random.randrange(10_000, 32_000)  # noqa: S311  # no secret
+            port = random.randrange(10_000, 32_000)
             with suppress(OSError):
                 listener.bind(("127.0.0.1", port))
                 ports.append(port)

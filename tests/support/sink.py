@@ -42,7 +42,7 @@ class RawSink:
 
     Attributes:
         requests: complete requests in the order of their ends.
-        aborted: requests that the peer broke off; each is also a fault.
+        aborted: requests that the peer broke off; each is also a fault, if `aborts_are_faults`.
         canceled: complete requests that the peer gave up before it had the whole answer.
         faults: what went wrong, for people. Tests that provoke one call `take_faults`.
         script: decides each answer; may be replaced at any time.
@@ -61,6 +61,7 @@ class RawSink:
         self.script = script
         self.early: EarlyScript | None = None
         self.requests: list[Request] = []
+        self.aborts_are_faults = True
         self.aborted: list[Request] = []
         self.canceled: list[Request] = []
         self.faults: list[str] = []
@@ -182,7 +183,9 @@ class RawSink:
                 self._check_framing(request)
         else:
             self.aborted.append(request)
-            self.fault(f"{request.method} {request.path} broken off, {len(request.body)} bytes in")
+            if self.aborts_are_faults:
+                so_far = f"{len(request.body)} bytes in"
+                self.fault(f"{request.method} {request.path} broken off, {so_far}")
         self.announce()
 
     def cancel(self, request: Request) -> None:

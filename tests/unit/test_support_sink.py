@@ -236,6 +236,14 @@ async def test_a_request_broken_off_over_http2_is_a_fault(sink: RawSink) -> None
     assert len(sink.take_faults()) == 1
 
 
+async def test_aborts_that_a_test_provokes_may_be_recorded_alone(sink: RawSink) -> None:
+    sink.aborts_are_faults = False
+    async with Http2Client(sink.grpc_port) as client:
+        await client.start(TRACES.grpc_path, GRPC_FIELDS, b"half a mess")
+    await sink.wait_until(lambda: bool(sink.aborted), "an aborted request")
+    assert sink.faults == []
+
+
 async def test_a_request_broken_off_over_http1_is_a_fault(sink: RawSink) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", sink.http_port)
     writer.write(b"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf")
