@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final, cast
 
 from gateway.dataplane import replies
 from gateway.dataplane.exchange import Exchange
-from gateway.dataplane.http1_answer import AnswerWriter
-from gateway.dataplane.http1_heads import Http1RequestHead, read_request_head
+from gateway.dataplane.http1_answer_writer import AnswerWriter
 from gateway.dataplane.http1_output import Output
+from gateway.dataplane.http1_request_head import Http1RequestHead, read_request_head
 from gateway.outcome import CANCELED, QUOTA, REFUSALS, Refusal, Result
 from gateway.wire import http1
 
@@ -85,7 +85,7 @@ class Http1Server(asyncio.BufferedProtocol):
         self._out.begin(cast("asyncio.Transport", transport), is_tls=self._is_tls)
         self.plane.connections.add(self)
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+    def get_buffer(self, sizehint: int) -> memoryview:
         """Give the worker's one buffer (asyncio): what it gets is forwarded or copied at once."""
         return self.plane.receive_view
 
@@ -115,7 +115,7 @@ class Http1Server(asyncio.BufferedProtocol):
         if self._pauses & _PAUSED_PIPELINE:
             self._go_on()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+    def connection_lost(self, exc: Exception | None) -> None:
         """Cancel what is under way, let go of everything (asyncio)."""
         self._phase = _CLOSED
         self._out.drop()
@@ -280,7 +280,7 @@ class Http1Server(asyncio.BufferedProtocol):
 
     # sides.Downstream
 
-    def grant(self, length: int, keeps_up: bool) -> None:  # noqa: ARG002 - part of the seam
+    def grant(self, length: int, keeps_up: bool) -> None:
         """See `Downstream`."""
         self._ungranted = max(0, self._ungranted - length)
         if self._pauses and self._ungranted <= WINDOW_BYTES // 2:
@@ -310,11 +310,11 @@ class Http1Server(asyncio.BufferedProtocol):
             self._answered()
         return queued
 
-    def send_trailers(self, section: FieldSection) -> None:  # noqa: ARG002 - only the end is sent
+    def send_trailers(self, section: FieldSection) -> None:
         """See `Downstream`."""
         self.send_body(b"", ended=True)
 
-    def refuse(self, refusal: Refusal, is_grpc: bool, allow: bytes) -> None:  # noqa: ARG002 - part of the seam
+    def refuse(self, refusal: Refusal, is_grpc: bool, allow: bytes) -> None:
         """See `Downstream`."""
         head = self._head
         if refusal.outcome is CANCELED or head is None:

@@ -10,10 +10,9 @@ import asyncio
 import re
 from typing import TYPE_CHECKING, ClassVar, Final, cast
 
-import httptools
-
-from gateway.dataplane.http1_heads import AnswerFields, Http1AnswerHead, Http1RequestHead
+from gateway.dataplane.http1_answer_reader import AnswerReader
 from gateway.dataplane.http1_output import Output
+from gateway.dataplane.http1_request_head import Http1RequestHead
 from gateway.dataplane.pool import ConnectError
 from gateway.wire import http1
 
@@ -26,13 +25,11 @@ if TYPE_CHECKING:
 WINDOW_BYTES: Final = 64 * 1024
 """Answer bytes that may wait for the caller before the socket is read no more."""
 _IDLE_S: Final = 60.0
-_SWITCHING_PROTOCOLS: Final = 101
-_FIRST_FINAL: Final = 200
 _NOT_VISIBLE: Final = re.compile(rb"[^!-~]")
 
 
 class Http1Upstream(asyncio.BufferedProtocol):
-    """One connection to a backend; `pool` gives it requests. `on_…` are llhttp's callbacks."""
+    """One connection to a backend; `pool` gives it requests."""
 
     alpn: ClassVar[tuple[str, ...]] = ("http/1.1",)
     shares_streams: ClassVar[bool] = False
@@ -60,20 +57,7 @@ class Http1Upstream(asyncio.BufferedProtocol):
         """Body bytes that Content-Length has announced and that have not come."""
         self._request_ended = True
         # The answer
-        self._parser: httptools.HttpResponseParser | None = None
-        self._fields = AnswerFields()
-        self._has_answer_begun = False
-        self._head_bytes = 0
-        """Bytes read while the head of the answer was not complete."""
-        self._is_in_body = False
-        """Whether a head that is no interim one is complete."""
-        self._head: Http1AnswerHead | None = None
-        """The head while it has not been passed on."""
-        self._chunks: list[bytes] = []
-        """Body bytes that came with the current read."""
-        self._has_ended = False
-        self._ends_at_eof = False
-        self._keeps = False
+        self._reader = AnswerReader()
         self._ungranted = 0
 
     # asyncio
@@ -83,14 +67,14 @@ class Http1Upstream(asyncio.BufferedProtocol):
         is_tls = transport.get_extra_info("ssl_object") is not None
         self._out.begin(cast("asyncio.Transport", transport), is_tls=is_tls)
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+    def get_buffer(self, sizehint: int) -> memoryview:
         """Give the worker's one buffer (asyncio): what it gets is forwarded or copied at once."""
         return self.plane.receive_view
 
     def buffer_updated(self, nbytes: int) -> None:
         """Read what has arrived (asyncio)."""
         try:
-            self._receive(self.plane.receive_view[:nbytes])
+            self._receive(nbytes)
         except Exception:  # noqa: BLE001 - data outlives our bugs: the caller retries, the alarm is raised
             self.plane.report_bug("upstream")
             self._break()
@@ -99,9 +83,8 @@ class Http1Upstream(asyncio.BufferedProtocol):
         """The backend has closed (asyncio): the end of an answer that is delimited by it."""
         if self._exchange is None:
             self._break()  # before the pool chooses it again
-        elif self._is_in_body and self._ends_at_eof:
-            self._has_ended = True
-            self._deliver()
+        elif self._reader.end_of_stream():
+            self._deliver(self._exchange)
         return False
 
     def pause_writing(self) -> None:
@@ -114,7 +97,7 @@ class Http1Upstream(asyncio.BufferedProtocol):
         if left and self._exchange is not None:
             self._exchange.body_left(left)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+    def connection_lost(self, exc: Exception | None) -> None:
         """Tell the exchange (asyncio)."""
         self._break()
 
@@ -148,11 +131,8 @@ class Http1Upstream(asyncio.BufferedProtocol):
         self._is_chunked = head.content_length < 0
         self._request_left = head.content_length
         self._request_ended = False
-        self._has_answer_begun = self._is_in_body = False
-        self._has_ended = self._ends_at_eof = False
-        self._head_bytes = self._ungranted = 0
-        if self._parser is None:
-            self._parser = httptools.HttpResponseParser(self)
+        self._ungranted = 0
+        self._reader.begin(head.method)
         self._request_head = self._render(exchange)
         if isinstance(head, Http1RequestHead) and head.body_follows:
             head.body_follows = False
@@ -225,7 +205,7 @@ class Http1Upstream(asyncio.BufferedProtocol):
     def cancel(self) -> None:
         """See `Upstream`."""
         self._exchange = None
-        if self._has_ended:
+        if self._reader.has_ended:
             self._release()
         else:
             self._out.reset()
@@ -244,94 +224,41 @@ class Http1Upstream(asyncio.BufferedProtocol):
 
     # The answer
 
-    def _receive(self, data: memoryview) -> None:
-        parser = self._parser
-        if self._exchange is None or parser is None:
-            self._break()  # nobody has asked for anything
-            return
-        self._has_answer_begun = True
-        if not self._is_in_body:
-            self._head_bytes += len(data)
-        try:
-            parser.feed_data(data)
-        except httptools.HttpParserCallbackError as error:
-            if not isinstance(error.__context__, http1.Http1Error):
-                raise error.__context__ or error from None
-            self._malformed()
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._malformed()
-        else:
-            if self._is_in_body:
-                self._deliver()
-            elif self._head_bytes > http1.MAX_HEAD_BYTES:
-                self._break()
-
-    def _malformed(self) -> None:
-        """End the connection; an answer that was whole before the fault is passed on."""
-        self._keeps = False
-        if self._has_ended:
-            self._deliver()
-        else:
-            self._break()
-
-    def on_message_begin(self) -> None:
-        """Refuse what nobody has asked for behind the answer."""
-        if self._has_ended:
-            raise http1.Http1Error
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a field of the head; trailers' are dropped."""
-        if not self._is_in_body:
-            self._fields.add(name, value)
-
-    def on_headers_complete(self) -> None:
-        """Take a head; interim ones are passed over (RFC 9110 §15.2)."""
-        parser, exchange = self._parser, self._exchange
-        if parser is None or exchange is None:
-            raise http1.Http1Error
-        status = parser.get_status_code()
-        fields, self._fields = self._fields, AnswerFields()
-        if status == _SWITCHING_PROTOCOLS:
-            raise http1.Http1Error
-        if status < _FIRST_FINAL:
-            return
-        self._is_in_body = True
-        self._head = fields.head(status)
-        self._keeps = parser.should_keep_alive()
-        if exchange.head.method == b"HEAD":
-            # llhttp does not know what was asked, and would wait for a body.
-            self._has_ended = True
-            self._keeps = False
-        elif fields.content_length < 0 and not fields.is_chunked:
-            self._ends_at_eof = not http1.is_bodiless(status)
-
-    def on_body(self, chunk: bytes) -> None:
-        """Take body bytes."""
-        if self._has_ended:
-            raise http1.Http1Error
-        self._chunks.append(chunk)
-
-    def on_message_complete(self) -> None:
-        """The answer, or an interim head, is complete."""
-        if self._is_in_body:
-            self._has_ended = True
-
-    def _deliver(self) -> None:
-        """Pass on what the current read has brought."""
+    def _receive(self, length: int) -> None:
         exchange = self._exchange
         if exchange is None:
+            self._break()  # nobody has asked for anything
             return
-        ended = self._has_ended
-        chunks, self._chunks = self._chunks, []
-        section, self._head = self._head, None
-        if section is not None:
-            section.body_follows = bool(chunks)
-            exchange.answer_head(section, ended and not chunks)
+        plane = self.plane
+        reader = self._reader
+        try:
+            reader.feed(plane.receive_buffer, plane.receive_view, length)
+        except http1.Http1Error:
+            # What was whole before the fault is passed on, the rest is lost.
+            reader.keeps = False
+            if not reader.has_ended:
+                self._break()
+                return
+        if reader.has_head:
+            self._deliver(exchange)
+
+    def _deliver(self, exchange: Exchange) -> None:
+        """Pass on what the last read has brought."""
+        reader = self._reader
+        ended = reader.has_ended
+        chunks = reader.chunks
+        head = reader.head
+        if head is not None:
+            reader.head = None
+            if chunks and not head.body_follows:
+                head.body_follows = True
+            exchange.answer_head(head, ended and not chunks)
         if chunks:
+            reader.chunks = []
             chunk = chunks[0] if len(chunks) == 1 else b"".join(chunks)
             self._ungranted += len(chunk)
             exchange.answer_body(chunk, ended)
-        elif ended and section is None:
+        elif ended and head is None:
             exchange.answer_body(b"", True)
         if self._exchange is not exchange:
             return  # it has cancelled
@@ -345,7 +272,8 @@ class Http1Upstream(asyncio.BufferedProtocol):
     def _release(self) -> None:
         """The answer is complete: give the connection back, or close it."""
         self._exchange = None
-        if not self._request_ended or self._out.is_paused or not self._keeps or self._is_closing:
+        keeps = self._reader.keeps and not self._is_closing
+        if not keeps or not self._request_ended or self._out.is_paused:
             # The backend does not want the rest of the body, or not the connection.
             self._break()
             return
@@ -367,4 +295,4 @@ class Http1Upstream(asyncio.BufferedProtocol):
         self._pool.connection_lost(self)
         if exchange is not None:
             exchange.body_dropped(dropped)
-            exchange.upstream_lost(self._may_be_stale and not self._has_answer_begun)
+            exchange.upstream_lost(self._may_be_stale and not self._reader.has_begun)

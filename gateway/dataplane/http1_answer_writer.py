@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from gateway.dataplane.http1_heads import Http1AnswerHead, Http1RequestHead, render_fields
+from gateway.dataplane.http1_answer_reader import Http1AnswerHead, render_fields
 from gateway.dataplane.http1_output import Output
 from gateway.wire import http1
 
 if TYPE_CHECKING:
     from gateway.dataplane.heads import FieldSection, Pair
+    from gateway.dataplane.http1_request_head import Http1RequestHead
 
 _END: Final = b"\r\n"
 _CLOSE: Final = b"connection: close\r\n"
@@ -50,21 +51,37 @@ class AnswerWriter:
     ) -> None:
         """Send a backend's head; `keeps`: the connection goes on after this answer."""
         self.has_begun = True
-        framing = self._frame(section, request, ended=ended)
+        body_follows = False
         if type(section) is Http1AnswerHead:
-            fields = section.h1
             body_follows = section.body_follows
+            if section.whole is not None and keeps and request.method != b"HEAD":
+                self._framing = _LENGTH
+                self._left = section.content_length
+                head = section.whole
+            else:
+                head = self._render(section, section.h1, request, keeps=keeps, ended=ended)
         else:
             fields = render_fields(section.fields)
-            body_follows = False
-        end = _END if keeps else b"connection: close\r\n\r\n"
-        head = b"".join((http1.status_line(section.status), fields, framing, end))
+            head = self._render(section, fields, request, keeps=keeps, ended=ended)
         if ended:
             self._out.write(head, 0)
             return
         self._head = head
         if not body_follows:
             self._loop.call_soon(self._flush)
+
+    def _render(
+        self,
+        section: FieldSection,
+        fields: bytes,
+        request: Http1RequestHead,
+        *,
+        keeps: bool,
+        ended: bool,
+    ) -> bytes:
+        framing = self._frame(section, request, ended=ended)
+        end = _END if keeps else b"connection: close\r\n\r\n"
+        return b"".join((http1.status_line(section.status), fields, framing, end))
 
     def _frame(self, section: FieldSection, request: Http1RequestHead, *, ended: bool) -> bytes:
         """Decide how the body is delimited; return the field that says so."""
