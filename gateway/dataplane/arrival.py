@@ -90,9 +90,12 @@ class Arrival:
                 await self._read_proxy_header()
             if self.entrance.tls is not None:
                 await self._await_client_hello()
-                async with self.entrance.handshakes:
+                await self._await_turn()
+                try:
                     is_handed_over = True
                     await self._shake_hands(self.entrance.tls, make)
+                finally:
+                    self.entrance.handshakes.release()
             else:
                 is_handed_over = True
                 await self._loop.connect_accepted_socket(make, self._sock)
@@ -141,6 +144,14 @@ class Arrival:
             raise TurnedBackError(TLS_HANDSHAKE, TLS_FAILED, "it was never begun") from None
         if not first:
             raise EOFError
+
+    async def _await_turn(self) -> None:
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                await self.entrance.handshakes.acquire()
+        except TimeoutError:
+            detail = "too many others were under way"
+            raise TurnedBackError(TLS_HANDSHAKE, TLS_FAILED, detail) from None
 
     async def _shake_hands(
         self, context: ssl.SSLContext, make: Callable[[], asyncio.BufferedProtocol]
