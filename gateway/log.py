@@ -86,6 +86,13 @@ def redact_event(
     return event
 
 
+def _in_order(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Put first what people look for first."""
+    return {name: event[name] for name in ("timestamp", "level", "logger", "event")} | dict(event)
+
+
 class _Writer:
     """Writes finished lines. `name` is the room that logs."""
 
@@ -138,6 +145,7 @@ def configure(
             structlog.processors.StackInfoRenderer(),
             structlog.processors.format_exc_info,
             redact_event,
+            _in_order,
             _console(out) if resolved == "console" else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),

@@ -1,1 +1,1 @@
-"""The commands: thin. Each reads its arguments, calls the room that does the work, and says how it ended."""
+"""The commands: thin. Each reads its arguments, calls a room, and says how it ended."""

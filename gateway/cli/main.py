@@ -93,7 +93,7 @@ def build() -> TyperGroup:
     app.callback(invoke_without_command=True)(_gateway)
     for name, command in COMMANDS.items():
         app.command(name, help=command.summary)(_placeholder)
-    return typer.main.get_group(app)
+    return cast("TyperGroup", typer.main.get_command(app))
 
 
 def _placeholder() -> None:

@@ -1,0 +1,223 @@
+"""The frame of the commands: help, exit codes, how they speak. Commands themselves: elsewhere."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from gateway import __version__
+from gateway.cli import output
+from gateway.cli.main import COMMANDS, load_command, run
+from gateway.cli.output import Colour, Exit, paint
+from gateway.terminal import is_fancy
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(name="terminal")
+def _terminal(monkeypatch: pytest.MonkeyPatch) -> _Terminal:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    return _Terminal()
+
+
+def _gateway(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the installed command."""
+    command = str(Path(sys.executable).parent / "gateway")
+    return subprocess.run(
+        [command, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environ},
+    )
+
+
+def test_help_lists_every_command_with_examples() -> None:
+    ended = _gateway("--help")
+    assert ended.returncode == Exit.OK
+    assert all(f"  {name} " in ended.stdout for name in COMMANDS)
+    assert "gateway keys create --name my-collector" in ended.stdout
+    assert ended.stderr == ""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_examples(name: str) -> None:
+    ended = _gateway(name, "--help")
+    assert ended.returncode == Exit.OK
+    assert "Usage: gateway" in ended.stdout
+    if name != "keys":  # a group: its commands have them
+        assert ended.stdout.count(f"gateway {name}") >= 2
+
+
+def test_help_loads_no_command() -> None:
+    script = (
+        "import sys, gateway.cli.main as main; main.run(['--help'])\n"
+        "print([name for name in sys.modules if name.startswith(('gateway.sender', 'gateway.keys',"
+        " 'gateway.config', 'aiohttp', 'sqlalchemy', 'rich.'))])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == Exit.OK
+    assert capsys.readouterr().out == f"gateway {__version__}\n"
+
+
+def test_without_a_command_help_is_shown_and_the_arguments_are_wrong(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run([]) == Exit.BAD_INPUT
+    assert "Commands:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["keyz"], "No such command 'keyz'. Did you mean 'keys'?"),
+        (["serve", "--bogus"], "No such option: --bogus"),
+        (["serve", "surplus"], "unexpected extra argument"),
+        (["keys", "create"], "Missing option '--name'"),
+        (["send"], "Missing option '--endpoint'"),
+    ],
+)
+def test_wrong_arguments_end_with_1_and_say_where_help_is(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == Exit.BAD_INPUT
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert message in shown.err
+    assert "--help')" in shown.err
+
+
+def test_a_group_without_its_command_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["keys"]) == Exit.BAD_INPUT
+    assert "create" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_can_be_loaded(name: str) -> None:
+    assert load_command(name).name == name
+
+
+def test_the_shell_completes_commands_and_their_options() -> None:
+    words = _gateway(
+        _GATEWAY_COMPLETE="complete_bash", COMP_WORDS="gateway se", COMP_CWORD="1"
+    ).stdout.split()
+    assert words == ["serve", "send"]
+    options = _gateway(
+        _GATEWAY_COMPLETE="complete_bash", COMP_WORDS="gateway serve --", COMP_CWORD="2"
+    ).stdout.split()
+    assert "--config" in options
+
+
+# serve and check-config
+
+
+def test_check_config_says_that_a_configuration_can_be_used(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("listen: [{address: '0.0.0.0:4317'}]")
+    ended = _gateway("check-config", "--config", str(file))
+    assert ended.returncode == Exit.OK
+    assert ended.stdout == f"[SUCCESS] {file} can be used\n"
+    assert ended.stderr.startswith("[WARNING] listen[0].address (line 1): ")
+
+
+@pytest.mark.parametrize("command", ["check-config", "serve"])
+def test_all_faults_are_printed_with_their_paths(tmp_path: Path, command: str) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("limits:\n  max_body: 64Mi\n  idle_timeout: 0\n")
+    ended = _gateway(command, "--config", str(file), "--set", "workers=none")
+    assert ended.returncode == Exit.BAD_INPUT
+    assert ended.stdout == ""
+    lines = ended.stderr.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [
+        "[ERROR] workers",
+        "[ERROR] limits.max_body (line 2)",
+        "[ERROR] limits.idle_timeout (line 3)",
+        f"[ERROR] 3 faults in {file}",
+    ]
+
+
+def test_the_environment_names_the_configuration_too(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("workers: 1")
+    ended = _gateway("check-config", GATEWAY_CONFIG=str(file))
+    assert ended.returncode == Exit.OK
+    assert f"{file} can be used" in ended.stdout
+
+
+def test_check_config_needs_a_file(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GATEWAY_CONFIG", raising=False)
+    assert run(["check-config"]) == Exit.BAD_INPUT
+    assert "name the file to check" in capsys.readouterr().err
+
+
+# How commands speak
+
+
+def test_words_stand_for_emoji_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output.success("done")
+    output.error("failed")
+    output.warning("doubtful")
+    output.info("plain")
+    shown = capsys.readouterr()
+    assert shown.out == "[SUCCESS] done\nplain\n"
+    assert shown.err == "[ERROR] failed\n[WARNING] doubtful\n"
+
+
+def test_a_terminal_gets_emoji_and_colours(
+    terminal: _Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    output.success("done")
+    output.error("failed")
+    assert terminal.getvalue() == "✅ done\n❌ \x1b[31mfailed\x1b[0m\n"
+
+
+@pytest.mark.parametrize("name, value", [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_the_environment_can_forbid_colours(
+    terminal: _Terminal, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    assert is_fancy(terminal)
+    monkeypatch.setenv(name, value)
+    assert not is_fancy(terminal)
+    assert paint("x", Colour.RED, terminal) == "x"
+
+
+def test_failing_says_why_and_ends_with_its_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as ended:
+        output.fail("nobody answers", Exit.UNREACHABLE)
+    assert ended.value.exit_code == 3
+    assert capsys.readouterr().err == "[ERROR] nobody answers\n"
+
+
+def test_a_stream_that_cannot_show_a_character_gets_a_question_mark(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    output.info("naïve ✅")
+    assert raw.getvalue() == b"na?ve ?\n"
+
+
+def test_the_exit_codes_are_those_of_the_interface() -> None:
+    assert [code.value for code in Exit] == [0, 1, 2, 3]
