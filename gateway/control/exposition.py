@@ -28,7 +28,6 @@ Measured = Mapping[str, Mapping[Labels, float]]
 """Metric name → labels → value: what control itself measures, at the moment of a scrape."""
 
 _BOUNDS = [*(repr(bound) for bound in metrics.BUCKETS_S), "+Inf"]
-_MS_PER_S = 1_000
 
 
 class Exposition(Collector):
@@ -80,17 +79,10 @@ class Exposition(Collector):
     def _per_key(self) -> dict[str, dict[Labels, float]]:
         requests = dict(self._totals.counters(metrics.KEY_REQUESTS))
         octets = dict(self._totals.counters(metrics.KEY_BYTES))
-        last_used: dict[Labels, float] = {}
         named = [(key_id, self._key_name(key_id), t) for key_id, t in self._traffic.keys.items()]
         for key_id, name, traffic in [*named, (OTHER, "", self._traffic.other)]:
             _add_traffic(requests, octets, (key_id, name), traffic)
-            if traffic.last_used_ms and key_id != OTHER:
-                last_used[key_id, name] = traffic.last_used_ms / _MS_PER_S
-        return {
-            metrics.KEY_REQUESTS.name: requests,
-            metrics.KEY_BYTES.name: octets,
-            metrics.KEY_LAST_USED.name: last_used,
-        }
+        return {metrics.KEY_REQUESTS.name: requests, metrics.KEY_BYTES.name: octets}
 
 
 def _add_traffic(

@@ -22,8 +22,10 @@ from gateway.keys.record import KnownKey
 from gateway.keys.service import StoreStatus
 from gateway.model import KeyState
 
-EXPIRING: Final = 1_000
-"""So many keys have a series with their expiry: those whose expiry is nearest to now."""
+SHOWN: Final = 1_000
+"""So many keys have a series with their expiry: those whose expiry is nearest to now. As many have
+one with their last use: those that were used last.
+"""
 REMEMBERED_S: Final = 10.0
 _MS_PER_S: Final = 1_000
 
@@ -44,6 +46,9 @@ class Keys(Protocol):
 
     def counts(self) -> dict[str, int]:
         """Count keys by state."""
+
+    def last_used_ms(self, key_id: str) -> int:
+        """Tell when a key was last allowed, 0 = never."""
 
     def statuses(self) -> Sequence[StoreStatus]:
         """Tell how each store is."""
@@ -93,6 +98,7 @@ class Measures:
             self._of_keys = {
                 metrics.KEYS.name: {(state,): float(count) for state, count in counts.items()},
                 metrics.KEY_EXPIRY.name: _expiries(self._keys.records(), self._unix_s()),
+                metrics.KEY_LAST_USED.name: _last_uses(self._keys),
             }
             self._of_keys_at = (revision, now)
         return self._of_keys
@@ -124,8 +130,18 @@ def _expiries(records: Iterable[KnownKey], now_s: float) -> dict[Labels, float]:
         for key in records
         if key.expires_at_ms is not None and key.state is not KeyState.REVOKED
     )
-    nearest = heapq.nsmallest(EXPIRING, expiring)
+    nearest = heapq.nsmallest(SHOWN, expiring)
     return {(key_id, name): expires_ms / _MS_PER_S for _, key_id, name, expires_ms in nearest}
+
+
+def _last_uses(keys: Keys) -> dict[Labels, float]:
+    used = (
+        (last_used_ms, key.key_id, key.name)
+        for key in keys.records()
+        if (last_used_ms := keys.last_used_ms(key.key_id))
+    )
+    latest = heapq.nlargest(SHOWN, used)
+    return {(key_id, name): last_used_ms / _MS_PER_S for last_used_ms, key_id, name in latest}
 
 
 def _of_stores(statuses: Iterable[StoreStatus]) -> dict[str, Series]:

@@ -119,7 +119,10 @@ def take_inherited(environ: MutableMapping[str, str]) -> list[socket.socket]:
     taken = []
     for fd in range(SYSTEMD_FIRST_FD, SYSTEMD_FIRST_FD + int(count)):
         os.set_inheritable(fd, False)  # noqa: FBT003 - positional-only
-        taken.append(socket.socket(fileno=fd))
+        try:
+            taken.append(socket.socket(fileno=fd))
+        except OSError:
+            _log.warning("systemd handed over what is no socket: it is left alone", fd=fd)
     return taken
 
 

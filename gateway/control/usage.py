@@ -27,18 +27,16 @@ _DECAY: Final = 0.5
 
 @dataclass(slots=True)
 class Traffic:
-    """Requests and bytes of request bodies, by outcome, and when the key was last allowed."""
+    """Requests and bytes of request bodies, by outcome."""
 
     requests: dict[str, int] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
-    last_used_ms: int = 0
 
     def add(self, usage: Usage) -> None:
         """Add what a worker reported."""
         outcome = usage.outcome
         self.requests[outcome] = self.requests.get(outcome, 0) + usage.requests
         self.bytes[outcome] = self.bytes.get(outcome, 0) + usage.bytes
-        self.last_used_ms = max(self.last_used_ms, usage.last_used_ms)
 
 
 class KeyTraffic:

@@ -6,6 +6,7 @@ as a list of `Route`.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,16 @@ from gateway.control.sockets import BoundSocket
 TOKEN_FIELDS: Final = ("X-API-Token", "X-API-Key")
 """The header fields that may carry a token: those of the `sts` CLI."""
 MAX_BODY_BYTES: Final = 64 * 1024
+MAX_CONNECTIONS: Final = 256
+"""At once, on one of control's addresses."""
+REQUEST_S: Final = 10.0
+KEEPALIVE_S: Final = 75.0
+"""Longer than scrapes lie apart."""
 _SHUTDOWN_S: Final = 1.0
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+_SILENT: Final = web.AppKey("silent", set[web.RequestHandler])
+"""Connections without a request so far."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -53,26 +62,69 @@ class TlsFiles:
 
 
 class HttpServers:
-    """Listening servers of control, closed together."""
+    """Listening servers of control, closed together.
 
-    def __init__(self) -> None:
+    Whoever may reach the metrics must not be able to use up control's descriptors: connections are
+    limited in number, and those are closed whose first request has not come after `request_s`
+    seconds, or whose next one after `KEEPALIVE_S`.
+    """
+
+    def __init__(
+        self, max_connections: int = MAX_CONNECTIONS, request_s: float = REQUEST_S
+    ) -> None:
+        self._max_connections = max_connections
+        self._request_s = request_s
         self._runners: list[web.AppRunner] = []
+        self._servers: list[asyncio.Server] = []
 
     async def serve(
         self, app: web.Application, sockets: Sequence[BoundSocket], tls: TlsFiles | None
     ) -> None:
         """Answer on `sockets`, which the servers close at their end."""
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+        runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=_SHUTDOWN_S, keepalive_timeout=KEEPALIVE_S
+        )
         await runner.setup()
         self._runners.append(runner)
-        context = tls.context if tls is not None else None
+        loop = asyncio.get_running_loop()
         for bound in sockets:
-            await web.SockSite(runner, bound.sock, ssl_context=context).start()
+            server = await loop.create_server(
+                lambda: self._accept(runner.server, app[_SILENT]),
+                sock=bound.sock,
+                ssl=tls.context if tls is not None else None,
+            )
+            self._servers.append(server)
 
     async def close(self) -> None:
         """Stop listening, let requests finish for a second."""
+        while self._servers:
+            self._servers.pop().close()
         while self._runners:
             await self._runners.pop().cleanup()
+
+    def _accept(
+        self, server: web.Server | None, silent: set[web.RequestHandler]
+    ) -> asyncio.Protocol:
+        if server is None or len(server.connections) >= self._max_connections:
+            return _TurnedAway()
+        handler = server()
+        silent.add(handler)
+        asyncio.get_running_loop().call_later(self._request_s, _close_silent, handler, silent)
+        return handler
+
+
+def _close_silent(handler: web.RequestHandler, silent: set[web.RequestHandler]) -> None:
+    if handler in silent:
+        silent.discard(handler)
+        handler.force_close()
+
+
+class _TurnedAway(asyncio.Protocol):
+    """A connection that is one too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Close it (asyncio)."""
+        transport.close()
 
 
 def make_app(
@@ -87,6 +139,7 @@ def make_app(
     app = web.Application(
         middlewares=[_errors_as_json(routes, on_bug)], client_max_size=MAX_BODY_BYTES
     )
+    app[_SILENT] = set()
     for route in routes:
         handler = _guarded(route.handler, accepts_token) if route.needs_token else route.handler
         if route.method == hdrs.METH_GET:
@@ -129,6 +182,7 @@ def _errors_as_json(routes: Sequence[Route], on_bug: Callable[[str, Exception], 
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request.app[_SILENT].discard(request.protocol)
         try:
             return await handler(request)
         except web.HTTPNotFound:

@@ -143,16 +143,14 @@ def test_a_histogram_s_buckets_are_cumulated_and_end_with_their_count(exposed: F
 
 
 def test_a_key_s_traffic_is_shown_with_its_name_and_the_rest_as_other(exposed: Fixture) -> None:
-    exposed.traffic.add([Usage("7", "allowed", 3, 300, 1_700_000_000_500)])
+    exposed.traffic.add([Usage("7", "allowed", 3, 300, 0)])
     exposed.traffic.other.add(Usage("8", "key_expired", 2, 20, 0))
     key = {"key_id": "7", "key_name": "name 7"}
     other = {"key_id": "other", "key_name": ""}
     assert exposed.value("gateway_key_requests_total", **key, outcome="allowed") == 3
     assert exposed.value("gateway_key_bytes_total", **key, outcome="allowed") == 300
-    assert exposed.value("gateway_key_last_used_timestamp_seconds", **key) == 1_700_000_000.5
     assert exposed.value("gateway_key_requests_total", **other, outcome="key_expired") == 2
     assert exposed.value("gateway_key_requests_total", **other, outcome="allowed") == 0
-    assert exposed.value("gateway_key_last_used_timestamp_seconds", **other) is None
 
 
 def test_backends_of_a_new_configuration_get_their_series(exposed: Fixture) -> None:

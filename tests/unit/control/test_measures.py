@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from gateway import __version__, metrics
-from gateway.control.measures import EXPIRING, REMEMBERED_S, Measures, certificate_expiries
+from gateway.control.measures import REMEMBERED_S, SHOWN, Measures, certificate_expiries
 from gateway.keys.errors import STORE_ERROR_REASONS
 from gateway.keys.record import KeyRecord, KnownKey, StaticKey
 from gateway.keys.service import StoreStatus
@@ -41,6 +41,7 @@ class Keys:
         self.all: list[KnownKey] = list(records)
         self.all_statuses: list[StoreStatus] = []
         self.counted = 0
+        self.used: dict[str, int] = {}
 
     def records(self) -> Iterator[KnownKey]:
         return iter(self.all)
@@ -48,6 +49,9 @@ class Keys:
     def counts(self) -> dict[str, int]:
         self.counted += 1
         return {"active": len(self.all), "expired": 0}
+
+    def last_used_ms(self, key_id: str) -> int:
+        return self.used.get(key_id, 0)
 
     def statuses(self) -> list[StoreStatus]:
         return self.all_statuses
@@ -89,9 +93,23 @@ def test_keys_with_an_expiry_are_shown_with_it_but_not_deleted_ones() -> None:
 
 
 def test_of_many_keys_those_are_shown_that_expire_next() -> None:
-    keys = Keys(*(record(number + 1, 60.0 * number) for number in range(EXPIRING + 5)))
+    keys = Keys(*(record(number + 1, 60.0 * number) for number in range(SHOWN + 5)))
     shown = measured(keys).series()[metrics.KEY_EXPIRY.name]
-    assert {int(labels[0]) for labels in shown} == set(range(1, EXPIRING + 1))
+    assert {int(labels[0]) for labels in shown} == set(range(1, SHOWN + 1))
+
+
+def test_the_last_use_of_keys_is_shown_before_this_start_too() -> None:
+    keys = Keys(record(1), record(2))
+    keys.used = {"2": 1_700_000_000_500}
+    shown = measured(keys).series()[metrics.KEY_LAST_USED.name]
+    assert shown == {("2", "name 2"): 1_700_000_000.5}
+
+
+def test_of_many_keys_those_are_shown_that_were_used_last() -> None:
+    keys = Keys(*(record(number + 1) for number in range(SHOWN + 5)))
+    keys.used = {key.key_id: int(key.key_id) for key in keys.all}
+    shown = measured(keys).series()[metrics.KEY_LAST_USED.name]
+    assert {int(labels[0]) for labels in shown} == set(range(6, SHOWN + 6))
 
 
 def test_keys_are_counted_again_when_they_changed_or_some_time_has_passed() -> None:

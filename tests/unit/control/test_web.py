@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -198,6 +199,38 @@ async def test_answers_name_no_software_and_are_not_cached(admin: Fixture) -> No
     _, _, answer = await admin.ask("/readyz")
     assert "Server" not in answer.headers
     assert answer.headers["Cache-Control"] == "no-store"
+
+
+@pytest.fixture
+async def small() -> AsyncIterator[tuple[str, int]]:
+    """A server that takes two connections at a time and waits for requests only a moment."""
+    exposition = Exposition(Totals(), KeyTraffic(), str, dict, list)
+    handlers = Admin(exposition, Health(Fixture().facts), Fixture().reload, dict)
+    servers, sockets = HttpServers(max_connections=2, request_s=0.2), ListenSockets()
+    [[bound]] = await sockets.bind(["127.0.0.1:0"])
+    app = make_app(handlers.public_routes(), lambda _: False, lambda *_: None)
+    await servers.serve(app, [bound], None)
+    host, _, port = bound.bound.rpartition(":")
+    yield host, int(port)
+    await servers.close()
+    sockets.close()
+
+
+async def test_connections_are_limited_in_number_and_idle_ones_make_room(
+    small: tuple[str, int],
+) -> None:
+    idle = [await asyncio.open_connection(*small) for _ in range(2)]
+    idle[0][1].write(b"GET /livez HTTP/1.1")  # and never the rest
+    reader, one_too_many = await asyncio.open_connection(*small)
+    assert await reader.read() == b""
+    one_too_many.close()
+    for reader, writer in idle:  # they end of themselves
+        assert await reader.read() == b""
+        writer.close()
+    reader, writer = await asyncio.open_connection(*small)
+    writer.write(b"GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n")
+    assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+    writer.close()
 
 
 async def test_requests_are_not_logged(admin: Fixture) -> None:
