@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import hpack
+import httptools
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gateway.dataplane.credentials import CredentialReader
+from gateway.dataplane.http1_request_head import Http1RequestHead, read_request_head
+from gateway.model import digest_of
+from gateway.wire.http1 import Http1Error
+
+KEY = b"iapikey-0123456789abcdefghijklmnopqrstuv2Pxkvs"
+
+
+def read(*lines: bytes, start: bytes = b"POST /v1/traces HTTP/1.1") -> Http1RequestHead:
+    """Read a head of these lines, twice: known lines must mean what new ones do."""
+    raw = b"\r\n".join([start, *lines, b"", b""])
+    reader = CredentialReader(["StackState"])
+    first, second = (read_request_head(raw, reader) for _ in range(2))
+    for name in ("method", "path", "query", "fields", "h1", "authority", "content_length"):
+        assert getattr(first, name) == getattr(second, name)
+    assert (first.is_chunked, first.keeps_alive) == (second.is_chunked, second.keeps_alive)
+    return second
+
+
+def test_fields_to_forward_are_kept_as_the_caller_wrote_them() -> None:
+    head = read(
+        b"Host: gateway:4318",
+        b"USER-agent: OTel \t",
+        b"X-Custom:value",
+        b"Content-Type: application/json",
+        b"traceparent:  00-1-2-03",
+    )
+    assert head.fields == [
+        (b"USER-agent", b"OTel"),
+        (b"X-Custom", b"value"),
+        (b"Content-Type", b"application/json"),
+        (b"traceparent", b"00-1-2-03"),
+    ]
+    assert head.encoded_h1() == (
+        b"USER-agent: OTel \t\r\nX-Custom:value\r\nContent-Type: application/json\r\n"
+        b"traceparent:  00-1-2-03\r\n"
+    )
+    assert head.authority == b"gateway:4318"
+    assert head.content_type == b"application/json"
+
+
+def test_names_are_in_lower_case_when_they_go_on_over_http_2() -> None:
+    head = read(b"Host: a", b"X-Custom: Value", b"Content-Type: application/json")
+    assert hpack.Decoder().decode(head.encoded_h2(), raw=True) == [
+        (b"x-custom", b"Value"),
+        (b"content-type", b"application/json"),
+    ]
+
+
+def test_hop_by_hop_and_identity_fields_are_not_forwarded() -> None:
+    head = read(
+        b"Host: a",
+        b"Connection: keep-alive, X-Hop",
+        b"Keep-Alive: timeout=5",
+        b"Proxy-Connection: keep-alive",
+        b"TE: trailers",
+        b"Trailer: X-Later",
+        b"Upgrade: h2c",
+        b"HTTP2-Settings: AAMAAABkAAQAAP__",
+        b"Proxy-Authorization: Basic eDp5",
+        b"X-Gateway-Key-Id: 7",
+        b"x-gateway-key-name: somebody",
+        b"x-hop: only for the next hop",
+        b"X-Kept: 1",
+    )
+    assert head.fields == [(b"X-Kept", b"1")]
+    assert head.encoded_h1() == b"X-Kept: 1\r\n"
+
+
+def test_a_query_is_split_off_and_a_path_is_not_touched() -> None:
+    head = read(b"Host: a", start=b"POST //intake/../%2f?api_key=k?x HTTP/1.1")
+    assert (head.path, head.query) == (b"//intake/../%2f", b"api_key=k?x")
+    assert read(b"Host: a").query is None
+    assert read(b"Host: a", start=b"GET /features? HTTP/1.1").query == b""
+
+
+def test_credentials_are_hashed_and_not_among_the_fields() -> None:
+    head = read(b"Host: a", b"AUTHORIZATION: StackState " + KEY, b"Sts-Api-Key: " + KEY)
+    assert [credential.digest for credential in head.credentials] == [digest_of(KEY)] * 2
+    assert head.credential_pairs == [
+        (b"AUTHORIZATION", b"StackState " + KEY),
+        (b"Sts-Api-Key", KEY),
+    ]
+    assert head.fields == []
+    assert KEY.decode() not in repr(head)
+
+
+def test_a_body_is_as_long_as_content_length_says() -> None:
+    assert read(b"Host: a", b"Content-Length: 0042").content_length == 42
+    assert read(b"Host: a").content_length == 0
+    chunked = read(b"Host: a", b"Transfer-Encoding: Chunked")
+    assert (chunked.is_chunked, chunked.content_length) == (True, -1)
+
+
+@pytest.mark.parametrize(
+    "lines, start, keeps",
+    [
+        ((), b"GET / HTTP/1.1", True),
+        ((b"Connection: Close",), b"GET / HTTP/1.1", False),
+        ((b"Connection: x, close",), b"GET / HTTP/1.1", False),
+        ((b"Connection: keep-alive",), b"GET / HTTP/1.0", False),
+        ((), b"GET / HTTP/1.0", False),
+    ],
+)
+def test_http_1_1_keeps_the_connection_unless_told_otherwise(
+    lines: tuple[bytes, ...], start: bytes, keeps: bool
+) -> None:
+    assert read(b"Host: a", *lines, start=start).keeps_alive is keeps
+
+
+def test_only_http_1_1_expects_a_100() -> None:
+    assert read(b"Host: a", b"Expect: 100-Continue").expects_continue
+    assert not read(b"Host: a", b"Expect: miracles").expects_continue
+    assert not read(b"Expect: 100-continue", start=b"GET / HTTP/1.0").expects_continue
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (),
+        (b"Host: a", b"Host: a"),
+        (b"Host: a b",),
+        (b"Host: a", b"Content-Length: 5", b"Content-Length: 5"),
+        (b"Host: a", b"Content-Length: 5", b"Content-Length: 6"),
+        (b"Host: a", b"Content-Length: 5, 5"),
+        (b"Host: a", b"Content-Length:"),
+        (b"Host: a", b"Content-Length: -5"),
+        (b"Host: a", b"Content-Length: 5", b"Transfer-Encoding: chunked"),
+        (b"Host: a", b"Transfer-Encoding: chunked", b"Content-Length: 5"),
+        (b"Host: a", b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"),
+        (b"Host: a", b"Transfer-Encoding: gzip, chunked"),
+        (b"Host: a", b"Transfer-Encoding: gzip"),
+        (b"Host: a", b"Transfer-Encoding: \x0bchunked"),
+        (b"Host: a", b"Transfer-Encoding:"),
+        (b"Host: a", b"Content-Type: a", b"Content-Type: b"),
+        (b"Host: a", b"X : y"),
+        (b"Host: a", b" folded"),
+        (b"Host: a", b"X: y", b"\tfolded: z"),
+        (b"Host: a", b"no colon"),
+        (b"Host: a", b": no name"),
+        (b"Host: a", b"X: y\x00z"),
+        (b"Host: a", b"X: y\nZ: z"),
+        (b"Host: a", b"X: y\rZ: z"),
+        (b"Host: a", b"Authorization: StackState k\x01"),
+        (b"Host: a", b"X\xe4: y"),
+        (b"Host : a",),
+    ],
+)
+def test_a_head_that_another_hop_might_read_differently_is_refused(
+    lines: tuple[bytes, ...],
+) -> None:
+    with pytest.raises(Http1Error) as caught:
+        read(*lines)
+    assert caught.value.reason == "MALFORMED"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (b"Transfer-Encoding: chunked",),
+        (b"Host: a", b"Host: b"),
+    ],
+)
+def test_http_1_0_needs_no_host_but_may_not_have_two_nor_chunks(lines: tuple[bytes, ...]) -> None:
+    assert read(start=b"POST / HTTP/1.0").authority == b""
+    with pytest.raises(Http1Error):
+        read(*lines, start=b"POST / HTTP/1.0")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b"Host: a", *[b"X-%d: y" % number for number in range(200)]],
+        [b"Host: a", b"X: " + b"y" * 65_536],
+    ],
+)
+def test_a_head_of_too_many_fields_or_bytes_is_too_large(lines: list[bytes]) -> None:
+    with pytest.raises(Http1Error) as caught:
+        read(*lines)
+    assert caught.value.reason == "HEAD_TOO_LARGE"
+
+
+def test_as_many_fields_as_allowed_are_read() -> None:
+    assert len(read(b"Host: a", *[b"X-%d: y" % number for number in range(199)]).fields) == 199
+
+
+def test_no_key_is_kept_among_the_known_lines() -> None:
+    from gateway.dataplane import http1_request_head as module  # noqa: PLC0415 - to look inside
+
+    read(
+        b"Host: a",
+        b"Authorization: StackState " + KEY,
+        b"X-Secret: " + KEY,
+        start=b"POST /intake?api_key=" + KEY + b" HTTP/1.1",
+    )
+    kept = b" ".join([*module._lines, *module._starts, *module._names])
+    assert KEY not in kept
+    assert b"Host: a" in kept
+
+
+class _Llhttp:
+    """What llhttp makes of a head: the independent judge."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.fields: list[tuple[bytes, bytes]] = []
+        self.is_complete = False
+        parser = httptools.HttpRequestParser(self)
+        try:
+            parser.feed_data(raw)
+        except httptools.HttpParserUpgrade:
+            self.is_complete = True
+        except httptools.HttpParserError:
+            self.is_complete = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields.append((name, value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        self.is_complete = True
+
+
+_NAMES = st.sampled_from([b"X", b"x-y", b"Content-Length", b"Transfer-Encoding", b"Connection"])
+_VALUES = st.sampled_from(
+    [b"5", b"chunked", b"close", b"x", b"", b" ", b"\t", b",", b"\x00", b"\xff", b"\r", b"\n", b":"]
+)
+_LINES = st.builds(
+    lambda name, colon, values: name + colon + b"".join(values),
+    st.one_of(_NAMES, st.binary(max_size=3)),
+    st.sampled_from([b":", b": ", b" :", b""]),
+    st.lists(_VALUES, max_size=3),
+)
+
+
+@given(lines=st.lists(_LINES, max_size=5))
+@example(lines=[b"X: y", b" folded"])
+def test_a_head_that_we_accept_is_the_same_to_llhttp(lines: list[bytes]) -> None:
+    raw = b"\r\n".join([b"POST / HTTP/1.1", b"Host: a", *lines, b"", b""])
+    head_end = raw.index(b"\r\n\r\n") + 4
+    try:
+        head = read_request_head(raw[:head_end], CredentialReader([]))
+    except Http1Error:
+        return
+    judge = _Llhttp(raw[:head_end])
+    assert judge.is_complete
+    forwarded = [
+        pair
+        for pair in judge.fields
+        if pair[0].lower() not in {b"host", b"content-length", b"transfer-encoding", b"connection"}
+    ]
+    if not any(name.lower() == b"connection" for name, _ in judge.fields):
+        assert head.fields == forwarded
+    lengths = [value for name, value in judge.fields if name.lower() == b"content-length"]
+    assert head.content_length == (-1 if head.is_chunked else int((lengths or [b"0"])[0]))
+    is_chunked = any(name.lower() == b"transfer-encoding" for name, _ in judge.fields)
+    assert head.is_chunked is is_chunked
