@@ -116,15 +116,14 @@ class Worker:
             if part < parts:
                 yield
 
-    def start(self, *, sweeping: bool = True) -> None:
-        """Begin to connect to the backends, and to accept.
+    def begin_sweeping(self) -> None:
+        """Sweep each second from now on."""
+        self._timer = self._loop.call_later(SWEEP_S, self._tick)
 
-        Without `sweeping` no limit of time is kept but by `sweep`.
-        """
+    def start(self) -> None:
+        """Begin to connect to the backends, and to accept."""
         self.plane.start()
         self._door.open()
-        if sweeping:
-            self._timer = self._loop.call_later(SWEEP_S, self._tick)
 
     def sweep(self, now: float | None = None) -> None:
         """Keep all limits of time (monotonic seconds); called once a second."""
@@ -158,7 +157,7 @@ class Worker:
         await self.plane.close()
 
     def _tick(self) -> None:
-        self._timer = self._loop.call_later(SWEEP_S, self._tick)
+        self.begin_sweeping()
         try:
             self.sweep()
         except Exception:  # noqa: BLE001 - the next sweep must come
@@ -212,6 +211,7 @@ class WorkerProcess:
             log.configure(message.settings.log_level, message.settings.log_format)
             self._worker = Worker(message.settings)
             self._worker.on_sweep = self._report
+            self._worker.begin_sweeping()
             return
         worker = self._worker
         if worker is None:

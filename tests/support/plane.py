@@ -201,7 +201,9 @@ async def running_worker(
     worker = Worker(settings(listeners, os.dup(counts.fd), **changes))
     if keys is not None:
         worker.load_keys(list(keys))
-    worker.start(sweeping=sweeping)
+    worker.start()
+    if sweeping:
+        worker.begin_sweeping()
     gateway = RunningWorker(worker, ports)
     try:
         yield gateway
