@@ -89,6 +89,11 @@ def size_text(size: int) -> str:
     return str(size)
 
 
+def byte_rate_text(rate: float) -> str:
+    """Write bytes per second: `1MiB/s`."""
+    return f"{size_text(round(rate))}/s"
+
+
 def rate_text(rate: float) -> str:
     """Write a rate per second: `50/s`."""
     return f"{rate:g}/s"
@@ -133,5 +138,9 @@ Rate = Annotated[
     PlainSerializer(rate_text, return_type=str, when_used="json"),
 ]
 """Events per second; 0 = no limit."""
-ByteRate = Annotated[float, BeforeValidator(parse_byte_rate)]
+ByteRate = Annotated[
+    float,
+    BeforeValidator(parse_byte_rate),
+    PlainSerializer(byte_rate_text, return_type=str, when_used="json"),
+]
 """Bytes per second; 0 = no limit."""
