@@ -16,6 +16,7 @@ from gateway.config.validate import Validated, validate
 
 FILE_VARIABLE: Final = "GATEWAY_CONFIG"
 """The environment variable that names the file where no `--config` does."""
+SERVICE_STATE_DIR: Final = FsPath("/var/lib/otlp-gateway")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +60,15 @@ def load(
 
 
 def default_state_dir(environ: Mapping[str, str]) -> FsPath:
-    """Choose the state folder as the XDG base directory specification says."""
+    """Choose the state folder as the XDG base directory specification says.
+
+    A user without a home folder is a service: that has its state where services do.
+    """
     base = environ.get("XDG_STATE_HOME")
     if base and FsPath(base).is_absolute():
         return FsPath(base) / "otlp-gateway"
     home = environ.get("HOME")
-    return (FsPath(home) if home else FsPath("~").expanduser()) / ".local/state/otlp-gateway"
+    return FsPath(home) / ".local/state/otlp-gateway" if home else SERVICE_STATE_DIR
 
 
 def _check(document: Document, validated: Validated) -> None:

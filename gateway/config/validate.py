@@ -6,6 +6,7 @@ validated again, until a whole `Config` stands: then the checks between sections
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path as FsPath
@@ -17,6 +18,7 @@ from pydantic_core import ErrorDetails
 from gateway.config.faults import Path, path_text
 from gateway.config.source import Document, Value
 from gateway.config.tree import Config
+from gateway.config.values import expand
 
 _MOST_SHOWN: Final = 60
 _UNSHOWN: Final = {"urls", "receiver_keys", "gateway_key", "tokens", "headers", "stores"}
@@ -58,7 +60,8 @@ def _with_places(tree: dict[str, Value], folder: FsPath, state_dir: FsPath) -> d
     """Fill in the two defaults that depend on the machine: state folder and key store."""
     written = tree.get("state_dir")
     if isinstance(written, str):
-        state_dir = folder / FsPath(written).expanduser()
+        with contextlib.suppress(ValueError):  # validation finds it again, and reports it
+            state_dir = expand(written, folder)
     keys = tree.get("keys", {})
     if isinstance(keys, dict):
         keys = {"stores": [f"sqlite://{state_dir / 'keys.db'}"], **keys}

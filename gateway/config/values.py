@@ -144,11 +144,20 @@ Authority = Annotated[str, AfterValidator(_checked_authority)]
 """`HOST` or `HOST:PORT`, as in the Host header."""
 
 
-def resolve_path(value: str | Path, info: ValidationInfo) -> Path:
-    """Take a relative path as beside the configuration file (validation context `folder`)."""
-    path = Path(value).expanduser()
-    folder = info.context["folder"] if info.context else Path()
-    return Path(folder) / path
+def expand(path: str | Path, folder: Path) -> Path:
+    """Resolve `~` and take a relative path as beside the configuration file, in `folder`.
+
+    Raises `ValueError` where there is no such home folder.
+    """
+    try:
+        return folder / Path(path).expanduser()
+    except RuntimeError:
+        msg = "there is no home folder to put in place of '~': write the whole path"
+        raise ValueError(msg) from None
+
+
+def _beside(path: Path, info: ValidationInfo) -> Path:
+    return expand(path, info.context["folder"] if info.context else Path())
 
 
 def _file_text(value: object) -> object:
@@ -161,7 +170,7 @@ def _file_text(value: object) -> object:
 FilePath = Annotated[
     Path,
     BeforeValidator(_file_text),
-    AfterValidator(resolve_path),
+    AfterValidator(_beside),
     PlainSerializer(str, return_type=str, when_used="json"),
 ]
 """A path; relative ones are relative to the configuration file's folder."""

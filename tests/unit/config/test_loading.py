@@ -33,6 +33,7 @@ def test_without_a_file_the_defaults_of_the_interface_apply() -> None:
         ({"HOME": "/h"}, "/h/.local/state/otlp-gateway"),
         ({"HOME": "/h", "XDG_STATE_HOME": "/x"}, "/x/otlp-gateway"),
         ({"HOME": "/h", "XDG_STATE_HOME": "not/absolute"}, "/h/.local/state/otlp-gateway"),
+        ({}, "/var/lib/otlp-gateway"),
     ],
 )
 def test_keys_and_state_live_in_the_users_state_folder(
@@ -157,6 +158,7 @@ def test_a_fault_reads_as_one_line() -> None:
         ("auth: {receiver_keys: ['']}", "auth.receiver_keys[0]", "the key is empty"),
         ("auth: {receiver_keys: [{name: a}]}", "auth.receiver_keys[0].key", "is missing"),
         ("state_dir: ''", "state_dir", "the path is empty"),
+        ("state_dir: ~nobody-of-this-name/x", "state_dir", "there is no home folder"),
         ("- a\n- b", "", "the file is no mapping"),
     ],
 )
