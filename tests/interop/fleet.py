@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -9,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from tests.support.certs import Certificate
 from tests.support.decode import batch_of, count, numbers, signal_of
-from tests.support.process import KEY, Gateway, running_gateway
+from tests.support.process import KEY, WAIT_S, Gateway, running_gateway
 from tests.support.sink import RawSink, Request
 
 AUTHORIZATION = f"StackState {KEY}"
@@ -65,6 +68,24 @@ class Fleet:
         await self.sink.wait_until(
             lambda: self.items(signal) >= number, f"{number} items of {signal}"
         )
+
+
+async def counted(gateway: Gateway, name: str, **labels: str) -> float:
+    """Return the sum of a metric's samples that carry these labels, as `/metrics` shows it."""
+    _, text = await gateway.get("/metrics")
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+async def until_counted(gateway: Gateway, name: str, **labels: str) -> None:
+    """Return as soon as a metric's sum is above 0 (raises TimeoutError)."""
+    async with asyncio.timeout(WAIT_S):
+        while not await counted(gateway, name, **labels):
+            await asyncio.sleep(0.05)
 
 
 @asynccontextmanager

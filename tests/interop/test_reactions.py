@@ -7,41 +7,57 @@ so that "retried" means that every item has arrived, once.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+import base64
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import pytest
 import pytest_asyncio
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]  # no stubs
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # no stubs
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from tests.interop.fleet import AUTHORIZATION, Fleet, running_fleet
+from tests.interop.fleet import AUTHORIZATION, Fleet, counted, running_fleet, until_counted
 from tests.support.certs import Authority, Certificate
 from tests.support.collector import DROPPED, running_collector
 from tests.support.decode import batch_of, numbers
 from tests.support.exchange import accept
+from tests.support.process import free_ports, running_gateway
 from tests.support.sdk import SdkSender
-from tests.support.sink import Answer, Break, Request, Script
+from tests.support.sink import Answer, Break, RawSink, Request, Script
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+Tool = Callable[[str], Path]
+Reaction = Literal["delivered", "retried", "dropped"]
 
 SENDERS = ("otlp", "otlphttp", "sdk-grpc", "sdk-http")
 ITEMS = range(10)
 TOO_MANY = range(5000)
 """More than `limits.max_body` holds."""
 
-Reaction = Literal["delivered", "retried", "dropped"]
+
+def _retry_details() -> tuple[tuple[str, str], ...]:
+    """Return RetryInfo of a second in `grpc-status-details-bin`, where grpc-go looks for it."""
+    status = Status(code=8, message="slow down")
+    detail = AnyMessage()
+    detail.Pack(RetryInfo(retry_delay=Duration(seconds=1)))
+    status.details.append(detail)
+    encoded = base64.b64encode(status.SerializeToString()).decode().rstrip("=")
+    return (("grpc-status-details-bin", encoded),)
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module", name="fleet")
-async def _fleet(
-    tmp_path_factory: pytest.TempPathFactory, server_certificate: Certificate, authority: Authority
-) -> AsyncIterator[Fleet]:
-    folder = tmp_path_factory.mktemp("fleet")
-    overrides = {"limits": {"max_body": "64KiB"}}
-    async with running_fleet(folder, server_certificate, authority.cert_file, overrides) as fleet:
-        fleet.sink.aborts_are_faults = False
-        yield fleet
+def _partial_success() -> bytes:
+    response = ExportTraceServiceResponse()
+    response.partial_success.rejected_spans = 1
+    response.partial_success.error_message = "one was bad"
+    return response.SerializeToString()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +71,25 @@ class Case:
     authorization: str = AUTHORIZATION
     items: range = ITEMS
     reaches_backend: bool = True
+    but: Mapping[str, Reaction] = field(default_factory=dict)
+    """Senders that react in another way."""
 
-    @property
-    def attempts(self) -> int:
-        """How many requests the backend sees in all."""
-        return 2 if self.reaction == "retried" else int(self.reaches_backend)
+    def reaction_of(self, sender: str) -> Reaction:
+        return self.but.get(sender, self.reaction)
+
+    def attempts(self, sender: str) -> int:
+        """Return how many requests the backend sees in all."""
+        return 2 if self.reaction_of(sender) == "retried" else int(self.reaches_backend)
 
 
 CASES = {
     "accepted": Case("delivered"),
+    "accepted in part": Case(
+        "delivered", grpc=Answer(body=_partial_success()), http=Answer(body=_partial_success())
+    ),
     "key missing": Case("dropped", authorization="", reaches_backend=False),
     "key malformed": Case("dropped", authorization="Bearer some-key", reaches_backend=False),
-    "key unknown": Case(
-        "dropped", authorization="StackState nobody-knows-this-key", reaches_backend=False
-    ),
+    "key unknown": Case("dropped", authorization="StackState unknown", reaches_backend=False),
     "body too large": Case("dropped", items=TOO_MANY, reaches_backend=False),
     "the backend refuses the key that we allowed": Case(
         "retried", grpc=Answer(grpc_status=16), http=Answer(status=401)
@@ -81,7 +102,21 @@ CASES = {
         grpc=Answer(grpc_status=14, grpc_message="busy"),
         http=Answer(status=503, fields=(("retry-after", "1"),)),
     ),
+    "the backend throttles with a hint": Case(
+        "retried",
+        grpc=Answer(grpc_status=8, trailers=_retry_details()),
+        http=Answer(status=429, fields=(("retry-after", "1"),)),
+    ),
+    "the backend throttles without a hint": Case(
+        "retried",
+        grpc=Answer(grpc_status=8),
+        http=Answer(status=429),
+        but={"otlp": "dropped"},  # RESOURCE_EXHAUSTED without RetryInfo (OTLP, "Failures")
+    ),
     "the backend times out": Case("retried", grpc=Answer(grpc_status=4), http=Answer(status=504)),
+    "the backend never answers": Case(
+        "retried", grpc=Answer(breaks=Break("silence")), http=Answer(breaks=Break("silence"))
+    ),
     "the backend finds the data bad": Case(
         "dropped", grpc=Answer(grpc_status=3), http=Answer(status=400)
     ),
@@ -94,6 +129,9 @@ CASES = {
     "the backend resets before its answer": Case(
         "retried", grpc=Answer(breaks=Break("reset")), http=Answer(breaks=Break("reset"))
     ),
+    "the backend goes away": Case(
+        "retried", grpc=Answer(breaks=Break("goaway", code=0)), http=Answer(breaks=Break("close"))
+    ),
     "the backend breaks off after its head": Case(
         "retried",
         grpc=Answer(breaks=Break("reset", after="head")),
@@ -104,7 +142,93 @@ CASES = {
         grpc=Answer(body=b"unfinished", breaks=Break("close", after="half")),
         http=Answer(body=b"unfinished", breaks=Break("close", after="half")),
     ),
+    "the backend breaks off after its body": Case(
+        "retried",
+        grpc=Answer(breaks=Break("reset", after="body")),
+        http=Answer(
+            body=b"unfinished",
+            fields=(("transfer-encoding", "chunked"),),
+            breaks=Break("close", after="body"),
+        ),
+    ),
 }
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module", name="fleet")
+async def _fleet(
+    tmp_path_factory: pytest.TempPathFactory, server_certificate: Certificate, authority: Authority
+) -> AsyncIterator[Fleet]:
+    folder = tmp_path_factory.mktemp("fleet")
+    overrides = {"limits": {"max_body": "64KiB", "request_timeout": "1s"}}
+    async with running_fleet(folder, server_certificate, authority.cert_file, overrides) as fleet:
+        fleet.sink.aborts_are_faults = False
+        yield fleet
+
+
+@dataclass(slots=True)
+class Sending:
+    """A batch on its way, in the hands of a real client."""
+
+    until_dropped: Callable[[], Awaitable[object]]
+    dropped: bool = False
+    """Whether the client has given it up; known at the end of the block."""
+
+
+def _exporter(kind: str, port: int, authorization: str) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "compression": "none",
+        "retry_on_failure": {"initial_interval": "100ms", "randomization_factor": 0},
+    }
+    if authorization:
+        settings["headers"] = {"Authorization": authorization}
+    if kind == "otlp":
+        return settings | {"endpoint": f"127.0.0.1:{port}", "tls": {"insecure": True}}
+    return settings | {"endpoint": f"http://127.0.0.1:{port}"}
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """One of SENDERS, ready to send through a gateway."""
+
+    kind: str
+    tool: Tool
+    folder: Path
+    port: int
+    authorization: str = AUTHORIZATION
+
+    @asynccontextmanager
+    async def sending(self, *batches: range) -> AsyncIterator[Sending]:
+        """Have the client send batches, and let it end with the block."""
+        if self.kind.startswith("sdk-"):
+            async with self._sdk_sending(batches) as sending:
+                yield sending
+            return
+        part = {"exporters": {self.kind: _exporter(self.kind, self.port, self.authorization)}}
+        binary = self.tool("otelcol")
+        async with running_collector(binary, self.folder, part, ["traces"]) as collector:
+            for batch in batches:
+                await collector.send("traces", batch)
+            sending = Sending(lambda: collector.program.wait_line(DROPPED))
+            try:
+                yield sending
+            except TimeoutError as error:
+                pytest.fail(f"{error}; the Collector says:\n{collector.program.output}")
+            sending.dropped = collector.logged(DROPPED) > 0
+
+    @asynccontextmanager
+    async def _sdk_sending(self, batches: tuple[range, ...]) -> AsyncIterator[Sending]:
+        protocol = cast("Literal['grpc', 'http']", self.kind.removeprefix("sdk-"))
+        sender = SdkSender(protocol, self.port, self.authorization)
+
+        async def send_all() -> bool:
+            return all([await sender.send("traces", batch) for batch in batches])
+
+        task = asyncio.create_task(send_all())
+        sending = Sending(lambda: asyncio.wait([task]))
+        try:
+            yield sending
+        finally:
+            sending.dropped = not await task
 
 
 def once(case: Case) -> Script:
@@ -120,71 +244,66 @@ def once(case: Case) -> Script:
     return script
 
 
-async def react_with_a_collector(
-    fleet: Fleet, binary: Path, folder: Path, exporter: str, case: Case
-) -> Reaction:
-    settings: dict[str, Any] = {
-        "compression": "none",
-        "retry_on_failure": {"initial_interval": "100ms", "randomization_factor": 0},
-    }
-    if case.authorization:
-        settings["headers"] = {"Authorization": case.authorization}
-    if exporter == "otlp":
-        settings |= {"endpoint": f"127.0.0.1:{fleet.port}", "tls": {"insecure": True}}
-    else:
-        settings |= {"endpoint": f"http://127.0.0.1:{fleet.port}"}
-    part = {"exporters": {exporter: settings}}
-    async with running_collector(binary, folder, part, ["traces"]) as collector:
-        await collector.send("traces", case.items)
-        if case.reaction == "dropped":
-            await collector.program.wait_line(DROPPED)
-        else:
-            try:
-                await fleet.sink.wait_for(case.attempts)
-            except TimeoutError as error:
-                pytest.fail(f"{error}; the Collector says:\n{collector.program.output}")
-    return reaction_of(fleet, dropped=collector.logged(DROPPED) > 0)
-
-
-def reaction_of(fleet: Fleet, *, dropped: bool) -> Reaction:
-    """Name what has happened: a second attempt is a retry, whoever made it.
-
-    (An HTTP/1.1 backend that closes a kept connection without a word is asked once more by the
-    gateway itself.)
-    """
-    if dropped:
-        return "dropped"
-    return "retried" if len(fleet.sink.requests) > 1 else "delivered"
-
-
-async def react_with_the_sdk(
-    fleet: Fleet, protocol: Literal["grpc", "http"], case: Case
-) -> Reaction:
-    sender = SdkSender(protocol, fleet.port, case.authorization)
-    sent = await sender.send("traces", case.items)
-    return reaction_of(fleet, dropped=not sent)
-
-
-@pytest.mark.parametrize("sender", SENDERS)
+@pytest.mark.parametrize("kind", SENDERS)
 @pytest.mark.parametrize("name", CASES)
 async def test_a_real_client_reacts_as_the_outcome_intends(
-    fleet: Fleet, tool: Callable[[str], Path], tmp_path: Path, name: str, sender: str
+    fleet: Fleet, tool: Tool, tmp_path: Path, name: str, kind: str
 ) -> None:
     case = CASES[name]
     fleet.forget()
     fleet.sink.script = once(case)
+    client = Client(kind, tool, tmp_path, fleet.port, case.authorization)
 
-    if sender.startswith("sdk-"):
-        protocol = cast("Literal['grpc', 'http']", sender.removeprefix("sdk-"))
-        reaction = await react_with_the_sdk(fleet, protocol, case)
-    else:
-        reaction = await react_with_a_collector(fleet, tool("otelcol"), tmp_path, sender, case)
+    async with client.sending(case.items) as sending:
+        if case.reaction_of(kind) == "dropped":
+            await sending.until_dropped()
+        else:
+            await fleet.sink.wait_for(case.attempts(kind))
 
     fleet.sink.script = accept
-    assert reaction == case.reaction
-    assert len(fleet.sink.requests) == case.attempts
-    for request in fleet.sink.requests:
-        assert sorted(numbers(batch_of(request))) == list(case.items)
+    requests = fleet.sink.requests
+    # A second attempt is a retry, whoever made it: the gateway asks once more by itself where the
+    # backend has certainly not begun.
+    kept: Reaction = "retried" if len(requests) > 1 else "delivered"
+    assert ("dropped" if sending.dropped else kept) == case.reaction_of(kind)
+    assert len(requests) == case.attempts(kind)
+    assert [sorted(numbers(batch_of(r))) for r in requests] == [list(case.items)] * len(requests)
     fleet.check()
     # A gRPC body declares no length: what is too large is broken off when that shows, rightly.
     assert [len(request.body) for request in fleet.sink.aborted if len(request.body) < 16_000] == []
+
+
+@pytest.mark.parametrize("kind", SENDERS)
+async def test_an_unreachable_backend_costs_a_real_client_nothing(
+    tool: Tool, tmp_path: Path, kind: str
+) -> None:
+    http2_port, http1_port = free_ports(2)
+    backends = {
+        "otlp_grpc": {"urls": [f"http://127.0.0.1:{http2_port}"]},
+        "otlp_http": {"urls": [f"http://127.0.0.1:{http1_port}"]},
+    }
+    async with AsyncExitStack() as stack:
+        gateway = await stack.enter_async_context(running_gateway(tmp_path, {"backends": backends}))
+        client = Client(kind, tool, tmp_path, gateway.port)
+        async with client.sending(ITEMS) as sending:
+            await until_counted(gateway, "gateway_requests_total", result="backend_unreachable")
+            sink = await stack.enter_async_context(RawSink(ports=(http2_port, http1_port)))
+            await sink.wait_for(1)
+        assert not sending.dropped
+        assert [sorted(numbers(batch_of(request))) for request in sink.requests] == [list(ITEMS)]
+
+
+@pytest.mark.parametrize("kind", SENDERS)
+async def test_a_real_client_over_its_quota_is_slowed_down_and_loses_nothing(
+    server_certificate: Certificate, authority: Authority, tool: Tool, tmp_path: Path, kind: str
+) -> None:
+    overrides = {"limits": {"per_key": {"requests": 1}}, "workers": 1}
+    batches = [range(start, start + 10) for start in (0, 10, 20)]
+    async with running_fleet(tmp_path, server_certificate, authority.cert_file, overrides) as fleet:
+        client = Client(kind, tool, tmp_path, fleet.port)
+        async with client.sending(*batches) as sending:
+            await fleet.sink.wait_for(len(batches))
+        assert not sending.dropped
+        assert fleet.seen("traces") == dict.fromkeys(range(30), 1)
+        assert await counted(fleet.gateway, "gateway_requests_total", result="quota") > 0
+        fleet.check()

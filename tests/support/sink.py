@@ -56,8 +56,12 @@ class RawSink:
         *,
         tls: ssl.SSLContext | None = None,
         settings: dict[SettingCodes, int] | None = None,
+        ports: tuple[int, int] = (0, 0),
     ) -> None:
-        """`settings` are HTTP/2 settings to announce (RFC 9113 §6.5.2)."""
+        """`settings` are HTTP/2 settings to announce (RFC 9113 §6.5.2).
+
+        `ports` are those of HTTP/2 and HTTP/1.1; 0 lets the system choose.
+        """
         self.script = script
         self.early: EarlyScript | None = None
         self.requests: list[Request] = []
@@ -69,18 +73,22 @@ class RawSink:
         self.http1_connections = 0
         self._tls = tls
         self._settings = settings or {}
+        self._ports = ports
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._http1 = Http1Side(self)
         self._http2: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
-        """Listen on 127.0.0.1, on ports that the system chooses."""
+        """Listen on 127.0.0.1."""
         loop = asyncio.get_running_loop()
         if self._tls is not None:
             self._tls.set_alpn_protocols(["h2", "http/1.1"])
-        self._http2 = await loop.create_server(self._new_http2, "127.0.0.1", 0, ssl=self._tls)
-        await self._http1.start(self._tls)
+        http2_port, http1_port = self._ports
+        self._http2 = await loop.create_server(
+            self._new_http2, "127.0.0.1", http2_port, ssl=self._tls
+        )
+        await self._http1.start(http1_port, self._tls)
         return self
 
     async def __aexit__(

@@ -17,6 +17,7 @@ from tests.support.clients import Http2Client, Response, http1_request
 from tests.support.decode import batch_of, count, numbers, payload, signal_of
 from tests.support.encodings import ENCODERS
 from tests.support.exchange import JSON, PROTOBUF, FramingError, GrpcMessage, split_messages
+from tests.support.process import free_ports
 from tests.support.sink import Answer, Break, RawSink, Request
 
 TRACES = SIGNALS["traces"]
@@ -346,6 +347,14 @@ async def test_announced_settings_bind_the_client() -> None:
     async with RawSink(settings=settings) as sink, Http2Client(sink.grpc_port) as client:
         await client.request(TRACES.grpc_path, GRPC_FIELDS, grpc_body(1))
         assert client.max_streams == 3
+
+
+async def test_the_sink_can_take_the_place_of_one_that_is_gone() -> None:
+    ports = free_ports(2)
+    for _ in range(2):
+        async with RawSink(ports=(ports[0], ports[1])) as sink:
+            assert [sink.grpc_port, sink.http_port] == ports
+            assert (await grpc_request(sink)).grpc_status == 0
 
 
 async def test_waiting_for_what_does_not_come_says_what_came(
