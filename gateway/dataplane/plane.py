@@ -89,7 +89,8 @@ class DataPlane:
         for connection in list(self.connections):
             connection.abort()
         for pool in self.pools.values():
-            pool.close()
+            await pool.close()
+        await asyncio.sleep(0)  # the loop closes in its next turn what was aborted in this one
 
     @staticmethod
     def now() -> float:

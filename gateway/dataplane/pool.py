@@ -273,10 +273,14 @@ class Pool:
                 sock.close()
                 raise
             connection = self._kind(self._plane, self.backend, target, self)
-            await loop.create_connection(
+            transport, _ = await loop.create_connection(
                 lambda c=connection: c, sock=sock, ssl=context, server_hostname=server_name
             )
-            await connection.ready()
+            try:
+                await connection.ready()
+            except BaseException:
+                transport.abort()
+                raise
             return connection
         raise failure or ConnectError("the name has no address")
 
@@ -345,12 +349,14 @@ class Pool:
         if self._waiting:
             self._grow()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close every connection, and connect no more."""
         self._is_closed = True
+        connecting = [task for address in self._addresses for task in address.connecting]
+        for task in connecting:
+            task.cancel()
         for address in self._addresses:
-            for task in list(address.connecting):
-                task.cancel()
             for connection in list(address.connections):
                 connection.close()
         self._fail_waiting()
+        await asyncio.gather(*connecting, return_exceptions=True)

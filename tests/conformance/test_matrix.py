@@ -1,0 +1,547 @@
+"""Every way a request can end × every protocol × every signal: code, body and headers.
+
+The expected codes are those of the OTLP specification ("Failures", "OTLP/HTTP Response", "gRPC
+status codes"), written out here and not taken from `gateway.outcome`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pytest
+from google.protobuf import any_pb2, json_format
+from google.rpc import error_details_pb2, status_pb2
+
+from gateway import metrics
+from gateway.model import KeyState, Signal
+from gateway.settings import Forward, PerKey
+from tests.support.clients import Http2Client, Response, http1_request
+from tests.support.exchange import GRPC, JSON, PROTOBUF, Answer, Break, GrpcMessage
+from tests.support.plane import KEY, RunningWorker, entry, limits, running_worker, sink_backends
+from tests.support.sink import RawSink
+
+SIGNALS: Final = {
+    Signal.TRACES: ("trace.v1.TraceService", "/v1/traces"),
+    Signal.METRICS: ("metrics.v1.MetricsService", "/v1/metrics"),
+    Signal.LOGS: ("logs.v1.LogsService", "/v1/logs"),
+    Signal.PROFILES: ("profiles.v1development.ProfilesService", "/v1development/profiles"),
+}
+RIGHT: Final = (("authorization", f"StackState {KEY}"),)
+OTHER_KEY: Final = "another-key"
+MESSAGE: Final = GrpcMessage(compressed=False, data=b"\x0a\x00").to_bytes()
+
+Fields = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a request is sent: protocol, encoding, HTTP version."""
+
+    name: str
+    content_type: str
+    is_http2: bool
+
+    @property
+    def is_grpc(self) -> bool:
+        return self.content_type == GRPC
+
+
+WAYS: Final = (
+    Way("grpc", GRPC, is_http2=True),
+    Way("protobuf-h1", PROTOBUF, is_http2=False),
+    Way("json-h1", JSON, is_http2=False),
+    Way("protobuf-h2", PROTOBUF, is_http2=True),
+    Way("json-h2", JSON, is_http2=True),
+)
+EVERY_WAY: Final = pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
+EVERY_SIGNAL: Final = pytest.mark.parametrize("signal", SIGNALS, ids=str)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One refusal: how to provoke it, and what the caller must see."""
+
+    reason: str
+    """`google.rpc.ErrorInfo.reason`."""
+    grpc: int
+    http: int
+    fields: Fields = RIGHT
+    retry_after: int = 0
+    result: str = "denied"
+    setting: dict[str, Any] | None = None
+    """Changes of the worker's settings."""
+    answer: Answer | None = None
+    """What the backend answers; None: it must not be asked."""
+    body: bytes = MESSAGE
+
+
+def _expired() -> dict[str, Any]:
+    return {"keys": [entry(KEY, "7", expires_at_ms=1_000)]}
+
+
+CASES: Final = (
+    Case("KEY_MISSING", 16, 401, ()),
+    Case("SCHEME_BEARER", 16, 401, (("authorization", f"Bearer {KEY}"),)),
+    Case("SCHEME_UNKNOWN", 16, 401, (("authorization", f"SUSE Observability {KEY}"),)),
+    Case("KEY_PERCENT_ENCODED", 16, 401, (("authorization", f"StackState%20{KEY}"),)),
+    Case("KEY_EMPTY", 16, 401, (("authorization", "StackState "),)),
+    Case("KEY_TOO_LONG", 16, 401, (("authorization", "StackState " + "k" * 513),)),
+    Case("KEY_CHARACTERS", 16, 401, (("authorization", "StackState two words"),)),
+    Case("AUTHORIZATION_REPEATED", 16, 401, RIGHT + RIGHT),
+    Case("KEY_CONFLICT", 16, 401, (*RIGHT, ("sts-api-key", OTHER_KEY))),
+    Case("KEY_UNKNOWN", 16, 401, (("authorization", "StackState nobody-knows-it"),)),
+    Case("KEY_TYPO", 16, 401, (("authorization", f"StackState {KEY[:-1]}A"),)),
+    Case("KEY_EXPIRED", 16, 401, setting=_expired()),
+    Case("KEY_REVOKED", 16, 401, setting={"keys": [entry(KEY, state=KeyState.REVOKED)]}),
+    Case("KEY_DISABLED", 16, 401, setting={"keys": [entry(KEY, state=KeyState.DISABLED)]}),
+    Case("SIGNAL_NOT_ALLOWED", 7, 403, setting={"keys": [entry(KEY, signals=0)]}),
+    Case("UNDECIDED", 14, 503, setting={"keys": None}, retry_after=2, result="undecided"),
+    Case(
+        "OVERLOADED",
+        14,
+        503,
+        setting={"limits": limits(buffer_memory_bytes=0)},
+        retry_after=2,
+        result="overloaded",
+    ),
+    Case(
+        "BODY_TOO_LARGE",
+        8,
+        413,
+        setting={"limits": limits(max_body_bytes=5)},
+        result="too_large",
+    ),
+    Case(
+        "BACKEND_REFUSED", 14, 503, answer=Answer(401, 16), retry_after=5, result="backend_refused"
+    ),
+    Case(
+        "BACKEND_REFUSED", 14, 503, answer=Answer(403, 7), retry_after=5, result="backend_refused"
+    ),
+    Case(
+        "BACKEND_LOST",
+        14,
+        503,
+        answer=Answer(breaks=Break("close")),
+        retry_after=1,
+        result="backend_unreachable",
+    ),
+    Case(
+        "BACKEND_LOST",
+        14,
+        503,
+        answer=Answer(breaks=Break("reset")),
+        retry_after=1,
+        result="backend_unreachable",
+    ),
+)
+
+
+@asynccontextmanager
+async def _setting(case: Case) -> AsyncIterator[tuple[RunningWorker, RawSink]]:
+    """A gateway in front of a scripted backend."""
+    async with RawSink() as sink:
+        if case.answer is not None:
+            sink.script = lambda _: case.answer or Answer()
+        setting: dict[str, Any] = {"keys": [entry(KEY, "7")], **(case.setting or {})}
+        async with running_worker(backends=sink_backends(sink), **setting) as gateway:
+            yield gateway, sink
+        sink.take_faults()
+
+
+async def _send(port: int, way: Way, signal: Signal, fields: Fields, body: bytes) -> Response:
+    service, http_path = SIGNALS[signal]
+    path = f"/opentelemetry.proto.collector.{service}/Export" if way.is_grpc else http_path
+    head = (("content-type", way.content_type), *fields)
+    if way.is_grpc:
+        head += (("te", "trailers"),)
+    if way.is_http2:
+        async with Http2Client(port) as client:
+            return await client.request(path, head, body)
+    return await http1_request(port, path, (*head, ("Content-Length", str(len(body)))), body)
+
+
+def _status_of(response: Response) -> status_pb2.Status:
+    """The google.rpc.Status of an HTTP answer, in whichever encoding it came."""
+    if response.field("content-type") == JSON:
+        status = status_pb2.Status()
+        return json_format.Parse(response.body, status)
+    assert response.field("content-type") == PROTOBUF
+    return status_pb2.Status.FromString(response.body)
+
+
+def _details(status: status_pb2.Status) -> tuple[error_details_pb2.ErrorInfo, int]:
+    """ErrorInfo and the seconds of RetryInfo (0: none)."""
+    info = error_details_pb2.ErrorInfo()
+    retry = error_details_pb2.RetryInfo()
+    detail: any_pb2.Any
+    for detail in status.details:
+        _ = detail.Unpack(info) or detail.Unpack(retry)
+    return info, retry.retry_delay.seconds
+
+
+def _binary(response: Response, name: str) -> bytes:
+    import base64  # noqa: PLC0415 - one use
+
+    value = response.field(name)
+    assert value is not None, f"{name} is missing"
+    assert not value.endswith("=")
+    return base64.b64decode(value + "=" * (-len(value) % 4))
+
+
+def _check_grpc(response: Response, case: Case) -> None:
+    assert response.status == 200
+    assert response.grpc_status == case.grpc
+    assert response.grpc_message.isprintable()
+    status = status_pb2.Status.FromString(_binary(response, "grpc-status-details-bin"))
+    assert (status.code, status.message) == (case.grpc, response.grpc_message)
+    info, retry_s = _details(status)
+    assert (info.reason, info.domain) == (case.reason, "otlp-gateway")
+    assert retry_s == case.retry_after
+    if case.retry_after:
+        hint = _binary(response, "google.rpc.retryinfo-bin")
+        assert error_details_pb2.RetryInfo.FromString(hint).retry_delay.seconds == retry_s
+    else:
+        assert response.field("google.rpc.retryinfo-bin") is None
+
+
+def _check_http(response: Response, case: Case, way: Way) -> None:
+    assert response.status == case.http
+    assert response.field("content-type") == way.content_type
+    status = _status_of(response)
+    assert status.code == case.grpc
+    info, retry_s = _details(status)
+    assert (info.reason, info.domain) == (case.reason, "otlp-gateway")
+    assert retry_s == case.retry_after
+    assert response.field("retry-after") == (str(case.retry_after) if case.retry_after else None)
+    challenge = response.field("www-authenticate")
+    assert (challenge is not None) == (case.http == 401)
+    assert challenge is None or challenge.startswith("StackState")
+
+
+@EVERY_WAY
+@EVERY_SIGNAL
+@pytest.mark.parametrize(
+    "case", CASES, ids=lambda case: f"{case.reason}-{(case.answer or Answer(0)).status}"
+)
+async def test_each_refusal_says_the_same_in_every_protocol(
+    way: Way, signal: Signal, case: Case
+) -> None:
+    """Code, body, headers, and the metric."""
+    async with _setting(case) as (gateway, sink):
+        response = await _send(gateway.port, way, signal, case.fields, case.body)
+        if way.is_grpc:
+            _check_grpc(response, case)
+            code = {16: "UNAUTHENTICATED", 7: "PERMISSION_DENIED", 14: "UNAVAILABLE"}.get(
+                case.grpc, "RESOURCE_EXHAUSTED"
+            )
+        else:
+            _check_http(response, case, way)
+            code = str(case.http)
+        protocol = "grpc" if way.is_grpc else "http"
+        assert gateway.count(metrics.REQUESTS, protocol, signal.value, code, case.result) == 1
+        assert gateway.count(metrics.REQUESTS) == 1
+        if case.answer is None:
+            assert not sink.requests
+        text = repr(response) + repr(gateway.refusals) + repr(gateway.counted(metrics.REQUESTS))
+        for secret in (KEY, OTHER_KEY, "nobody-knows-it"):
+            assert secret not in text
+
+
+@EVERY_WAY
+@EVERY_SIGNAL
+async def test_an_accepted_request_arrives_and_its_answer_comes_back(
+    way: Way, signal: Signal
+) -> None:
+    """The backend's partial success is relayed byte for byte."""
+    partial = b"\x0a\x04\x08\x01\x12\x00" if way.content_type != JSON else b'{"partialSuccess":{}}'
+    async with (
+        RawSink(lambda _: Answer(body=partial, fields=(("x-backend", "yes"),))) as sink,
+        running_worker(backends=sink_backends(sink), keys=[entry(KEY)]) as gateway,
+    ):
+        response = await _send(gateway.port, way, signal, RIGHT, MESSAGE)
+        (request,) = sink.requests
+        assert request.body == MESSAGE
+        assert request.field("authorization") == f"StackState {KEY}"
+        assert response.status == 200
+        assert response.field("x-backend") == "yes"
+        if way.is_grpc:
+            assert response.grpc_status == 0
+            assert response.message == partial
+        else:
+            assert response.body == partial
+        decisions = gateway.counted(metrics.AUTH_DECISIONS)
+        protocol = "grpc" if way.is_grpc else "http"
+        assert decisions == {(protocol, signal.value, "allowed", "keyring"): 1}
+
+
+@EVERY_WAY
+async def test_the_quota_of_a_key_is_told_apart_from_overload(way: Way) -> None:
+    """Over gRPC 8 with RetryInfo, over HTTP 429 with Retry-After: both are retried."""
+    quota = limits(per_key=PerKey(requests=0.001))
+    async with (
+        RawSink() as sink,
+        running_worker(backends=sink_backends(sink), keys=[entry(KEY)], limits=quota) as gateway,
+    ):
+        first = await _send(gateway.port, way, Signal.LOGS, RIGHT, MESSAGE)
+        second = await _send(gateway.port, way, Signal.LOGS, RIGHT, MESSAGE)
+        case = Case("QUOTA", 8, 429, retry_after=1)
+        assert first.grpc_status == 0 if way.is_grpc else first.status == 200
+        if way.is_grpc:
+            _check_grpc(second, case)
+        else:
+            _check_http(second, case, way)
+
+
+async def test_a_quota_may_be_answered_with_503() -> None:
+    """For SDKs that drop on 429."""
+    quota = limits(per_key=PerKey(concurrent=1), quota_status=503)
+    release = asyncio.Event()
+    async with (
+        RawSink(lambda _: Answer(wait_for=release)) as sink,
+        running_worker(backends=sink_backends(sink), keys=[entry(KEY)], limits=quota) as gateway,
+    ):
+        slow = asyncio.create_task(_send(gateway.port, WAYS[1], Signal.LOGS, RIGHT, MESSAGE))
+        await gateway.until(lambda: len(sink.requests) == 1)
+        second = await _send(gateway.port, WAYS[1], Signal.LOGS, RIGHT, MESSAGE)
+        release.set()
+        assert second.status == 503
+        assert second.field("retry-after") == "1"
+        assert (await slow).status == 200
+
+
+@EVERY_WAY
+@pytest.mark.parametrize("backend_is", ["not configured", "closed"])
+async def test_without_a_backend_requests_are_to_be_retried(way: Way, backend_is: str) -> None:
+    """Never a 404: the route exists. The text names the setting."""
+    async with RawSink() as sink:
+        backends = sink_backends(sink)
+    if backend_is == "not configured":
+        backends = ()
+    async with running_worker(backends=backends, keys=[entry(KEY)]) as gateway:
+        response = await _send(gateway.port, way, Signal.TRACES, RIGHT, MESSAGE)
+        kind = "OTLP_GRPC" if way.is_grpc else "OTLP_HTTP"
+        reason = f"NO_BACKEND_{kind}" if backend_is == "not configured" else "BACKEND_UNREACHABLE"
+        case = Case(reason, 14, 503, retry_after=2)
+        if way.is_grpc:
+            _check_grpc(response, case)
+        else:
+            _check_http(response, case, way)
+
+
+@EVERY_WAY
+async def test_a_silent_backend_is_a_timeout_that_is_retried(way: Way) -> None:
+    """Code 4 or 504, when the time from the end of the body is over."""
+    async with RawSink(lambda _: Answer(breaks=Break("silence"))) as sink:
+        async with running_worker(
+            backends=sink_backends(sink), keys=[entry(KEY)], sweeping=False
+        ) as gateway:
+            call = asyncio.create_task(_send(gateway.port, way, Signal.METRICS, RIGHT, MESSAGE))
+            await gateway.until(lambda: len(sink.requests) == 1)
+            gateway.sweep(59)
+            assert not call.done()
+            gateway.sweep(59 + 61)
+            response = await call
+            if way.is_grpc:
+                assert response.grpc_status == 4
+            else:
+                assert response.status == 504
+                assert _details(_status_of(response))[0].reason == "BACKEND_TIMEOUT"
+        sink.take_faults()
+
+
+@EVERY_WAY
+async def test_unknown_paths_methods_and_types(way: Way) -> None:
+    """404/12, 405 with Allow, 415: each after what stands before it in the order of checks."""
+    async with (
+        RawSink() as sink,
+        running_worker(backends=sink_backends(sink), keys=[entry(KEY)]) as gateway,
+    ):
+
+        async def ask(method: str, path: str, *fields: tuple[str, str]) -> Response:
+            if way.is_http2:
+                async with Http2Client(gateway.port) as client:
+                    return await client.request(path, fields, MESSAGE, method=method)
+            return await http1_request(gateway.port, path, fields, MESSAGE, method=method)
+
+        kind = ("content-type", way.content_type)
+        path = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
+        for missing in (
+            "/v1/traces/",
+            "/v1/trace",
+            "//v1/traces",
+            "/v1/../v1/traces",
+            "/V1/traces",
+        ):
+            response = await ask("POST", missing, kind)
+            if way.is_grpc:
+                assert response.grpc_status == 12
+            else:
+                assert response.status == 404
+                assert _details(_status_of(response))[0].reason == "NOT_FOUND"
+        # The method comes before the key, the key before the content type.
+        response = await ask("GET", "/v1/logs", kind)
+        assert (response.status, response.field("allow")) == (405, "POST")
+        response = await ask("POST", "/v1/logs", ("content-type", "text/plain"))
+        assert response.status == 401
+        response = await ask("POST", "/v1/logs", ("content-type", "text/plain"), *RIGHT)
+        assert response.status == 415
+        response = await ask("POST", "/v1/logs", *RIGHT)
+        assert response.status == 415
+        response = await ask("POST", path, ("content-type", PROTOBUF), *RIGHT)
+        assert response.status == 415
+        upper = ("content-type", "Application/JSON; charset=utf-8")
+        assert (await ask("POST", "/v1/logs", upper, *RIGHT)).status == 200
+        assert len(sink.requests) == 1
+
+
+_ORDER: Final = (
+    ("path", 404, {"path": "/nowhere"}),
+    ("method", 405, {"method": "PUT"}),
+    ("key", 401, {"fields": ()}),
+    ("type", 415, {"kind": "text/plain"}),
+    ("size", 413, {"body": b"x" * 101}),
+    ("limits", 503, {"is_full": True}),
+)
+
+
+@pytest.mark.parametrize("first", range(len(_ORDER)))
+@pytest.mark.parametrize("second", range(len(_ORDER)))
+async def test_the_first_check_that_fails_answers(first: int, second: int) -> None:
+    """Pairwise: of two faults the one that stands first in the order is told."""
+    faults: dict[str, Any] = {**_ORDER[first][2], **_ORDER[second][2]}
+    expected = _ORDER[min(first, second)][1]
+    changed = limits(
+        max_body_bytes=100, buffer_memory_bytes=0 if faults.get("is_full") else 1_000_000
+    )
+    async with (
+        RawSink() as sink,
+        running_worker(backends=sink_backends(sink), keys=[entry(KEY)], limits=changed) as gateway,
+    ):
+        body = faults.get("body", b"")
+        response = await http1_request(
+            gateway.port,
+            faults.get("path", "/v1/traces"),
+            (
+                ("content-type", faults.get("kind", PROTOBUF)),
+                ("Content-Length", str(len(body))),
+                *faults.get("fields", RIGHT),
+            ),
+            body,
+            method=faults.get("method", "POST"),
+        )
+        assert response.status == expected
+        assert not sink.requests
+
+
+_Setting = Callable[[], AbstractAsyncContextManager[RunningWorker]]
+
+
+@pytest.mark.parametrize("code", [1, 2, 3, 5, 8, 9, 10, 11, 13, 14, 15])
+async def test_every_grpc_code_of_the_backend_is_relayed(code: int) -> None:
+    """With message and details, as they are."""
+    answer = Answer(
+        grpc_status=code, grpc_message="why%20not", trailers=(("grpc-status-details-bin", "CAE"),)
+    )
+    async with (
+        RawSink(lambda _: answer) as sink,
+        running_worker(backends=sink_backends(sink), keys=[entry(KEY)]) as gateway,
+    ):
+        response = await _send(gateway.port, WAYS[0], Signal.TRACES, RIGHT, MESSAGE)
+        assert response.grpc_status == code
+        assert response.field("grpc-message") == "why%20not"
+        assert response.field("grpc-status-details-bin") == "CAE"
+
+
+@pytest.mark.parametrize("code", [202, 204, 400, 408, 409, 413, 418, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("way", WAYS[1:], ids=lambda way: way.name)
+async def test_every_http_code_of_the_backend_is_relayed(way: Way, code: int) -> None:
+    """With body and Retry-After, as they are: 502 and 504 stay what they are."""
+    body = b"" if code == 204 else b"the backend's own words"
+    answer = Answer(
+        status=code, body=body, fields=(("retry-after", "17"), ("content-type", "text/plain"))
+    )
+    async with (
+        RawSink(lambda _: answer) as sink,
+        running_worker(backends=sink_backends(sink), keys=[entry(KEY)]) as gateway,
+    ):
+        response = await _send(gateway.port, way, Signal.TRACES, RIGHT, MESSAGE)
+        assert (response.status, response.body) == (code, body)
+        assert response.field("retry-after") == "17"
+
+
+@EVERY_WAY
+async def test_a_signal_that_the_backend_does_not_know_raises_the_alarm(way: Way) -> None:
+    """404 and 12 are relayed: the caller's data is not for this backend."""
+    async with (
+        RawSink(lambda _: Answer(404, 12)) as sink,
+        running_worker(backends=sink_backends(sink), keys=[entry(KEY)]) as gateway,
+    ):
+        response = await _send(gateway.port, way, Signal.PROFILES, RIGHT, MESSAGE)
+        assert response.grpc_status == 12 if way.is_grpc else response.status == 404
+        assert gateway.count(metrics.BACKEND_ROUTE_MISSING) == 1
+
+
+@EVERY_WAY
+async def test_a_shared_keys_refusal_by_the_backend_is_relayed(way: Way) -> None:
+    """A key that an authority allowed, forwarded as it came: the backend's no is the caller's."""
+    async with (
+        RawSink(lambda _: Answer(401, 16)) as sink,
+        running_worker(backends=sink_backends(sink), keys=[entry(KEY, shared=True)]) as gateway,
+    ):
+        response = await _send(gateway.port, way, Signal.LOGS, RIGHT, MESSAGE)
+        assert response.grpc_status == 16 if way.is_grpc else response.status == 401
+        assert gateway.count(metrics.BACKEND_AUTH_REFUSED) == 0
+
+
+@EVERY_WAY
+@pytest.mark.parametrize("policy", ["client", "gateway", "none"])
+async def test_the_backend_sees_the_credential_of_the_policy(way: Way, policy: str) -> None:
+    """The caller's carriers as they came, the gateway's key, or none; identity headers are ours."""
+    forward = Forward(policy, "the-backends-key", "SUSEObservability", identity_headers=True)  # type: ignore[arg-type]  # parametrized
+    sent = (
+        ("authorization", f"sTaCkStAtE   {KEY}"),
+        ("sts-api-key", KEY),
+        ("x-gateway-key-id", "forged"),
+        ("x-gateway-key-name", "forged"),
+        ("user-agent", "sender/1"),
+        ("traceparent", "00-1-2-01"),
+        ("x-scope", "a b"),
+    )
+    async with (
+        RawSink() as sink,
+        running_worker(
+            backends=sink_backends(sink), keys=[entry(KEY, "42", name="Küche 1%")], forward=forward
+        ) as gateway,
+    ):
+        await _send(gateway.port, way, Signal.TRACES, sent, MESSAGE)
+        (request,) = sink.requests
+        expected = {
+            "client": (f"sTaCkStAtE   {KEY}", KEY),
+            "gateway": ("SUSEObservability the-backends-key", None),
+            "none": (None, None),
+        }[policy]
+        assert (request.field("authorization"), request.field("sts-api-key")) == expected
+        assert request.values("x-gateway-key-id") == ["42"]
+        assert request.values("x-gateway-key-name") == ["K%C3%BCche 1%25"]
+        assert request.field("user-agent") == "sender/1"
+        assert request.field("traceparent") == "00-1-2-01"
+        assert request.field("x-scope") == "a b"
+
+
+def test_the_matrix_covers_every_answer_of_the_gateway() -> None:
+    """A reason that no case provokes is a row that nobody has seen."""
+    from gateway.outcome import REFUSALS  # noqa: PLC0415 - only for the names
+
+    elsewhere = {
+        "BACKEND_TIMEOUT", "BACKEND_UNREACHABLE", "CANCELED", "CONNECTION_LIMIT", "GRPC_MEDIA_TYPE",
+        "HEAD_TOO_LARGE", "INTERNAL", "MALFORMED", "MEDIA_TYPE", "METHOD_NOT_ALLOWED",
+        "NO_BACKEND_INTAKE", "NO_BACKEND_OTLP_GRPC", "NO_BACKEND_OTLP_HTTP", "NOT_FOUND", "QUOTA",
+        "STALLED",
+    }  # fmt: skip
+    assert {case.reason for case in CASES} | elsewhere == set(REFUSALS)
+    assert json.loads("{}") == {}
