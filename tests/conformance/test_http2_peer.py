@@ -295,10 +295,11 @@ def test_the_dynamic_table_is_followed_until_the_acknowledgement() -> None:
     server.receive(early)
     wire = _Wire(server, peer, random.Random(3))
     wire.run()
-    assert not server.decoder.is_stateless
+    stateless = [server.decoder.is_stateless]
     peer.send_headers(7, fields, end_stream=True)
     wire.run()
-    assert server.decoder.is_stateless
+    stateless.append(server.decoder.is_stateless)
+    assert stateless == [False, True]
     assert server.heads == dict.fromkeys((1, 3, 5, 7), fields)
 
 

@@ -15,7 +15,10 @@ from typing import Any, Final
 
 import pytest
 from google.protobuf import any_pb2, json_format
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import (  # type: ignore[import-untyped]  # no stubs are published
+    error_details_pb2,
+    status_pb2,
+)
 
 from gateway import metrics
 from gateway.model import KeyState, Signal
