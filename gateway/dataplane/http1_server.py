@@ -11,6 +11,7 @@ Both the connection and `sides.Downstream` of its current exchange are one objec
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Final, cast
 
 from gateway.dataplane import replies
@@ -74,6 +75,8 @@ class Http1Server(asyncio.BufferedProtocol):
         self._chunked: http1.ChunkedBody | None = None
         self._left = 0
         """Bytes of the body, or of what may be thrown away, that are still to come."""
+        self._ahead: tuple[bytes | bytearray, int, int] | None = None
+        """While a chunked request is decided on: what has come of its body, see `_look_ahead`."""
         self._ungranted = 0
         self._continue_due = False
         """Whether `100 Continue` is awaited and has not been sent."""
@@ -165,7 +168,7 @@ class Http1Server(asyncio.BufferedProtocol):
             self._hold_head(bytes(buffer[at:end]))
             return end
         stop = found + len(http1.HEAD_END)
-        self._begin(bytes(buffer[at:stop]), has_more=stop < end)
+        self._begin(bytes(buffer[at:stop]), buffer, stop, end)
         return stop
 
     def _read_rest_of_head(self, buffer: bytes | bytearray, at: int, end: int) -> int:
@@ -178,7 +181,7 @@ class Http1Server(asyncio.BufferedProtocol):
             return end
         length = found + len(http1.HEAD_END)
         stop = at + length - len(held)
-        self._begin(data[:length], has_more=stop < end)
+        self._begin(data[:length], buffer, stop, end)
         return stop
 
     def _hold_head(self, data: bytes) -> None:
@@ -187,8 +190,8 @@ class Http1Server(asyncio.BufferedProtocol):
         else:
             self._hold(data)
 
-    def _begin(self, raw: bytes, *, has_more: bool) -> None:
-        """Start the exchange of a complete head."""
+    def _begin(self, raw: bytes, buffer: bytes | bytearray, at: int, end: int) -> None:
+        """Start the exchange of a complete head; `buffer[at:end]` is what has come behind it."""
         self._answer.has_begun = False
         try:
             head = read_request_head(raw, self.plane.credentials)
@@ -202,9 +205,11 @@ class Http1Server(asyncio.BufferedProtocol):
         self._continue_due = head.expects_continue
         has_body = head.is_chunked or head.content_length > 0
         self._phase = _BODY if has_body else _ANSWER
-        head.body_follows = has_more or not has_body
+        head.body_follows = at < end or not has_body
         exchange = self._exchange = Exchange(self.plane, self, head)
+        self._ahead = (buffer, at, end) if head.is_chunked else None
         exchange.start()
+        self._ahead = None
         if not has_body and not exchange.is_over:
             exchange.body(b"", True)
 
@@ -344,6 +349,8 @@ class Http1Server(asyncio.BufferedProtocol):
 
     def _decide_end(self, head: Http1RequestHead) -> None:
         """Note before an answer whether the connection ends with it."""
+        if self._ahead is not None:
+            self._look_ahead(*self._ahead)
         if not head.keeps_alive or self._has_eof:
             self._is_ending = True
         elif self._phase == _BODY and (
@@ -352,6 +359,15 @@ class Http1Server(asyncio.BufferedProtocol):
             # The rest is too long to read it, or its end is unknown; and a client that awaits
             # `100 Continue` may or may not send it after all (RFC 9110 §10.1.1).
             self._is_ending = True
+
+    def _look_ahead(self, buffer: bytes | bytearray, at: int, end: int) -> None:
+        """Find the end of a chunked body that is refused, if it has come with the head."""
+        body = http1.ChunkedBody()
+        with contextlib.suppress(http1.Http1Error):
+            _, stop = body.feed(buffer, at, end)
+            if body.is_complete:
+                self._chunked = None
+                self._left = stop - at
 
     def _answered(self) -> None:
         """The answer is complete: go on with the next request, or end the connection."""
