@@ -63,52 +63,60 @@ class Compression(enum.StrEnum):
     LZ4 = "lz4"
 
 
+EndpointOption = Annotated[
+    str, typer.Option(metavar="URL", help="Base URL, e.g. http://127.0.0.1:4317 or https://host.")
+]
+KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY",
+        help="The key. Command lines are public: prefer --key-file or GATEWAY_KEY.",
+    ),
+]
+KeyFileOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Read the key from a file; - is standard input. Else GATEWAY_KEY is taken.",
+    ),
+]
+SchemeOption = Annotated[
+    str, typer.Option(metavar="SCHEME", help="Scheme of the Authorization header.")
+]
+ProtocolOption = Annotated[
+    SendProtocol, typer.Option(help="OTLP/gRPC, or OTLP/HTTP with protobuf or JSON.")
+]
+SignalOption = Annotated[SignalChoice, typer.Option(help="What to send.")]
+CountOption = Annotated[int, typer.Option(min=1, metavar="N", help="How many requests per signal.")]
+CompressionOption = Annotated[Compression, typer.Option(help="Compression of the bodies.")]
+CaFileOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="CA certificates (PEM) that may sign the server's."),
+]
+InsecureOption = Annotated[
+    bool,
+    typer.Option(
+        "--insecure-skip-verify", help="Do not check the certificate: the key can be stolen."
+    ),
+]
+TimeoutOption = Annotated[
+    float, typer.Option(min=0.1, metavar="SECONDS", help="How long one request may take.")
+]
+
+
 def send(
     *,
-    endpoint: Annotated[
-        str,
-        typer.Option(metavar="URL", help="Base URL, e.g. http://127.0.0.1:4317 or https://host."),
-    ],
-    key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEY",
-            help="The key. Command lines are public: prefer --key-file or GATEWAY_KEY.",
-        ),
-    ] = None,
-    key_file: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Read the key from a file; - is standard input. Else GATEWAY_KEY is taken.",
-        ),
-    ] = None,
-    scheme: Annotated[
-        str, typer.Option(metavar="SCHEME", help="Scheme of the Authorization header.")
-    ] = "StackState",
-    protocol: Annotated[
-        SendProtocol, typer.Option(help="OTLP/gRPC, or OTLP/HTTP with protobuf or JSON.")
-    ] = SendProtocol.GRPC,
-    signal: Annotated[SignalChoice, typer.Option(help="What to send.")] = SignalChoice.TRACES,
-    count: Annotated[
-        int, typer.Option(min=1, metavar="N", help="How many requests per signal.")
-    ] = 1,
-    compression: Annotated[
-        Compression, typer.Option(help="Compression of the bodies.")
-    ] = Compression.NONE,
-    ca_file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="CA certificates (PEM) that may sign the server's."),
-    ] = None,
-    insecure_skip_verify: Annotated[
-        bool,
-        typer.Option(
-            "--insecure-skip-verify", help="Do not check the certificate: the key can be stolen."
-        ),
-    ] = False,
-    timeout: Annotated[
-        float, typer.Option(min=0.1, metavar="SECONDS", help="How long one request may take.")
-    ] = 10.0,
+    endpoint: EndpointOption,
+    key: KeyOption = None,
+    key_file: KeyFileOption = None,
+    scheme: SchemeOption = "StackState",
+    protocol: ProtocolOption = SendProtocol.GRPC,
+    signal: SignalOption = SignalChoice.TRACES,
+    count: CountOption = 1,
+    compression: CompressionOption = Compression.NONE,
+    ca_file: CaFileOption = None,
+    insecure_skip_verify: InsecureOption = False,
+    timeout: TimeoutOption = 10.0,
 ) -> None:
     """Send sample telemetry and explain the answer: which outcome, why, and what to do.
 

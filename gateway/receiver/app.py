@@ -6,7 +6,9 @@ who does not keep up slows the senders down instead of filling memory.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from typing import Final
 
@@ -33,15 +35,37 @@ class ReceiverApp:
 
     def __init__(self, on_record: OnRecord) -> None:
         self._on_record = on_record
+        self._requests: set[asyncio.Task[object]] = set()
 
     async def __call__(
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
         """Serve one request (ASGI)."""
         if scope["type"] == "http":
-            await self._serve(scope, receive, send)
+            with self._open_request():
+                await self._serve(scope, receive, send)
         elif scope["type"] == "lifespan":
             await _live(scope, receive, send)
+
+    async def settle(self, within_s: float) -> None:
+        """Wait until all requests that are open now are answered, or `within_s` has passed."""
+        if self._requests:
+            await asyncio.wait(self._requests, timeout=within_s)
+
+    def give_up(self) -> None:
+        """Let go of all requests that are not answered yet: the server ends."""
+        for task in self._requests:
+            task.cancel()
+
+    @contextlib.contextmanager
+    def _open_request(self) -> Iterator[None]:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - the server runs each request in a task
+        self._requests.add(task)
+        try:
+            yield
+        finally:
+            self._requests.discard(task)
 
     async def _serve(
         self, scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendCallable

@@ -13,8 +13,10 @@ import socket
 from types import TracebackType
 from typing import Final, Self
 
-from hypercorn.asyncio import serve
+from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
+from hypercorn.utils import wrap_app
 
 from gateway.receiver.app import OnRecord, ReceiverApp
 
@@ -25,7 +27,7 @@ _IDLE_S: Final = 3600.0
 """Gateways and SDKs keep connections open; closing one under a request costs a retry."""
 _NEVER: Final = 2**62
 _GRACE_S: Final = 1.0
-"""How long requests in progress may take at the end."""
+"""How long each step of the end may take: answers in progress, closing, cutting off."""
 
 
 class ListenError(Exception):
@@ -51,10 +53,13 @@ class Receiver:
         http: str | None = "127.0.0.1:0",
     ) -> None:
         self._app = ReceiverApp(on_record or (lambda _record: None))
+        self._config = _config()
+        self._asgi = wrap_app(self._app, self._config.wsgi_max_body_size, "asgi")
+        self._context = WorkerContext(max_requests=None)
         self._wanted = {"grpc": grpc, "http": http}
         self._addresses: dict[str, str] = {}
-        self._stopping = asyncio.Event()
-        self._serving: asyncio.Task[None] | None = None
+        self._servers: list[asyncio.Server] = []
+        self._connections: dict[asyncio.Task[object], asyncio.StreamWriter] = {}
 
     @property
     def grpc_address(self) -> str:
@@ -73,16 +78,16 @@ class Receiver:
 
     async def __aenter__(self) -> Self:
         with contextlib.ExitStack() as undo:
-            sockets = []
-            for name, address in self._wanted.items():
-                if address is not None:
-                    listener = undo.enter_context(await _listen(address))
-                    self._addresses[name] = _address_of(listener)
-                    sockets.append(listener)
+            sockets = {
+                name: undo.enter_context(await _listen(address))
+                for name, address in self._wanted.items()
+                if address is not None
+            }
             undo.pop_all()
-        config = _config(sockets)
-        serving = serve(self._app, config, shutdown_trigger=self._stopping.wait, mode="asgi")
-        self._serving = asyncio.create_task(serving, name="receiver")
+        for name, listener in sockets.items():
+            self._addresses[name] = _address_of(listener)
+            server = await asyncio.start_server(self._serve, sock=listener, backlog=_BACKLOG)
+            self._servers.append(server)
         return self
 
     async def __aexit__(
@@ -91,9 +96,43 @@ class Receiver:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._stopping.set()
-        if self._serving is not None:
-            await self._serving
+        for server in self._servers:
+            server.close()
+        await self._context.terminated.set()
+        await self._app.settle(_GRACE_S)
+        self._app.give_up()
+        await self._app.settle(_GRACE_S)
+        await self._close_connections()
+        for server in self._servers:
+            await server.wait_closed()
+
+    async def _close_connections(self) -> None:
+        """Close what is open, after what was written to it; cut off who does not take that."""
+        for writer in self._connections.values():
+            writer.close()
+        await self._connections_gone(_GRACE_S)
+        for writer in self._connections.values():
+            writer.transport.abort()
+        await self._connections_gone(_GRACE_S)
+
+    async def _connections_gone(self, within_s: float) -> None:
+        if self._connections:
+            await asyncio.wait(set(self._connections), timeout=within_s)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Let Hypercorn speak on one connection until it is closed.
+
+        Hypercorn's own `serve` is not used: at its end it cancels connections that never had a
+        request, which asyncio reports as failures.
+        """
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - asyncio runs each connection in a task
+        self._connections[task] = writer
+        loop = asyncio.get_running_loop()
+        try:
+            await TCPServer(self._asgi, loop, self._config, self._context, {}, reader, writer)
+        finally:
+            del self._connections[task]
 
 
 async def _listen(address: str) -> socket.socket:
@@ -140,14 +179,12 @@ def _address_of(listener: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _config(sockets: list[socket.socket]) -> Config:
+def _config() -> Config:
     """Configure Hypercorn for a backend that never hangs up first."""
     config = Config()
-    config.bind = [f"fd://{listener.detach()}" for listener in sockets]
     config.accesslog = None
     config.errorlog = logging.getLogger("gateway.receiver")
     config.include_server_header = False
-    config.graceful_timeout = _GRACE_S
     config.h11_max_incomplete_size = _HEAD_BYTES
     config.h2_max_concurrent_streams = _STREAMS_PER_CONNECTION
     config.keep_alive_max_requests = _NEVER

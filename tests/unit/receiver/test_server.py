@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import io
+import random
 import socket
 
 import aiohttp
 import grpc
+import h2.config
+import h2.connection
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
@@ -14,6 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 from gateway.model import Protocol, Signal
 from gateway.otlp.encodings import MAX_BODY_BYTES
+from gateway.otlp.framing import frame
 from gateway.otlp.services import SERVICES
 from gateway.receiver import ListenError, Receiver, Record
 from gateway.receiver.server import split_address
@@ -186,3 +190,66 @@ async def test_stopping_does_not_wait_for_open_connections() -> None:
         await asyncio.open_connection(host, port)
     writer.close()
     await channel.close()
+
+
+async def test_stopping_lets_go_of_requests_that_never_end() -> None:
+    complaints: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _loop, context: complaints.append(context))
+    told = asyncio.Event()
+
+    async def take(_record: Record) -> None:
+        told.set()
+        await asyncio.Event().wait()
+
+    head = b"POST /v1/logs HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    async with Receiver(take) as receiver:
+        host, port = split_address(receiver.http_address)
+        (_, half_sent), (reader, untold) = [
+            await asyncio.open_connection(host, port) for _ in range(2)
+        ]
+        half_sent.write(head + b"Content-Length: 9\r\n\r\n{")
+        untold.write(head + b"Content-Length: 2\r\n\r\n{}")
+        await told.wait()
+    assert b" 200 " not in await reader.read()
+    for writer in (half_sent, untold):
+        writer.close()
+    assert complaints == []
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_damaged_and_broken_off_requests_harm_nobody(seed: int) -> None:
+    """Flip bytes of a good HTTP/2 request, hang up in the middle, and see who complains."""
+    complaints: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _loop, context: complaints.append(context))
+    dice = random.Random(seed)
+    writers: list[asyncio.StreamWriter] = []
+    async with Receiver() as receiver:
+        host, port = split_address(receiver.grpc_address)
+        for _ in range(10):
+            request = bytearray(_http2_request())
+            for _ in range(dice.randrange(4)):
+                request[dice.randrange(len(request))] = dice.randrange(256)
+            cut = dice.randrange(len(request) // 2, len(request) + 1)
+            _, writer = await asyncio.open_connection(host, port)
+            writer.write(request[:cut])
+            if dice.random() < 0.3:
+                writer.transport.abort()
+            writers.append(writer)
+        async with grpc.aio.insecure_channel(receiver.grpc_address) as channel:
+            assert await _export(channel, _trace(1)) == b""
+    for writer in writers:
+        writer.close()
+    assert complaints == []
+
+
+def _http2_request() -> bytes:
+    config = h2.config.H2Configuration(client_side=True)
+    connection = h2.connection.H2Connection(config)
+    connection.initiate_connection()
+    headers = [(":method", "POST"), (":path", TRACES.grpc_path), (":scheme", "http")]
+    headers += [(":authority", "a"), ("content-type", "application/grpc"), ("te", "trailers")]
+    connection.send_headers(1, headers)
+    connection.send_data(1, frame(_trace(2)), end_stream=True)
+    return connection.data_to_send()
