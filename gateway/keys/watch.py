@@ -15,10 +15,13 @@ from typing import Final
 
 from gateway.keys.sqlite import file_uri, translated
 
-INTERVAL_S: Final = 0.025
-"""Time between two looks: a change must be in force within 100 ms."""
+INTERVAL_S: Final = 0.04
+"""Time between two looks: a change must be in force within 100 ms. Each costs some 20 µs of CPU."""
 RECHECK_S: Final = 5.0
 """The longest wait: should a file system hide changes, they are found all the same."""
+
+_FILE_EVERY: Final = 8
+"""Looks from one check that the path still leads to the watched file to the next."""
 
 
 class SqliteWatch:
@@ -69,8 +72,8 @@ class SqliteWatch:
 
         Raises `StoreError` when it can be watched no longer, `RuntimeError` when it is not open.
         """
-        for _ in range(self._looks):
-            if self._is_changed() or self.is_replaced():
+        for look in range(self._looks):
+            if self._is_changed() or (look % _FILE_EVERY == 0 and self.is_replaced()):
                 return
             await asyncio.sleep(self._interval_s)
 
@@ -92,5 +95,5 @@ class SqliteWatch:
         return int(version)
 
     def _look_at_file(self) -> tuple[int, int]:
-        status = os.stat(self._path)  # noqa: PTH116 - every 25 ms: three times cheaper than Path's
+        status = os.stat(self._path)  # noqa: PTH116 - all the time: three times cheaper than Path's
         return status.st_dev, status.st_ino
