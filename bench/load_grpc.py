@@ -264,12 +264,19 @@ class _Connection:
         self._out.append(wire.frame(wire.SETTINGS, wire.FLAG_ACK, 0))
         self.is_ready = True
 
+    def _stream(self, stream_id: int) -> _Stream:
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            message = f"an answer on stream {stream_id}, which is not open"
+            raise RunFailedError(message)
+        return stream
+
     def _head_or_trailers(self, flags: int, stream_id: int, block: bytes) -> None:
         if not flags & wire.FLAG_END_HEADERS or flags & ~0x5:
             message = f"HEADERS with flags {flags:#x}, which the bench does not read"
             raise RunFailedError(message)
         fields = self._blocks.decode(block)
-        stream = self._streams[stream_id]
+        stream = self._stream(stream_id)
         if not flags & wire.FLAG_END_STREAM:
             if fields.get(":status") != "200" or stream.head_seen:
                 message = f"request {stream.number}: unexpected head {fields}"
@@ -286,7 +293,7 @@ class _Connection:
         self._progress.durations_s.append(time.perf_counter() - stream.started_s)
 
     def _reply(self, flags: int, stream_id: int, payload: bytes) -> None:
-        stream = self._streams[stream_id]
+        stream = self._stream(stream_id)
         stream.reply += payload
         if flags or not stream.head_seen or len(stream.reply) > len(EXPECTED_REPLY):
             message = f"request {stream.number}: unexpected DATA {payload[:64]!r}, flags {flags}"
