@@ -343,7 +343,9 @@ class Control:
             self.supervisor.say_unready()
             _log.info("draining", delay_s=limits.drain_delay, timeout_s=limits.drain_timeout)
             await asyncio.sleep(limits.drain_delay)
-        killed = await self.supervisor.drain(limits.drain_timeout)
+        self.supervisor.drain(limits.drain_timeout)
+        self._sockets.close()  # else the kernel would go on to take connections for nobody
+        killed = await self.supervisor.drained(limits.drain_timeout)
         _log.info("drained", workers_killed=killed)
 
     async def close(self) -> None:

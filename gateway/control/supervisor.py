@@ -183,10 +183,13 @@ class Supervisor:
         old.retire(old.plan.drain_timeout_s)
         self._forget_generations()
 
-    async def drain(self, timeout_s: float) -> int:
-        """Have all workers finish within `timeout_s` seconds; return how many had to be killed."""
+    def drain(self, timeout_s: float) -> None:
+        """Have all workers accept no more and finish what is open within `timeout_s` seconds."""
         for generation in self._generations:
             generation.retire(timeout_s)
+
+    async def drained(self, timeout_s: float) -> int:
+        """Wait for the end of a drain; return how many workers did not finish in time."""
         left = await self._wait_gone(self._workers, timeout_s + self._timing.exit_grace_s)
         for worker in left:
             _log.warning("a worker did not finish in time and is killed", pid=worker.pid)

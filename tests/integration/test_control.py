@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import re
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import psutil
 import pytest
 import yaml
 from structlog.testing import capture_logs
@@ -28,14 +26,11 @@ from gateway.control.sockets import BindError
 from gateway.control.worker_handle import State
 from gateway.keys.errors import StoreError
 from tests.support.certs import Authority
+from tests.support.listening import until_refused
 from tests.support.polling import until
 from tests.support.process import (
-    COMMAND,
-    Program,
     free_ports,
     merge,
-    running,
-    running_gateway,
 )
 
 JSON = {"Content-Type": "application/json"}
@@ -338,18 +333,19 @@ async def test_a_reload_takes_new_addresses_keys_and_numbers_of_workers(serve: S
     assert served.control.addresses == [first, second]
     assert await served.send("a-new-receiver-key", second) == UNREACHABLE
     assert len(served.pids()) == 1
-    with pytest.raises(ConnectionRefusedError):
-        await until_refused(old)
+    await until_refused(old)
 
 
-async def until_refused(address: str) -> None:
-    """Connect until the draining workers have closed their copies of the socket."""
-    host, _, port = address.rpartition(":")
-    async with asyncio.timeout(20):
-        while True:
-            _, writer = await asyncio.open_connection(host, int(port))
-            writer.close()
-            await asyncio.sleep(0.02)
+async def test_a_bug_in_a_part_of_control_is_counted_and_clients_are_served(serve: Serve) -> None:
+    served = await serve()
+    served.control.tasks.once("part", fail)
+    await served.until_metric(1, "gateway_internal_errors_total", place="control")
+    assert await served.send() == UNAUTHORIZED
+
+
+async def fail() -> None:
+    msg = "a bug"
+    raise ValueError(msg)
 
 
 async def test_a_receiver_key_taken_out_is_refused_after_the_reload(serve: Serve) -> None:
@@ -456,81 +452,3 @@ async def test_a_worker_that_cannot_start_stops_the_start(make: Make, tmp_path: 
     certificate.key_file.unlink()
     with pytest.raises(StartError, match="ended with status 3 before it was ready"):
         await served.control.start()
-
-
-# The installed command
-
-
-async def test_sigterm_drains_readyz_first_then_the_listeners_and_exits_with_0(
-    tmp_path: Path,
-) -> None:
-    async with running_gateway(tmp_path, {"limits": {"drain_delay": "1s"}}) as gateway:
-        gateway.program.process.send_signal(signal.SIGTERM)
-        await gateway.program.wait_line("draining")
-        status, text = await gateway.get("/readyz")
-        assert status == 503
-        assert "draining" in text
-        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-        writer.write(b"GET /readyz HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n")
-        assert b" 503 " in await reader.readline()
-        writer.close()
-        assert await gateway.program.wait() == 0
-
-
-async def test_a_second_signal_ends_everything_at_once(tmp_path: Path) -> None:
-    async with running_command(tmp_path, {"limits": {"drain_delay": "10m"}}) as program:
-        workers = worker_pids(program)
-        program.process.send_signal(signal.SIGTERM)
-        await program.wait_line("draining")
-        program.process.send_signal(signal.SIGINT)
-        assert await program.wait() == 128 + signal.SIGINT
-        assert not [pid for pid in workers if psutil.pid_exists(pid)]
-
-
-async def test_sighup_reloads_and_a_faulty_file_is_told(tmp_path: Path) -> None:
-    async with running_gateway(tmp_path, {}) as gateway:
-        before = worker_pids(gateway.program)
-        gateway.program.process.send_signal(signal.SIGHUP)
-        await gateway.program.wait_line("the configuration was read again")
-        await until(lambda: not before & worker_pids(gateway.program))
-        good = gateway.config_file.read_text()
-        gateway.config_file.write_text("workers: many")
-        gateway.program.process.send_signal(signal.SIGHUP)
-        line = (await gateway.program.wait_line("reload failed")).string
-        assert "workers (line 1): write auto or a number" in line
-        gateway.config_file.write_text(good)
-
-
-async def test_ctrl_c_in_a_terminal_reaches_workers_too_and_they_drain_all_the_same(
-    tmp_path: Path,
-) -> None:
-    async with running_gateway(tmp_path, {}) as gateway:
-        for pid in (*worker_pids(gateway.program), gateway.program.process.pid):
-            os.kill(pid, signal.SIGINT)
-        assert await gateway.program.wait() == 0
-        assert '"workers_killed": 0' in gateway.program.output
-
-
-async def test_workers_of_a_killed_control_let_go_and_a_new_one_takes_over(tmp_path: Path) -> None:
-    listen = {"listen": [{"address": f"127.0.0.1:{free_ports(1)[0]}"}]}
-    async with running_command(tmp_path, listen) as first:
-        workers = worker_pids(first)
-        await first.kill()
-        async with running_command(tmp_path, listen) as second:
-            await until(lambda: not any(map(psutil.pid_exists, workers)))
-            assert await second.stop() == 0
-
-
-@contextlib.asynccontextmanager
-async def running_command(folder: Path, changes: Mapping[str, Any]) -> AsyncIterator[Program]:
-    """Run `gateway serve` until the end of the block; it is ready when the block begins."""
-    file = folder / "gateway.yaml"
-    file.write_text(yaml.safe_dump(tree_in(folder, changes)))
-    async with running([COMMAND, "serve", "--config", file]) as program:
-        await program.wait_line('"event": "ready"')
-        yield program
-
-
-def worker_pids(program: Program) -> set[int]:
-    children = psutil.Process(program.process.pid).children()
-    return {child.pid for child in children if "gateway.dataplane.worker" in child.cmdline()}

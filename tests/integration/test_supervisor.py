@@ -271,7 +271,8 @@ async def test_a_replacement_that_fails_leaves_the_old_workers(
 async def test_drain_ends_all_workers_with_status_0_after_their_last_report(start: Start) -> None:
     supervisor, observed = await start()
     workers = list(supervisor.workers)
-    assert await supervisor.drain(5.0) == 0
+    supervisor.drain(5.0)
+    assert await supervisor.drained(5.0) == 0
     assert [worker.exit_code for worker in workers] == [0, 0]
     assert not list(supervisor.workers)
     assert not observed.restarts
@@ -284,7 +285,8 @@ async def test_drain_counts_those_that_do_not_finish_and_close_kills_them(
     fault("never drains")
     supervisor, _ = await start(timing=IMPATIENT)
     workers = list(supervisor.workers)
-    assert await supervisor.drain(0.1) == 2
+    supervisor.drain(0.1)
+    assert await supervisor.drained(0.1) == 2
     await supervisor.close()
     assert [worker.exit_code for worker in workers] == [-signal.SIGKILL] * 2
 
