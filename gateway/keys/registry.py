@@ -45,7 +45,7 @@ class Registry:
         digests: set[bytes] = set(self._static)
         for records in self._stores:
             digests.update(records)
-        return self._entries(digests)
+        return self._split(digests)[0]
 
     def counts(self, now_ms: int) -> dict[str, int]:
         """Count keys as `gateway_keys` does; deleted and disabled ones do not count."""
@@ -90,15 +90,23 @@ class Registry:
         static = self._static.get(digest)
         if static is not None:
             return static
-        return next((records[digest] for records in self._stores if digest in records), None)
+        for records in self._stores:
+            record = records.get(digest)
+            if record is not None:
+                return record
+        return None
 
-    def _entries(self, digests: Iterable[bytes]) -> list[KeyEntry]:
-        keys = ((digest, self._effective(digest)) for digest in digests)
-        return [
-            KeyEntry(digest, key.principal(with_name=self._with_names))
-            for digest, key in keys
-            if key is not None
-        ]
+    def _split(self, digests: Iterable[bytes]) -> tuple[list[KeyEntry], list[bytes]]:
+        """Split digests into those of known keys, as workers keep them, and the others."""
+        entries: list[KeyEntry] = []
+        unknown: list[bytes] = []
+        for digest in digests:
+            key = self._effective(digest)
+            if key is None:
+                unknown.append(digest)
+            else:
+                entries.append(KeyEntry(digest, key.principal(with_name=self._with_names)))
+        return entries, unknown
 
     def _put(self, store: int, record: KeyRecord) -> None:
         self._stores[store][record.digest] = record
@@ -116,5 +124,4 @@ class Registry:
 
     def _delta(self, digests: list[bytes], changed_at_ms: int | None) -> KeyDelta:
         self.revision += 1
-        removals = [digest for digest in digests if self._effective(digest) is None]
-        return KeyDelta(self.revision, self._entries(digests), removals, changed_at_ms)
+        return KeyDelta(self.revision, *self._split(digests), changed_at_ms)
