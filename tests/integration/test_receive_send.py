@@ -108,6 +108,27 @@ async def test_a_run_of_many_requests_is_summed_up(receive: Receive) -> None:
     assert len(await receive.take(25)) == 25
 
 
+async def test_a_terminal_shows_progress_and_a_pipe_does_not(receive: Receive) -> None:
+    terminal, its_end = os.openpty()
+    endpoint = f"http://127.0.0.1:{receive.grpc_port}"
+    sending = await asyncio.create_subprocess_exec(
+        *(COMMAND, "send", "--endpoint", endpoint, "--count", "3", "--key", "a"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=its_end,
+        env={**os.environ, "TERM": "xterm", "NO_COLOR": ""},
+    )
+    said, _ = await sending.communicate()
+    os.close(its_end)
+    progress = await asyncio.to_thread(os.read, terminal, 65536)
+    os.close(terminal)
+    assert sending.returncode == 0
+    assert b"\r\x1b[K3 of 3 requests sent" in progress
+    assert progress.endswith(b"\r\x1b[K")
+    assert b"\x1b" not in said
+    assert b"3 of 3 requests accepted" in said
+    await receive.take(3)
+
+
 async def test_the_key_is_read_from_a_file(receive: Receive, tmp_path: Path) -> None:
     file = tmp_path / "key.txt"
     file.write_text(f"{KEY}\n")
