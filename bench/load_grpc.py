@@ -259,6 +259,8 @@ class _Connection:
         for stream in self._streams.values():
             stream.window += window - self._initial_window
         self._initial_window = window
+        limit = values.get(wire.SETTING_MAX_CONCURRENT_STREAMS, self._max_streams)
+        self._max_streams = min(self._max_streams, limit)
         if values.get(wire.SETTING_HEADER_TABLE_SIZE) == 0:
             self._block_prefix = wire.TABLE_SIZE_UPDATE_TO_ZERO
         self._out.append(wire.frame(wire.SETTINGS, wire.FLAG_ACK, 0))
@@ -316,7 +318,7 @@ class GrpcLoad:
         body: what each request carries.
         requests: how many are sent in all.
         connections: how many connections are held.
-        streams: how many requests each connection has in flight.
+        streams: how many requests each connection has in flight, if the peer allows so many.
         key_count: how many keys are used in turn.
         bdp_pings: send a PING when a reply arrives and none is open, as grpc-go does to measure
             the path.
