@@ -231,6 +231,17 @@ class Client:
             sending.dropped = not await task
 
 
+async def first_of(*waiting: Awaitable[object]) -> None:
+    """Return as soon as one of these is over; what it raises is raised."""
+    tasks = [asyncio.ensure_future(each) for each in waiting]
+    done, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
 def once(case: Case) -> Script:
     """Return a script that answers a case's way once and accepts ever after."""
     asked: list[Request] = []
@@ -258,7 +269,7 @@ async def test_a_real_client_reacts_as_the_outcome_intends(
         if case.reaction_of(kind) == "dropped":
             await sending.until_dropped()
         else:
-            await fleet.sink.wait_for(case.attempts(kind))
+            await first_of(fleet.sink.wait_for(case.attempts(kind)), sending.until_dropped())
 
     fleet.sink.script = accept
     requests = fleet.sink.requests
