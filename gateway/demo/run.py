@@ -89,7 +89,7 @@ async def _live(
         screen = Screen(sys.stdout.fileno(), on_broken=stopping.set)
         live = Live(screen, is_fancy=is_fancy(sys.stdout))
         try:
-            async with Receiver(live.arrived) as receiver:
+            async with Receiver(live.arrived, grpc=None) as receiver:
                 setting = _prepare(folder, receiver)
                 loaded = load(setting.config_file, (), os.environ)
                 async with running(

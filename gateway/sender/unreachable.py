@@ -170,12 +170,18 @@ async def probe(endpoint: Endpoint, *, wants_http2: bool) -> Cause:
     """
     if await _speaks_tls(endpoint):
         return Cause.NEEDS_TLS
-    speaks_http2 = await _reply(endpoint, _HTTP2_HELLO)
-    if speaks_http2[_FRAME_TYPE_AT : _FRAME_TYPE_AT + 1] == bytes([_SETTINGS_TYPE]):
-        return Cause.BROKEN_OFF if wants_http2 else Cause.ONLY_HTTP2
-    if (await _reply(endpoint, _HTTP1_HELLO)).startswith(b"HTTP/1."):
-        return Cause.ONLY_HTTP1 if wants_http2 else Cause.BROKEN_OFF
+    speaks_http2 = _is_settings_frame(await _reply(endpoint, _HTTP2_HELLO))
+    speaks_http1 = (await _reply(endpoint, _HTTP1_HELLO)).startswith(b"HTTP/1.")
+    if speaks_http2 if wants_http2 else speaks_http1:
+        return Cause.BROKEN_OFF
+    if speaks_http1 or speaks_http2:
+        return Cause.ONLY_HTTP1 if speaks_http1 else Cause.ONLY_HTTP2
     return Cause.NOT_HTTP
+
+
+def _is_settings_frame(data: bytes) -> bool:
+    """Whether this begins as every HTTP/2 server must begin (RFC 9113 §3.4)."""
+    return data[_FRAME_TYPE_AT : _FRAME_TYPE_AT + 1] == bytes([_SETTINGS_TYPE])
 
 
 async def _speaks_tls(endpoint: Endpoint) -> bool:

@@ -69,14 +69,14 @@ class Demo:
 
 
 @asynccontextmanager
-async def _demo(folder: Path) -> AsyncIterator[Demo]:
-    """Run a demo; at the end Ctrl-C must end it, and its workers with it."""
+async def _demo(folder: Path, end: signal.Signals = signal.SIGINT) -> AsyncIterator[Demo]:
+    """Run a demo; at the end the signal must end it, and its workers with it."""
     async with running([COMMAND, "demo", "--data", folder]) as program:
         await program.wait_line(BEGIN)
         workers = psutil.Process(program.process.pid).children(recursive=True)
         assert len(workers) >= 2
         yield Demo(program)
-        assert await program.stop(signal.SIGINT) == 0
+        assert await program.stop(end) == 0
         assert program.stderr == []
         gone, alive = psutil.wait_procs(workers, timeout=10)
         assert not alive, gone
@@ -214,6 +214,43 @@ async def test_a_folder_that_cannot_be_one_is_told(tmp_path: Path) -> None:
     async with running([COMMAND, "demo", "--data", file]) as program:
         assert await program.wait() == 1
     assert "is no folder: choose another one with --data" in program.output
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP])
+async def test_it_ends_as_well_when_it_is_killed_or_its_terminal_is_closed(
+    tmp_path: Path, end: signal.Signals
+) -> None:
+    async with _demo(tmp_path / "demo", end) as demo:
+        assert demo.keys
+
+
+async def test_a_second_signal_does_not_wait_for_what_is_in_flight(tmp_path: Path) -> None:
+    async with running([COMMAND, "demo", "--data", tmp_path / "demo"]) as program:
+        await program.wait_line(BEGIN)
+        demo = Demo(program)
+        (key,) = demo.keys
+        _, writer = await asyncio.open_connection("127.0.0.1", demo.ports()[0])
+        writer.write(
+            b"POST /v1/logs HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            b"Authorization: StackState " + key.encode() + b"\r\nContent-Length: 9\r\n\r\n{"
+        )
+        await writer.drain()
+        await _in_flight(demo)
+        program.process.send_signal(signal.SIGINT)
+        await program.wait_line("^Stopping")
+        assert await program.stop(signal.SIGINT) == 130
+        writer.close()
+
+
+async def _in_flight(demo: Demo) -> None:
+    """Wait until the gateway's metrics have a request that has no end yet."""
+    async with aiohttp.ClientSession() as client, asyncio.timeout(30):
+        while True:
+            async with client.get(f"{demo.admin_url}/metrics") as response:
+                text = await response.text()
+            if re.search(r'^gateway_requests_in_flight{protocol="http"} 1', text, re.MULTILINE):
+                return
+            await asyncio.sleep(0.05)
 
 
 async def test_it_ends_when_nobody_reads_any_more(tmp_path: Path) -> None:

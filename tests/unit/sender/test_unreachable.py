@@ -13,6 +13,7 @@ import pytest
 
 from gateway.model import Signal
 from gateway.otlp.services import SERVICES
+from gateway.receiver import Receiver
 from gateway.sender.explain import Verdict
 from gateway.sender.grpc_client import GrpcConnection
 from gateway.sender.http_client import HttpConnection
@@ -197,6 +198,13 @@ async def test_cleartext_ports_are_recognised_by_asking_them() -> None:
         assert await probe(http, wants_http2=True) is Cause.ONLY_HTTP1
         assert await probe(http, wants_http2=False) is Cause.BROKEN_OFF
         sink.take_faults()
+
+
+async def test_a_port_that_speaks_both_is_neither_too_old_nor_too_new() -> None:
+    async with Receiver() as receiver:
+        endpoint = parse_endpoint(f"http://{receiver.http_address}", HTTP)
+        assert await probe(endpoint, wants_http2=True) is Cause.BROKEN_OFF
+        assert await probe(endpoint, wants_http2=False) is Cause.BROKEN_OFF
 
 
 async def test_a_port_that_speaks_something_else_is_recognised() -> None:
