@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from typing import Final
 
-from gateway import metrics
+from gateway import intake, metrics
 from gateway.control.totals import Labels, Totals
 from gateway.control.usage import OTHER
 from gateway.metrics import Metric
@@ -48,8 +48,11 @@ _UNROUTED_RESULTS: Final = (
     Result.INTERNAL,
 )
 
+_NEVER_ON_INTAKE: Final = (Result.NOT_FOUND, Result.MEDIA_TYPE)
+"""What is no path of the intake has no route, and any media type is taken."""
+
 NO_ANSWER: Final = "none"
-"""The `code` of a backend that gave no answer."""
+"""The `code` of a backend that gave no answer, and of an agent that was given none."""
 _UNAVAILABLE: Final = 503
 
 _A: Final = AuthOutcome
@@ -113,6 +116,7 @@ def gauges_at_zero(metric: Metric, backends: Backends) -> dict[Labels, float]:
 
 def _closed(backends: Backends) -> Iterator[tuple[Metric, Labels]]:
     yield from _of_requests()
+    yield from _of_intake()
     for source, outcomes in SOURCE_OUTCOMES.items():
         yield metrics.AUTH_DURATION, (source,)
         for (protocol, signal), outcome in product(ROUTES, outcomes):
@@ -147,6 +151,8 @@ def _ends(protocol: Protocol) -> Iterator[tuple[str, str]]:
     yield ("OK" if protocol is Protocol.GRPC else "200"), Result.ACCEPTED
     for outcome in OUTCOMES:
         yield _code(protocol, outcome), outcome.result
+        if protocol is Protocol.INTAKE and outcome.intake == RETRY:
+            yield NO_ANSWER, outcome.result
 
 
 def _code(protocol: Protocol, outcome: Outcome) -> str:
@@ -159,6 +165,13 @@ def _code(protocol: Protocol, outcome: Outcome) -> str:
             return str(outcome.http)
         case Protocol.INTAKE:
             return str(_UNAVAILABLE if outcome.intake == RETRY else outcome.intake)
+
+
+def _of_intake() -> Iterator[tuple[Metric, Labels]]:
+    rows = {(row.route, row.sender) for row in (*intake.ROWS, intake.REMOTE_WRITE)}
+    for (route, sender), result in product(sorted(rows), Result):
+        if result not in _NEVER_ON_INTAKE:
+            yield metrics.INTAKE_REQUESTS, (route, sender, result)
 
 
 def _of_backend(backend: BackendName) -> Iterator[tuple[Metric, Labels]]:

@@ -142,12 +142,12 @@ class Supervisor:
 
     def push(self, changes: KeyChanges) -> None:
         """Send a change of the keys to every worker."""
-        for worker in self._workers:
+        for worker in tuple(self._workers):
             worker.push(changes)
 
     def say_unready(self) -> None:
         """Have all workers tell health checks that the gateway is about to stop."""
-        for worker in self._workers:
+        for worker in tuple(self._workers):
             worker.send(Unready())
 
     async def start(self, plan: Plan) -> None:
@@ -185,7 +185,7 @@ class Supervisor:
 
     def drain(self, timeout_s: float) -> None:
         """Have all workers accept no more and finish what is open within `timeout_s` seconds."""
-        for generation in self._generations:
+        for generation in tuple(self._generations):
             generation.retire(timeout_s)
 
     async def drained(self, timeout_s: float) -> int:
@@ -197,13 +197,14 @@ class Supervisor:
 
     async def close(self) -> None:
         """End all workers at once and forget them."""
-        for generation in self._generations:
+        # Copies: meanwhile workers end, and generations without workers are forgotten.
+        for generation in tuple(self._generations):
             for slot in generation.slots:
                 await slot.close()
-        for worker in self._workers:
+        for worker in tuple(self._workers):
             worker.kill()
         await self._wait_gone(self._workers, self._timing.silence_s)
-        for generation in self._generations:
+        for generation in tuple(self._generations):
             generation.retire(0)
         self._forget_generations()
 

@@ -51,8 +51,12 @@ async def running_command(folder: Path, changes: Mapping[str, Any]) -> AsyncIter
 
 
 def worker_pids(program: Program) -> set[int]:
-    children = psutil.Process(program.process.pid).children()
-    return {child.pid for child in children if "gateway.dataplane.worker" in child.cmdline()}
+    found = set()
+    for child in psutil.Process(program.process.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):  # it has just ended
+            if "gateway.dataplane.worker" in child.cmdline():
+                found.add(child.pid)
+    return found
 
 
 async def test_after_sigterm_nothing_is_ready_but_everything_is_served_for_a_while(

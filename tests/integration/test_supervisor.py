@@ -291,6 +291,17 @@ async def test_drain_counts_those_that_do_not_finish_and_close_kills_them(
     assert [worker.exit_code for worker in workers] == [-signal.SIGKILL] * 2
 
 
+async def test_close_ends_the_new_workers_while_the_old_ones_still_go(start: Start) -> None:
+    supervisor, observed = await start()
+    await supervisor.replace(plan(2))
+    new = [worker for worker in supervisor.workers if worker.state is State.READY]
+    restarts = list(observed.restarts)
+    await supervisor.close()
+    assert [worker.exit_code for worker in new] == [-signal.SIGKILL] * 2
+    assert not list(supervisor.workers)
+    assert observed.restarts == restarts
+
+
 async def test_a_worker_is_told_about_changes_and_confirms_them(start: Start) -> None:
     supervisor, observed = await start()
     supervisor.push(KeyChanges(5, [], []))
