@@ -55,7 +55,7 @@ def backends_of(config: Config) -> Backends:
 def upstream_connections(config: Config) -> int:
     """Tell the most connections to backends that one worker opens."""
     fields = [getattr(config.backends, name) for name in type(config.backends).model_fields]
-    return sum(len(each.urls) * each.max_connections for each in fields if each is not None)
+    return sum(each.connection_limit for each in fields if each is not None)
 
 
 def stores_of(config: Config) -> list[KeyStore]:

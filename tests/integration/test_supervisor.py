@@ -37,7 +37,7 @@ class Observed:
         self.fail_on_report: Exception | None = None
         self.on_snapshot: Callable[[], object] = lambda: None
 
-    def on_report(self, worker: WorkerHandle, report: Report) -> None:  # noqa: ARG002
+    def on_report(self, worker: WorkerHandle, report: Report) -> None:
         self.reports.append(report)
         self.changed.set()
         if self.fail_on_report is not None:
@@ -54,7 +54,7 @@ class Observed:
         self.restarts.append(reason)
         self.changed.set()
 
-    def on_bug(self, place: str, error: Exception) -> None:  # noqa: ARG002
+    def on_bug(self, place: str, error: Exception) -> None:
         self.bugs.append(error)
         self.changed.set()
 
