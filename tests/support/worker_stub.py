@@ -100,7 +100,7 @@ class StubWorker:
 
     async def run(self, fd: int) -> int:
         sock = socket.socket(fileno=fd)
-        sock.setblocking(False)  # noqa: FBT003 - the name says it
+        sock.setblocking(False)
         await asyncio.get_running_loop().create_unix_connection(lambda: self.channel, sock=sock)
         while not self.done.is_set():
             if self.is_ready and self.fault != "falls silent":
