@@ -105,6 +105,12 @@ class RawPeer:
         data, self._unread = self._unread[:count], self._unread[count:]
         return data
 
+    async def read_until(self, end: bytes) -> bytes:
+        """Read up to and with `end`, undecoded. Raises `BrokenOffError`."""
+        while end not in self._unread:
+            self._unread += await self._more() or self._broken()
+        return await self.read(self._unread.index(end) + len(end))
+
     async def read_to_end(self) -> bytes:
         """Read until the other end closes in order. Raises `BrokenOffError` on a reset."""
         data, self._unread = self._unread, b""
