@@ -13,13 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from gateway.dataplane.proxy_header import HeaderReader, ProxyHeader, ProxyHeaderError
+from gateway.dataplane.tls_transport import TlsTransport
 
 if TYPE_CHECKING:
     from gateway.settings import Listener as ListenerSettings
-
-_TLS_CLOSE_S: Final = 5.0
-"""How long a client may take to answer our close_notify."""
-_LEAST_HANDSHAKE_S: Final = 0.1
 
 PROXY_HEADER: Final = "proxy_header"
 TLS_HANDSHAKE: Final = "tls_handshake"
@@ -57,6 +54,8 @@ class Entrance:
     tls: ssl.SSLContext | None
     handshakes: asyncio.Semaphore
     """Bounds the handshakes under way in this worker."""
+    shared: memoryview
+    """The buffer that ciphertext is read through, see `TlsTransport`."""
     timeout_s: float
 
     @property
@@ -156,21 +155,21 @@ class Arrival:
     async def _shake_hands(
         self, context: ssl.SSLContext, make: Callable[[], asyncio.BufferedProtocol]
     ) -> None:
-        left_s = self._deadline - self._loop.time()
+        transport = TlsTransport(context, make, self.entrance.shared)
         try:
-            await self._loop.connect_accepted_socket(
-                make,
-                self._sock,
-                ssl=context,
-                ssl_handshake_timeout=max(left_s, _LEAST_HANDSHAKE_S),
-                ssl_shutdown_timeout=_TLS_CLOSE_S,
-            )
+            async with asyncio.timeout_at(self._deadline):
+                await self._loop.connect_accepted_socket(lambda: transport, self._sock)
+                await transport.shaken_hands
+        except TimeoutError:
+            transport.abort()
+            detail = "it was not finished in time"
+            raise TurnedBackError(TLS_HANDSHAKE, TLS_FAILED, detail) from None
         except ssl.SSLError as error:
             is_http = error.reason == "HTTP_REQUEST"
             detail = "" if is_http else error.reason or str(error)
             text = TLS_PLAIN_HTTP if is_http else TLS_FAILED
             raise TurnedBackError(TLS_HANDSHAKE, text, detail) from None
-        except OSError as error:  # timed out, or the client broke off in the middle of it
+        except OSError as error:  # the client broke off in the middle of it
             raise TurnedBackError(TLS_HANDSHAKE, TLS_FAILED, str(error)) from None
 
     async def _readable(self) -> None:

@@ -20,6 +20,7 @@ from gateway.dataplane.http2_server import Http2Server
 from gateway.dataplane.listener import Listener
 from gateway.dataplane.notices import Notices
 from gateway.dataplane.sniff import Sniffer
+from gateway.dataplane.tls_transport import SHARED_BYTES
 from gateway.dataplane.turned_away import TurnedAway
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class FrontDoor:
         self._arrivals: set[Arrival] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._handshakes = asyncio.Semaphore(MAX_HANDSHAKES)
+        self._ciphertext = memoryview(bytearray(SHARED_BYTES))
         self._is_open = False
         self._emptied = asyncio.Event()
         plane.connections = OpenConnections(self._changed)
@@ -58,8 +60,8 @@ class FrontDoor:
     def add_listener(self, settings: ListenerSettings) -> None:
         """Take over a listening socket. Raises `tls.TlsFileError`, `OSError`."""
         context = tls.server_context(settings.tls) if settings.tls is not None else None
-        limits = self.plane.settings.limits
-        entrance = Entrance(settings, context, self._handshakes, limits.header_timeout_s)
+        timeout_s = self.plane.settings.limits.header_timeout_s
+        entrance = Entrance(settings, context, self._handshakes, self._ciphertext, timeout_s)
         take = functools.partial(self._take, entrance)
         self._listeners.append(Listener(settings, take, self._load, self._on_scarcity))
 
