@@ -16,6 +16,7 @@ from gateway.config.faults import Path
 from gateway.config.tls_files import check_ca, check_chain
 from gateway.config.tree import Backend, Config, TlsClient, TlsServer
 from gateway.config.values import port_of, split_address, split_url
+from gateway.intake import SIZE_KEYS
 
 
 class Remark(NamedTuple):
@@ -83,8 +84,8 @@ def _check_own_backends(config: Config) -> Iterator[Remark]:
 
 def _check_backends(config: Config) -> Iterator[Remark]:
     for path, backend in _backends(config):
-        if backend.min_connections > backend.max_connections:
-            message = f"must be at most max_connections, which is {backend.max_connections}"
+        if backend.min_connections > backend.connection_limit:
+            message = f"must be at most max_connections, which is {backend.connection_limit}"
             yield Remark((*path, "min_connections"), message)
         yield from _repeated((*path, "urls"), [url.rstrip("/") for url in backend.urls], "url")
         if backend.tls is not None:
@@ -94,6 +95,17 @@ def _check_backends(config: Config) -> Iterator[Remark]:
                 )
                 yield Remark((*path, "tls"), message)
             yield from _check_client_tls((*path, "tls"), backend.tls)
+
+
+def _check_intake(config: Config) -> Iterator[Remark]:
+    backend = config.backends.intake
+    for path in backend.max_body if backend is not None else ():
+        if path not in SIZE_KEYS:
+            message = (
+                "no such path of the intake: write it without the agents' base url and without a "
+                f"closing slash; there are {', '.join(sorted(SIZE_KEYS))}"
+            )
+            yield Remark(("backends", "intake", "max_body", path), message)
 
 
 def _repeated(path: Path, values: Iterable[str], what: str) -> Iterator[Remark]:
@@ -171,9 +183,7 @@ def _check_proxy_protocol(config: Config) -> Iterator[Remark]:
 def _check_unsupported(config: Config) -> Iterator[Remark]:
     """Refuse what this version cannot do: a setting without effect would be believed."""
     unsupported: dict[Path, object] = {
-        ("backends", "intake"): config.backends.intake,
         ("admin", "authorize_address"): config.admin.authorize_address,
-        ("cors", "allowed_origins"): config.cors.allowed_origins,
     }
     for path, value in unsupported.items():
         if value:
@@ -185,6 +195,7 @@ _FAULT_CHECKS: Final[tuple[Check, ...]] = (
     _check_overlaps,
     _check_own_backends,
     _check_backends,
+    _check_intake,
     _check_tls,
     _check_forward,
     _check_keys,

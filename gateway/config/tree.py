@@ -6,7 +6,7 @@ Times are seconds and sizes bytes (`units`), whatever the file wrote.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
 
@@ -79,12 +79,26 @@ class Backend(Node):
     tls: TlsClient | None = None
     connect_timeout: Timeout = 2.0
     min_connections: Annotated[int, Field(ge=0)] = 1
-    max_connections: Annotated[int, Field(ge=1)] = 8
+    max_connections: Annotated[int, Field(ge=1)] | None = None
     max_waiting: Annotated[int, Field(ge=0)] = 1000
     host: Authority | None = None
 
+    default_connections: ClassVar[int] = 8
+    """Over HTTP/2 one connection carries as many requests as the backend allows streams."""
 
-class IntakeBackend(Backend):
+    @property
+    def connection_limit(self) -> int:
+        """`max_connections`, or the default of this kind of backend."""
+        return self.max_connections or self.default_connections
+
+
+class HttpBackend(Backend):
+    """A backend over HTTP/1.1, where each request in flight has a connection of its own."""
+
+    default_connections: ClassVar[int] = 256
+
+
+class IntakeBackend(HttpBackend):
     """The agents' receiver."""
 
     path: Literal["receiver", "router"] = "receiver"
@@ -97,7 +111,7 @@ class Backends(Node):
     """Where requests go, by kind."""
 
     otlp_grpc: Backend | None = None
-    otlp_http: Backend | None = None
+    otlp_http: HttpBackend | None = None
     intake: IntakeBackend | None = None
 
 

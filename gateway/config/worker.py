@@ -81,7 +81,7 @@ def _backend(name: str, backend: tree.Backend) -> settings.Backend:
         tls=_client_tls(backend.tls or tree.TlsClient()) if _has_tls(backend) else None,
         connect_timeout_s=backend.connect_timeout,
         min_connections=backend.min_connections,
-        max_connections=backend.max_connections,
+        max_connections=backend.connection_limit,
         max_waiting=backend.max_waiting,
         host=backend.host,
     )

@@ -19,10 +19,15 @@ _ALWAYS_ALLOWED: Final = ("authorization", "content-encoding", "content-type", "
 
 
 class CorsPolicy:
-    """The origins and headers of one configuration. An origin may hold `*` for any characters."""
+    """The origins and headers of one configuration. `*` stands for any origin, or for any
+    characters but the slash within one.
+    """
 
     def __init__(self, settings: Cors) -> None:
-        patterns = (re.escape(origin).replace(r"\*", ".*") for origin in settings.allowed_origins)
+        patterns = (
+            ".*" if origin == "*" else re.escape(origin).replace(r"\*", "[^/]*")
+            for origin in settings.allowed_origins
+        )
         self._origins = re.compile("|".join(f"(?:{pattern})" for pattern in patterns).encode())
         allowed = dict.fromkeys(
             (*_ALWAYS_ALLOWED, *(name.lower() for name in settings.allowed_headers))

@@ -135,7 +135,7 @@ def test_a_url_that_cannot_be_a_backend_is_refused(tmp_path: Path, url: str, mes
     [
         ("urls: []", "urls", "at least one item"),
         ("urls: ['http://a:1', 'http://a:1/']", "urls[1]", "the same url as backends.x.urls[0]"),
-        ("urls: ['http://a:1'], min_connections: 9", "min_connections", "max_connections"),
+        ("urls: ['http://a:1'], min_connections: 999", "min_connections", "max_connections"),
         ("urls: ['http://a:1'], tls: {}", "tls", "no url of this backend is https://"),
         ("urls: ['http://a:1'], connect_timeout: 0", "connect_timeout", "0 could mean"),
         ("urls: ['http://a:1'], host: 'a b'", "host", "write HOST:PORT"),
@@ -200,9 +200,12 @@ def test_a_sqlite_store_is_named_with_three_slashes_or_four(tmp_path: Path, slas
             "listen[0].proxy_protocol",
             "believes nobody while trusted_networks is empty",
         ),
-        ("backends: {intake: {urls: ['http://r:1']}}", "backends.intake", "not supported"),
+        (
+            "backends: {intake: {urls: ['http://r:1'], max_body: {/stsAgent/intake: 1MiB}}}",
+            'backends.intake.max_body["/stsAgent/intake"]',
+            "/api/v1/series",
+        ),
         ("admin: {authorize_address: '127.0.0.1:1'}", "admin.authorize_address", "not supported"),
-        ("cors: {allowed_origins: ['*']}", "cors.allowed_origins", "not supported"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(
