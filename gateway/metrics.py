@@ -79,6 +79,19 @@ CONNECTIONS_REFUSED: Final = Metric(
     ("reason",),
 )
 
+INTAKE_REQUESTS: Final = Metric(
+    "gateway_intake_requests_total",
+    Kind.COUNTER,
+    "Requests of agents by what they are about, whose path it is, and how they ended",
+    ("route", "sender", "result"),
+)
+INTAKE_AGENTS: Final = Metric(
+    "gateway_intake_agents_total",
+    Kind.COUNTER,
+    "Requests of agents with a good key, by the version that their headers state",
+    ("sender", "version"),
+)
+
 AUTH_DECISIONS: Final = Metric(
     "gateway_auth_decisions_total",
     Kind.COUNTER,
@@ -245,6 +258,12 @@ BY_NAME: Final = {metric.name: metric for metric in METRICS}
 
 NO_SIGNAL: Final = "none"
 """Value of `signal` for requests that no route takes."""
+OTHER_VERSION: Final = "other"
+UNKNOWN_VERSION: Final = "none"
+NO_VERSIONS: Final = (UNKNOWN_VERSION, OTHER_VERSION)
+"""Values of the label `version` that are none: nothing was stated; something unreadable, or more
+different ones than are told apart.
+"""
 SOURCES: Final = ("keyring", "cache", "stale", "authority", "none")
 """Values of the label `source`."""
 CONNECTION_REFUSAL_REASONS: Final = (

@@ -229,6 +229,40 @@ REFUSALS: Final = _refusals(
     ),
     ("KEY_EMPTY", KEY_MALFORMED, f"the Authorization header has a scheme but no key: {_SEND_KEY}"),
     (
+        "INTAKE_KEY_MISSING",
+        KEY_MISSING,
+        (
+            "no key in the request: set STS_API_KEY where the agent runs (it becomes the header "
+            "sts-api-key), or send api_key=<key> in the query"
+        ),
+    ),
+    (
+        "INTAKE_SCHEME",
+        KEY_MALFORMED,
+        (
+            "the Authorization header's scheme is not accepted here: send the header "
+            "'sts-api-key: <key>', or Authorization with ApiKey <key>, or Basic with the user "
+            "apikey"
+        ),
+    ),
+    (
+        "KEY_BASIC",
+        KEY_MALFORMED,
+        (
+            "the Basic credentials hold no key: use 'apikey' as the user's name and the key as "
+            "the password"
+        ),
+    ),
+    (
+        "SERVICE_BEARER",
+        KEY_MALFORMED,
+        (
+            "a Kubernetes token (ServiceBearer) cannot be checked here: use a key, or let the "
+            "operator pass tokens on to the receiver for /rbac and /features with "
+            "backends.intake.service_bearer: forward"
+        ),
+    ),
+    (
         "KEY_TOO_LONG",
         KEY_MALFORMED,
         (
@@ -303,7 +337,7 @@ REFUSALS: Final = _refusals(
         (
             "no such path or method here: OTLP/HTTP is POST /v1/traces, /v1/metrics, "
             "/v1/logs, /v1development/profiles; OTLP/gRPC is the Export method of the four "
-            "collector services"
+            "collector services; agents' base url ends in /receiver/stsAgent"
         ),
     ),
     (

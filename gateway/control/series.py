@@ -172,6 +172,8 @@ def _of_intake() -> Iterator[tuple[Metric, Labels]]:
     for (route, sender), result in product(sorted(rows), Result):
         if result not in _NEVER_ON_INTAKE:
             yield metrics.INTAKE_REQUESTS, (route, sender, result)
+    for sender, version in product(intake.Sender, metrics.NO_VERSIONS):
+        yield metrics.INTAKE_AGENTS, (sender, version)
 
 
 def _of_backend(backend: BackendName) -> Iterator[tuple[Metric, Labels]]:

@@ -7,6 +7,8 @@ in memory.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
@@ -26,6 +28,10 @@ _KNOWN_SCHEMES: Final = frozenset(
 """Foreign schemes that a log may name; any other word could be the key itself."""
 
 AUTHORIZATION: Final = b"authorization"
+DD_API_KEY: Final = b"dd-api-key"
+SERVICE_BEARER: Final = "SERVICE_BEARER"
+"""The refusal of a Kubernetes token, which only the receiver can check."""
+_BASIC_USER: Final = b"apikey"
 
 
 class Credential(NamedTuple):
@@ -39,6 +45,10 @@ class Credential(NamedTuple):
     is_authorization: bool = False
     is_mistyped: bool = False
     """The key has the form that is issued here, and a wrong checksum."""
+    on_intake: Credential | None = None
+    """What it is on the agents' intake, where that differs."""
+    passes_unchecked: bool = False
+    """Whether it is for the receiver alone to judge."""
 
 
 MISSING: Final = Credential(None, "KEY_MISSING")
@@ -56,6 +66,23 @@ def _of_key(key: bytes, scheme: str, *, is_authorization: bool) -> Credential:
         return Credential(None, refusal, scheme, is_authorization)
     is_mistyped = material.looks_issued(key) and not material.has_valid_checksum(key)
     return Credential(digest_of(key), "", scheme, is_authorization, is_mistyped)
+
+
+def _of_agents_scheme(scheme: str, value: bytes) -> Credential | None:
+    """Read a scheme that only agents use; None if it is none of those."""
+    if scheme == "apikey":
+        return _of_key(value, scheme, is_authorization=True)
+    if scheme == "servicebearer":
+        return Credential(None, SERVICE_BEARER, scheme, is_authorization=True)
+    if scheme != "basic":
+        return None
+    try:
+        user, colon, key = base64.b64decode(value, validate=True).partition(b":")
+    except (binascii.Error, ValueError):
+        user = colon = key = b""
+    if not colon or user != _BASIC_USER:
+        return Credential(None, "KEY_BASIC", scheme, is_authorization=True)
+    return _of_key(key, scheme, is_authorization=True)
 
 
 class CredentialReader:
@@ -91,6 +118,8 @@ class CredentialReader:
 
     def _parse(self, name: bytes, value: bytes) -> Credential:
         value = value.strip(b" \t")
+        if name == DD_API_KEY:
+            return MISSING._replace(on_intake=_of_key(value, "dd-api-key", is_authorization=False))
         if name != AUTHORIZATION:
             return _of_key(value, name.decode("latin-1"), is_authorization=False)
         word, _, key = value.partition(b" ")
@@ -105,7 +134,11 @@ class CredentialReader:
         foreign = word.lower().decode("latin-1")
         refusal = "SCHEME_BEARER" if foreign == "bearer" else "SCHEME_UNKNOWN"
         return Credential(
-            None, refusal, foreign if foreign in _KNOWN_SCHEMES else "other", is_authorization=True
+            None,
+            refusal,
+            foreign if foreign in _KNOWN_SCHEMES else "other",
+            is_authorization=True,
+            on_intake=_of_agents_scheme(foreign, key),
         )
 
 

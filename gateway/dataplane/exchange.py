@@ -15,6 +15,7 @@ from urllib.parse import quote
 from gateway import metrics
 from gateway.dataplane import replies
 from gateway.dataplane.credentials import Credential, choose
+from gateway.dataplane.intake_credentials import choose_intake, without_key
 from gateway.model import Denied, Principal, Protocol, Verdict
 from gateway.outcome import (
     BACKEND_REFUSED,
@@ -26,6 +27,7 @@ from gateway.outcome import (
     METHOD_NOT_ALLOWED,
     QUOTA,
     REFUSALS,
+    RETRY,
     GrpcCode,
     Outcome,
     Refusal,
@@ -34,10 +36,10 @@ from gateway.outcome import (
 from gateway.wire import hpack
 
 if TYPE_CHECKING:
-    from gateway.dataplane.heads import FieldSection, RequestHead
+    from gateway.dataplane.heads import FieldSection, Pair, RequestHead
     from gateway.dataplane.plane import DataPlane
     from gateway.dataplane.pool import Pool
-    from gateway.dataplane.routes import Route
+    from gateway.dataplane.routes import IntakeRules, Route
     from gateway.dataplane.sides import Downstream, Upstream
 
 REPLAY_BYTES: Final = 64 * 1024
@@ -48,6 +50,10 @@ process it.
 _GRPC_NAMES: Final = tuple(code.name for code in GrpcCode)
 _HTTP_CODES: Final = tuple(str(status) for status in range(1000))
 _TIMEOUT_UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_NO_ANSWER: Final = "none"
+"""The `code` of a request that got no answer, because its sender then tries again."""
+_RETRY_STATUS: Final = 503
+"""What tells an agent to try again (`outcome.RETRY`)."""
 _AUTH_GRPC: Final = (GrpcCode.UNAUTHENTICATED, GrpcCode.PERMISSION_DENIED)
 _AUTH_HTTP: Final = (401, 403)
 # Bound once: in CPython 3.11 a look-up of an enum's member costs 0.15 µs, and a request has many.
@@ -76,6 +82,7 @@ class Exchange:
     __slots__ = (
         "_answer_head",
         "_head_sent",
+        "_is_unchecked",
         "_pool",
         "_principal",
         "_replay",
@@ -127,6 +134,8 @@ class Exchange:
         self._replayed = False
         self._answer_head: FieldSection | None = None
         self._head_sent = False
+        self._is_unchecked = False
+        """Whether the receiver alone judges the caller's credential."""
 
     # The order of things
 
@@ -134,7 +143,7 @@ class Exchange:
         """Decide on the head: refuse it, answer it, or forward it."""
         plane = self.plane
         head = self.head
-        route = self.route = plane.routes.get(head.path)
+        route = self.route = plane.routes.get(head.path) or plane.intake_routes.find(head.path)
         plane.counters.in_flight[self.protocol] += 1
         if route is None:
             self.refuse(REFUSALS["NOT_FOUND"])
@@ -144,22 +153,32 @@ class Exchange:
             self.refuse(REFUSALS["METHOD_NOT_ALLOWED"])
         elif route.local is not None:
             route.local(self)
+        elif route.intake is not None:
+            self._start_intake(route, route.intake)
         else:
-            credential = choose(head.credentials)
-            self.decided_at_ms = time.time_ns() // 1_000_000
-            verdict = plane.keyring.decide(credential, route.signal_bit, self.decided_at_ms)
-            self.decided(route, credential, verdict, "keyring" if credential.digest else "none")
+            self._decide(route, choose(head.credentials))
+
+    def _start_intake(self, route: Route, rules: IntakeRules) -> None:
+        """Find an agent's key, or pass on what only the receiver can check."""
+        self.is_grpc = False
+        credential = choose_intake(self.head, self.plane.credentials, rules)
+        if credential.passes_unchecked:
+            self._is_unchecked = True
+            self._go_on(route)
+        else:
+            self._decide(route, credential)
+
+    def _decide(self, route: Route, credential: Credential) -> None:
+        self.decided_at_ms = time.time_ns() // 1_000_000
+        verdict = self.plane.keyring.decide(credential, route.signal_bit, self.decided_at_ms)
+        self.decided(route, credential, verdict, "keyring" if credential.digest else "none")
 
     def decided(self, route: Route, credential: Credential, verdict: Verdict, source: str) -> None:
         """Go on with the verdict on the key. `source`: whence it came, see `metrics.SOURCES`."""
         if type(verdict) is Principal:
             self._record_verdict(route, "allowed", source)
             self._principal = verdict
-            refusal = self._admit(route)
-            if refusal is None:
-                self._forward(route)
-            else:
-                self.refuse(refusal)
+            self._go_on(route)
         elif isinstance(verdict, Denied):
             refusal = REFUSALS[verdict.refusal]
             outcome = refusal.outcome.name
@@ -170,6 +189,17 @@ class Exchange:
         else:
             self._record_verdict(route, "undecided", "none")
             self.refuse(REFUSALS["UNDECIDED"])
+
+    def _go_on(self, route: Route) -> None:
+        """Admit a request whose key may send, and forward it."""
+        if route.intake is not None and route.intake.answer is not None:
+            route.intake.answer(self)
+            return
+        refusal = self._admit(route)
+        if refusal is None:
+            self._forward(route)
+        else:
+            self.refuse(refusal)
 
     def _record_verdict(self, route: Route, outcome: str, source: str) -> None:
         route.counters.verdicts[outcome, source] += 1
@@ -187,7 +217,7 @@ class Exchange:
             and replies.media_type(head.content_type) not in _HTTP_TYPES
         ):
             return REFUSALS["MEDIA_TYPE"]
-        if head.content_length > self.plane.settings.limits.max_body_bytes:
+        if head.content_length > route.max_body_bytes:
             return REFUSALS["BODY_TOO_LARGE"]
         if self.plane.budget.is_near:
             return REFUSALS["OVERLOADED"]
@@ -240,7 +270,8 @@ class Exchange:
         self.progress_at = self.plane.tick
         if self.is_over:
             return
-        if self.request_bytes > self.plane.settings.limits.max_body_bytes:
+        route = self.route
+        if route is not None and self.request_bytes > route.max_body_bytes:
             self._body_too_large()
             return
         replay = self._replay
@@ -395,7 +426,7 @@ class Exchange:
             if section.grpc_status >= 0
             else section.status in _AUTH_HTTP
         )
-        if not refused:
+        if not refused or self._is_unchecked:
             return False
         relayed = (
             self._principal is not None
@@ -453,13 +484,25 @@ class Exchange:
         """The same as HTTP/1.1 lines, without framing fields."""
         head = self.head
         policy = self.plane.settings.forward
-        if policy.key == "client":
+        if policy.key == "client" or self._is_unchecked:
             lines = head.encoded_h1() + head.encoded_credentials_h1()
+        elif self.route is not None and self.route.intake is not None:
+            lines = head.encoded_h1() + self.plane.intake_credential_h1
         else:
             lines = head.encoded_h1() + self.plane.gateway_credential_h1
         if policy.identity_headers:
             lines += b"".join([b"%b: %b\r\n" % pair for pair in self._identity()])
         return lines
+
+    def forwarded_target(self) -> tuple[bytes, bytes | None]:
+        """Path and query for the backend, without its url's prefix. A key in the query goes the
+        way of all carriers.
+        """
+        head = self.head
+        path = self.route.target if self.route is not None else head.path
+        if head.query is None or self.plane.settings.forward.key == "client":
+            return path, head.query
+        return path, without_key(head.query)
 
     def _identity(self) -> list[tuple[bytes, bytes]]:
         """Who sends, for the backend. Names may hold any text: percent-encoded UTF-8 (RFC 3986
@@ -481,11 +524,34 @@ class Exchange:
         self._cancel_upstream()
         allow = route.allow if route is not None and refusal.outcome is METHOD_NOT_ALLOWED else b""
         is_grpc = self.is_grpc and refusal.outcome not in {MEDIA_TYPE, METHOD_NOT_ALLOWED}
+        if (
+            route is not None
+            and route.intake is not None
+            and route.intake.withholds_answer
+            and refusal.outcome.intake == RETRY
+        ):
+            self._over(_NO_ANSWER, refusal.outcome.result)
+            self.downstream.withhold()
+            return
         self._over(
             refusal.outcome.grpc.name if is_grpc else self._http_code(refusal.outcome),
             refusal.outcome.result,
         )
         self.downstream.refuse(refusal, is_grpc, allow)
+
+    def http_reply(self, refusal: Refusal, allow: bytes) -> tuple[int, list[Pair], bytes]:
+        """Render a refusal as the server side sends it over HTTP. Agents ignore its text, people
+        with curl and Prometheus' log do not: to them it is always JSON.
+        """
+        is_intake = self.route is not None and self.route.intake is not None
+        is_protobuf = (
+            not is_intake and replies.media_type(self.head.content_type) == replies.PROTOBUF
+        )
+        status = self._http_status(refusal.outcome)
+        code, fields, body = replies.http_reply(refusal, is_protobuf, allow, status)
+        if self.plane.cors is not None:
+            fields = fields + self.plane.cors.fields(self.head)
+        return code, fields, body
 
     def answer_locally(
         self, section: FieldSection, body: bytes, trailers: FieldSection | None = None
@@ -506,7 +572,8 @@ class Exchange:
 
     def started_malformed(self) -> None:
         """Count a head whose declared body length cannot be: it is never started."""
-        self.route = self.plane.routes.get(self.head.path)
+        path = self.head.path
+        self.route = self.plane.routes.get(path) or self.plane.intake_routes.find(path)
         self.plane.counters.in_flight[self.protocol] += 1
         self._over(self._http_code(MALFORMED), MALFORMED.result)
 
@@ -562,10 +629,15 @@ class Exchange:
         elif self._pool is not None:
             self._pool.forget(self)
 
-    def _http_code(self, outcome: Outcome) -> str:
+    def _http_status(self, outcome: Outcome) -> int:
+        if self.route is not None and self.route.intake is not None:
+            return _RETRY_STATUS if outcome.intake == RETRY else outcome.intake
         if outcome is QUOTA:
-            return _HTTP_CODES[self.plane.settings.limits.quota_status]
-        return _HTTP_CODES[outcome.http]
+            return self.plane.settings.limits.quota_status
+        return outcome.http
+
+    def _http_code(self, outcome: Outcome) -> str:
+        return _HTTP_CODES[self._http_status(outcome)]
 
     # Time and record
 
@@ -623,6 +695,8 @@ class Exchange:
         counters.response_bytes += self.response_bytes
         counters.duration.observe(time.monotonic() - self.started)
         principal = self._principal
+        if route is not None and route.intake is not None:
+            plane.intake_counts.note(route.intake, result.value, self.head, principal is not None)
         if principal is not None:
             plane.record_usage(
                 principal.key_id, result.value, self.request_bytes, self.decided_at_ms

@@ -19,7 +19,7 @@ from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.http1_answer_writer import AnswerWriter
 from gateway.dataplane.http1_output import Output
 from gateway.dataplane.http1_request_head import Http1RequestHead, read_request_head
-from gateway.outcome import CANCELED, QUOTA, REFUSALS, Refusal, Result
+from gateway.outcome import CANCELED, REFUSALS, Refusal, Result
 from gateway.wire import http1
 
 if TYPE_CHECKING:
@@ -322,16 +322,19 @@ class Http1Server(asyncio.BufferedProtocol):
     def refuse(self, refusal: Refusal, is_grpc: bool, allow: bytes) -> None:
         """See `Downstream`."""
         head = self._head
-        if refusal.outcome is CANCELED or head is None:
+        exchange = self._exchange
+        if refusal.outcome is CANCELED or head is None or exchange is None:
             return
-        is_protobuf = replies.media_type(head.content_type) == replies.PROTOBUF
-        limits = self.plane.settings.limits
-        status = limits.quota_status if refusal.outcome is QUOTA else 0
-        reply = replies.http_reply(refusal, is_protobuf, allow, status)
+        reply = exchange.http_reply(refusal, allow)
         self._decide_end(head)
         is_head = head.method == b"HEAD"
         self._answer.send_reply(reply, keeps=not self._is_ending, is_head=is_head)
         self._answered()
+
+    def withhold(self) -> None:
+        """See `Downstream`."""
+        self._exchange = None
+        self._end()
 
     def abort(self) -> None:
         """Break off the answer under way (`Downstream`); or close at once (`ServerConnection`)."""

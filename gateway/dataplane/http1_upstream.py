@@ -143,10 +143,10 @@ class Http1Upstream(asyncio.BufferedProtocol):
     def _render(self, exchange: Exchange) -> bytes:
         """Return the whole head of the request (RFC 9112 §3)."""
         head = exchange.head
-        target = head.path
-        if head.query is not None:
+        target, query = exchange.forwarded_target()
+        if query is not None:
             # Over HTTP/2 a target may hold what would end the request line here.
-            query = _NOT_VISIBLE.sub(lambda match: b"%%%02X" % match[0][0], head.query)
+            query = _NOT_VISIBLE.sub(lambda match: b"%%%02X" % match[0][0], query)
             target = b"%b?%b" % (target, query)
         if self._is_chunked:
             framing = b"transfer-encoding: chunked\r\n\r\n"

@@ -61,11 +61,13 @@ class MalformedHeadError(Exception):
 class _Field:
     """One field: decoded, checked, classified, and encoded for the next hop."""
 
-    __slots__ = ("bit", "h2", "kind", "pair")
+    __slots__ = ("bit", "h2", "is_kept", "kind", "pair")
 
     def __init__(self, pair: Pair, raw: bytes | None) -> None:
         name, value = pair
         self.pair = pair
+        self.is_kept = name in _KEPT_NAMES and (name != b":path" or b"?" not in value)
+        """Whether it repeats and is no secret: an agent's query may hold a key."""
         self.kind = kind_of(name)
         self.bit = 0
         if self.kind is FieldKind.PSEUDO:
@@ -112,7 +114,7 @@ def _decoded(raw: bytes) -> _Field:
     pair = hpack.decode_field(raw)
     field = _Field(pair, raw)
     if len(raw) <= _LONGEST_KEPT:
-        if pair[0] in _KEPT_NAMES:
+        if field.is_kept:
             if len(_fields) >= _FIELDS_KEPT:
                 _fields.clear()
             _fields[raw] = field
@@ -173,7 +175,7 @@ class HeadReader:
             if raw.startswith(_AUTHORIZATION):
                 break
             field = _fields.get(raw) or _decoded(raw)
-            if field.pair[0] not in _KEPT_NAMES:
+            if not field.is_kept:
                 break
             seen = self._add(head, field, parts, seen)
             count += 1

@@ -9,7 +9,7 @@ from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.h2_transport import Http2Transport
 from gateway.dataplane.heads import FieldSection
 from gateway.dataplane.http2_heads import HeadReader, MalformedHeadError
-from gateway.outcome import BACKEND_LOST, CANCELED, HEAD_TOO_LARGE, QUOTA, REFUSALS, Refusal
+from gateway.outcome import BACKEND_LOST, CANCELED, HEAD_TOO_LARGE, REFUSALS, Refusal
 from gateway.wire import hpack
 from gateway.wire.http2 import ConnectionFault, ErrorCode, Setting, Stream, StreamFault
 
@@ -67,15 +67,16 @@ class ServerStream(Stream):
         if is_grpc:
             self.send_head(replies.grpc_reply(refusal), ended=True)
             return
-        quota_status = (
-            self.connection.plane.settings.limits.quota_status if refusal.outcome is QUOTA else 0
-        )
-        is_protobuf = replies.media_type(self.exchange.head.content_type) == replies.PROTOBUF
-        status, fields, body = replies.http_reply(refusal, is_protobuf, allow, quota_status)
+        status, fields, body = self.exchange.http_reply(refusal, allow)
         is_head = self.exchange.head.method == b"HEAD"
         self.send_head(FieldSection(status, fields), is_head)
         if not is_head:
             self.send_body(body, ended=True)
+
+    def withhold(self) -> None:
+        """Say that the request was not processed: the caller sends it again."""
+        self.connection.reset(self.id, ErrorCode.REFUSED_STREAM)
+        self.connection.stream_ended()
 
     def abort(self) -> None:
         """Break off, so that no client takes the answer for complete."""
@@ -178,6 +179,8 @@ class Http2Server(Http2Transport[ServerStream]):
         if ended and head.content_length > 0:
             exchange.started_malformed()
             raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR)
+        if ended and not exchange.is_grpc:
+            head.content_length = 0  # HTTP/1.1 has to say that no body comes
         exchange.start()
         if ended and not exchange.is_over:
             exchange.body(b"", True)

@@ -16,6 +16,8 @@ from gateway.dataplane.counters import Counters, RouteCounters
 from gateway.dataplane.credentials import CredentialReader
 from gateway.dataplane.http1_upstream import Http1Upstream
 from gateway.dataplane.http2_upstream import Http2Upstream
+from gateway.dataplane.intake_counts import IntakeCounts
+from gateway.dataplane.intake_routes import IntakeRoutes
 from gateway.dataplane.keyring import Keyring
 from gateway.dataplane.local import Local
 from gateway.dataplane.pool import Pool
@@ -69,15 +71,20 @@ class DataPlane:
         nothing to read.
         """
         self.local = Local(self)
-        self.routes = {
-            route.path: route for route in (*otlp_routes(self.counters), *self.local.routes())
-        }
+        self.intake_counts = IntakeCounts(self.counters)
+        self.intake_routes = IntakeRoutes(settings, self.counters)
+        rows = (*otlp_routes(self.counters), *self.intake_routes.exact, *self.local.routes())
+        self.routes = {route.path: route for route in rows}
+        for route in rows:
+            route.max_body_bytes = route.max_body_bytes or settings.limits.max_body_bytes
         self.pools: dict[BackendName, Pool] = {}
         for backend in settings.backends:
             kind = Http2Upstream if backend.name == BackendName.OTLP_GRPC else Http1Upstream
             self.pools[BackendName(backend.name)] = Pool(self, backend, kind)
         self._refused_backends: set[str] = set()
         self._gateway_credential = self._encode_gateway_credential()
+        self.intake_credential_h1 = self._encode_intake_credential()
+        """As `gateway_credential_h1`, for the agents' receiver."""
 
     def start(self) -> None:
         """Begin to connect to the backends."""
@@ -164,6 +171,12 @@ class DataPlane:
         return b"authorization: " + value + b"\r\n", hpack.encode_field(
             b"authorization", value, sensitive=True
         )
+
+    def _encode_intake_credential(self) -> bytes:
+        forward = self.settings.forward
+        if forward.key != "gateway" or forward.gateway_key is None:
+            return b""
+        return b"sts-api-key: %b\r\n" % forward.gateway_key.encode()
 
     @property
     def gateway_credential_h1(self) -> bytes:

@@ -1,7 +1,8 @@
 """The routing table: exact path → what it is, for every protocol. No normalising, no prefixes to
 guess.
 
-`..`, `//`, `%2f` and absolute-form targets are in no row, so they are not found.
+`..`, `//`, `%2f` and absolute-form targets are in no row, so they are not found. The rows of the
+agents' intake are made in `intake_routes`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,22 @@ OTLP_SERVICES: Final = tuple(f"opentelemetry.proto.collector.{service}" for _, s
 """Full gRPC service names."""
 
 
+@dataclass(frozen=True, slots=True)
+class IntakeRules:
+    """What is special about a route of the agents' intake (`gateway.intake`)."""
+
+    label: str
+    """Value of the label `route`."""
+    sender: str
+    """Value of the label `sender`."""
+    withholds_answer: bool
+    """Whether "try again" is said by no answer at all instead of 503."""
+    passes_service_bearer: bool
+    """Whether a Kubernetes token goes to the receiver unchecked."""
+    answer: Callable[[Exchange], None] | None = None
+    """Answers a request whose key is good, instead of the receiver."""
+
+
 @dataclass(slots=True, eq=False)
 class Route:
     """One row. A route with a `local` handler is answered by the worker itself, without a key."""
@@ -38,11 +55,18 @@ class Route:
     counters: RouteCounters
     methods: tuple[bytes, ...] = (b"POST",)
     local: Callable[[Exchange], None] | None = None
+    target: bytes = b""
+    """Path at the backend, without its url's prefix; where not given, the path itself."""
+    max_body_bytes: int = 0
+    """The route's own limit; 0 becomes `limits.max_body` when the table is made."""
+    intake: IntakeRules | None = None
+    """Set on the routes of the agents' intake."""
     signal_bit: int = field(init=False)
 
     def __post_init__(self) -> None:
         """Look the signal's bit up once."""
         self.signal_bit = self.signal.bit
+        self.target = self.target or self.path
 
     @property
     def allow(self) -> bytes:

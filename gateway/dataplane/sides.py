@@ -43,6 +43,14 @@ class Downstream(Protocol):
         outcome is METHOD_NOT_ALLOWED.
         """
 
+    def withhold(self) -> None:
+        """Give no answer at all, because the caller keeps its data only then. Nothing of the
+        answer has been sent before.
+
+        HTTP/1.1: the connection is closed, after the answers that are still owed on it. HTTP/2:
+        RST_STREAM(REFUSED_STREAM).
+        """
+
     def abort(self) -> None:
         """Break off an answer whose head has gone out, so that no client takes it for complete.
 

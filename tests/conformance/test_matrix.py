@@ -543,6 +543,7 @@ def test_the_matrix_covers_every_answer_of_the_gateway() -> None:
     elsewhere = {
         "BACKEND_TIMEOUT", "BACKEND_UNREACHABLE", "CANCELED", "CONNECTION_LIMIT", "GRPC_MEDIA_TYPE",
         "HEAD_TOO_LARGE", "INTERNAL", "MALFORMED", "MEDIA_TYPE", "METHOD_NOT_ALLOWED",
+        "INTAKE_KEY_MISSING", "INTAKE_SCHEME", "KEY_BASIC", "SERVICE_BEARER",
         "NO_BACKEND_INTAKE", "NO_BACKEND_OTLP_GRPC", "NO_BACKEND_OTLP_HTTP", "NOT_FOUND", "QUOTA",
         "STALLED",
     }  # fmt: skip

@@ -21,8 +21,9 @@ from gateway.cli.main import COMMANDS, build, load_command
 from gateway.config import load
 from gateway.config.tree import Config, TlsClient, TlsServer
 from gateway.config.units import parse_byte_rate, parse_duration, parse_size
+from gateway.intake import IntakeRoute, Sender
 from gateway.model import BackendName, Protocol, Signal
-from gateway.outcome import OUTCOMES, REFUSALS, AuthOutcome, Result
+from gateway.outcome import OUTCOMES, REFUSALS, RETRY, AuthOutcome, Result
 
 PROJECT: Final = Path(__file__).parents[2]
 DOCS: Final = PROJECT / "docs"
@@ -185,6 +186,8 @@ def test_an_outcomes_codes_are_the_real_ones(outcome: Any) -> None:
     row = _rows("outcomes.md", "Outcome")[outcome.name]
     assert row["gRPC"] == f"{outcome.grpc.name} ({outcome.grpc.value})"
     assert row["OTLP/HTTP"] == str(outcome.http)
+    agents = "*try again*" if outcome.intake == RETRY else str(outcome.intake)
+    assert row["Agent intake"] == agents
     assert row["Result"] == f"`{outcome.result}`"
     assert row["Kept by the sender"] == (
         f"yes, after {outcome.retry_after_s} s" if outcome.is_retryable else "no"
@@ -227,6 +230,9 @@ def test_a_metrics_type_and_labels_are_the_real_ones(name: str) -> None:
         ("reason", "connections refused", set(metrics.CONNECTION_REFUSAL_REASONS)),
         ("reason", "worker restarts", set(metrics.RESTART_REASONS)),
         ("place", "internal errors", set(metrics.INTERNAL_PLACES)),
+        ("route", "agents", set(IntakeRoute)),
+        ("sender", "agents", set(Sender)),
+        ("version", "agents", set(metrics.NO_VERSIONS)),
     ],
 )
 def test_the_values_of_a_label_are_the_real_ones(label: str, of: str, values: set[str]) -> None:

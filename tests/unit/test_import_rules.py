@@ -33,6 +33,7 @@ ROOMS: Final = {
     # words
     "model": _room(),
     "outcome": _room(),
+    "intake": _room(),
     "metrics": _room(),
     "terminal": _room(),
     "settings": _room(libraries="msgspec"),
@@ -43,19 +44,19 @@ ROOMS: Final = {
     "otlp": _room("model outcome", "cramjam google.protobuf google.rpc opentelemetry.proto"),
     # keys and configuration
     "keys": _room("model outcome", "aiosqlite cachetools sqlalchemy"),
-    "config": _room("keys.material model settings", "pydantic pydantic_core yaml"),
+    "config": _room("intake keys.material model settings", "pydantic pydantic_core yaml"),
     # the two kinds of process, which never import each other
     "dataplane": _room(
-        "channel keys.material log metrics model outcome settings wire",
+        "channel intake keys.material log metrics model outcome settings wire",
         "hpack httptools structlog uvloop",
     ),
     "control": _room(
-        "channel config keys log metrics model outcome settings terminal",
+        "channel config intake keys log metrics model outcome settings terminal",
         "aiohttp cryptography prometheus_client structlog uvloop",
     ),
     # tools to try the gateway with
-    "receiver": _room("model otlp outcome", "google.protobuf hypercorn"),
-    "sender": _room("model otlp outcome", "aiohttp google.protobuf h2 opentelemetry.proto"),
+    "receiver": _room("intake model otlp outcome", "google.protobuf hypercorn"),
+    "sender": _room("intake model otlp outcome", "aiohttp google.protobuf h2 opentelemetry.proto"),
     "demo": _room(
         "channel config control keys log model otlp outcome receiver terminal",
         "cryptography opentelemetry.proto rich uvloop yaml",

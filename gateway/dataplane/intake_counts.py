@@ -1,0 +1,70 @@
+"""Counts of the agents' intake: what they send, how it ended, and which versions of them do.
+
+A version is what the sender's own headers say, so it is counted for good keys only, and so many
+different ones at most: no caller can make series without end.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from gateway import metrics
+from gateway.intake import Sender
+
+if TYPE_CHECKING:
+    from gateway.dataplane.counters import Counters
+    from gateway.dataplane.heads import RequestHead
+    from gateway.dataplane.routes import IntakeRules
+
+VERSIONS_KEPT: Final = 50
+"""Different versions that a worker tells apart."""
+_VERSION: Final = re.compile(rb"v?([0-9]{1,4}(?:\.[0-9]{1,4}){1,2})(?![0-9])")
+_NAMES: Final = frozenset(
+    {
+        b"sts-agent-version",
+        b"sts-processagentversion",
+        b"dd-agent-version",
+        b"x-dd-processagentversion",
+    }
+)
+_BY_USER_AGENT: Final = frozenset({Sender.LOGS_AGENT.value, Sender.PROMETHEUS.value})
+"""Senders whose version stands behind a slash in User-Agent."""
+
+
+class IntakeCounts:
+    """Counts into a worker's counters."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._plain = counters.plain
+        self._versions: dict[bytes, str] = {}
+        """Header value → version."""
+        self._known: set[str] = set()
+
+    def note(self, rules: IntakeRules, result: str, head: RequestHead, is_known: bool) -> None:
+        """Count a request at its end; `is_known`: its key is a good one."""
+        self._plain[metrics.INTAKE_REQUESTS.name, (rules.label, rules.sender, result)] += 1
+        if is_known:
+            version = self._version_of(head, rules.sender)
+            self._plain[metrics.INTAKE_AGENTS.name, (rules.sender, version)] += 1
+
+    def _version_of(self, head: RequestHead, sender: str) -> str:
+        of_user_agent = sender in _BY_USER_AGENT
+        for name, value in head.fields:
+            lower = name.lower()
+            if lower in _NAMES:
+                return self._versions.get(value) or self._read(value, value)
+            if of_user_agent and lower == b"user-agent":
+                return self._versions.get(value) or self._read(value, value.partition(b"/")[2])
+        return metrics.UNKNOWN_VERSION
+
+    def _read(self, value: bytes, text: bytes) -> str:
+        match = _VERSION.match(text)
+        version = match[1].decode() if match is not None else metrics.OTHER_VERSION
+        if version not in self._known:
+            if len(self._known) >= VERSIONS_KEPT:
+                return metrics.OTHER_VERSION
+            self._known.add(version)
+        if len(self._versions) < 10 * VERSIONS_KEPT:
+            self._versions[value] = version
+        return version
