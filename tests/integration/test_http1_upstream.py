@@ -43,6 +43,15 @@ def reason(answer: Message) -> str:
     return next((name for name in REASONS if name.encode() in answer.body), "")
 
 
+def is_connected(gateway: RunningWorker) -> bool:
+    """Whether the pool has a connection."""
+    gauges = gateway.plane.counters.gauges
+    return any(
+        name == metrics.BACKEND_CONNECTIONS.name and value > 0
+        for (name, _), value in gauges.items()
+    )
+
+
 @pytest.fixture(name="sink")
 async def _sink() -> AsyncIterator[RawBackend]:
     async with raw_backend() as sink:
@@ -66,9 +75,10 @@ async def _client(gateway: RunningWorker) -> AsyncIterator[RawPeer]:
 
 @pytest.fixture(name="upstream")
 async def _upstream(sink: RawBackend, gateway: RunningWorker) -> RawPeer:
-    """The first connection, made before any request."""
-    assert gateway.port
-    return await sink.connection()
+    """The first connection, ready before any request."""
+    upstream = await sink.connection()
+    await gateway.until(lambda: is_connected(gateway))
+    return upstream
 
 
 async def exchange(client: RawPeer, upstream: RawPeer, answer: bytes = OK) -> Message:
