@@ -100,7 +100,7 @@ async def _live(
                     await screen.show(banner(snippets, time.time_ns(), is_fancy(sys.stdout)))
                     live.begin(control.key_name)
                     await stopping.wait()
-                    await screen.show(GOODBYE)
+                    screen.offer(GOODBYE)
         finally:
             await screen.close()
 

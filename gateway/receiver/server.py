@@ -99,7 +99,8 @@ class Receiver:
         for server in self._servers:
             server.close()
         await self._context.terminated.set()
-        await self._app.settle(_GRACE_S)
+        if exc_type is None:
+            await self._app.settle(_GRACE_S)
         self._app.give_up()
         await self._app.settle(_GRACE_S)
         await self._close_connections()
