@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -155,6 +156,30 @@ async def test_workers_of_a_killed_control_let_go_and_a_new_one_takes_over(tmp_p
             await until(lambda: not any(map(psutil.pid_exists, workers)))
             assert await first.wait() == -signal.SIGKILL
             assert await second.stop() == 0
+
+
+async def test_keys_made_and_deleted_by_command_count_in_every_worker_when_it_returns(
+    tmp_path: Path,
+) -> None:
+    async with running_gateway(tmp_path, {}) as gateway:
+        listen = f"127.0.0.1:{gateway.port}"
+        options = ["--config", str(gateway.config_file), "--output", "json"]
+        made = json.loads(await run_command("keys", "create", "--name", "agent", *options))
+        key = made["ingestion-api-key"]
+        statuses = await asyncio.gather(*(send(listen, key["apiKey"]) for _ in range(16)))
+        assert set(statuses) == {503}  # the key is good, but there is no backend
+        await run_command("keys", "delete", "--id", str(key["id"]), *options)
+        statuses = await asyncio.gather(*(send(listen, key["apiKey"]) for _ in range(16)))
+        assert set(statuses) == {401}
+        assert key["apiKey"] not in gateway.program.output
+
+
+async def run_command(*arguments: str) -> str:
+    """Run `gateway` to its end and return what it prints; it must succeed and say nothing else."""
+    async with running([COMMAND, *arguments]) as program:
+        assert await program.wait() == 0, program.output
+        assert program.stderr == []
+        return "\n".join(program.stdout)
 
 
 async def test_a_signal_during_the_start_ends_it_in_order(tmp_path: Path) -> None:
