@@ -34,8 +34,9 @@ class Counts:
             self._view[index] = NOT_ALIVE
 
     def free(self, index: int) -> None:
-        """Mark the slot of a worker that is gone."""
-        self._view[index] = NOT_ALIVE
+        """Mark the slot of a worker that is gone; without effect after `close`."""
+        if not self._map.closed:
+            self._view[index] = NOT_ALIVE
 
     def read(self) -> list[int]:
         """Return every slot's count, `NOT_ALIVE` for those that no worker holds."""

@@ -97,7 +97,7 @@ class Slot:
     ) -> None:
         while not retired.is_set():
             self._backoff.started()
-            worker = await self._live_guarded(ready)
+            worker = await self._live_guarded(ready, retired)
             if retired.is_set():
                 break
             will_fail_again = worker is not None and worker.exit_code == WILL_FAIL_AGAIN
@@ -125,10 +125,12 @@ class Slot:
             async with asyncio.timeout(delay_s):
                 await retired.wait()
 
-    async def _live_guarded(self, ready: asyncio.Future[None]) -> WorkerHandle | None:
+    async def _live_guarded(
+        self, ready: asyncio.Future[None], retired: asyncio.Event
+    ) -> WorkerHandle | None:
         """Live through one worker's life; None when there was no process."""
         try:
-            return await self._live(ready)
+            return await self._live(ready, retired)
         except OSError as error:
             _log.error("cannot start a worker process", worker=self.index, error=str(error))
         except Exception as error:  # noqa: BLE001 - a bug in control must not end the slot
@@ -137,8 +139,10 @@ class Slot:
                 self.worker.kill()  # whatever state it is in: its successor takes over
         return None
 
-    async def _live(self, ready: asyncio.Future[None]) -> WorkerHandle:
+    async def _live(self, ready: asyncio.Future[None], retired: asyncio.Event) -> WorkerHandle:
         worker = self.worker = await self._supplier.spawn(self.index)
+        if retired.is_set():
+            worker.kill()  # it came too late to be told to drain
         await worker.load(self._supplier.snapshot)
         await worker.settled.wait()
         if worker.was_ready and not ready.done():

@@ -129,10 +129,15 @@ class WorkerHandle:
         finally:
             theirs.close()
         worker = cls(settings.index, process, owner, clock)
-        worker._watch_process()
-        ours.settimeout(0)
-        loop = asyncio.get_running_loop()
-        await loop.create_unix_connection(lambda: worker._channel, sock=ours)
+        try:
+            worker._watch_process()
+            ours.settimeout(0)
+            loop = asyncio.get_running_loop()
+            await loop.create_unix_connection(lambda: worker._channel, sock=ours)
+        except BaseException:
+            ours.close()
+            worker.kill()
+            raise
         worker.send(Start(settings))
         return worker
 

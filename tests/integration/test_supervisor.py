@@ -302,6 +302,23 @@ async def test_close_ends_the_new_workers_while_the_old_ones_still_go(start: Sta
     assert observed.restarts == restarts
 
 
+async def test_a_drain_during_a_replacement_ends_old_and_new_workers(
+    start: Start, fault: Callable[[str], None]
+) -> None:
+    supervisor, observed = await start()
+    old = list(supervisor.workers)
+    fault("is never ready")
+    replacing = asyncio.create_task(supervisor.replace(plan(2)))
+    await observed.until(lambda: len(list(supervisor.workers)) == 3)
+    replacing.cancel()
+    supervisor.drain(5.0)
+    assert await supervisor.drained(5.0) == 0
+    assert not list(supervisor.workers)
+    assert [worker.exit_code for worker in old] == [0, 0]
+    with pytest.raises(asyncio.CancelledError):
+        await replacing
+
+
 async def test_a_worker_is_told_about_changes_and_confirms_them(start: Start) -> None:
     supervisor, observed = await start()
     supervisor.push(KeyChanges(5, [], []))

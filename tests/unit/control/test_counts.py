@@ -26,6 +26,12 @@ def test_control_sees_what_a_worker_writes_and_can_free_its_slot() -> None:
     counts.close()
 
 
+def test_freeing_a_slot_of_a_map_that_was_given_back_does_nothing() -> None:
+    counts = Counts(2)
+    counts.close()
+    counts.free(1)
+
+
 @pytest.mark.parametrize("size", [0, 1 << 20])
 def test_nobody_can_change_the_map_s_size(size: int) -> None:
     counts = Counts(2)
