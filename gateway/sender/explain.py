@@ -57,6 +57,10 @@ REASON_ADVICE: Final[dict[str, tuple[str, ...]]] = {
     "KEY_TOO_LONG": (_WHOLE_KEY,),
     "KEY_CHARACTERS": (_WHOLE_KEY,),
     "AUTHORIZATION_REPEATED": ("set the Authorization header in one place only",),
+    "INTAKE_KEY_MISSING": ("set STS_API_KEY where the agent runs, or send the header sts-api-key",),
+    "INTAKE_SCHEME": ("send the key in the header sts-api-key", _PROTOCOL),
+    "KEY_BASIC": ("use apikey as the user's name and the key as the password",),
+    "SERVICE_BEARER": ("send a key instead of the Kubernetes token", _OPERATOR),
     "KEY_CONFLICT": ("remove one of the two keys: Authorization, sts-api-key or api_key",),
     "KEY_UNKNOWN": (
         "check that the key is for this gateway: 'gateway keys list' shows the names it knows",
