@@ -53,6 +53,8 @@ KEYS_PER_STEP: Final = 2_000
 """Keys that one loop turn applies: about a millisecond."""
 WILL_FAIL_AGAIN: Final = 3
 """Exit code: with these settings every worker fails."""
+_LAST_WORDS_S: Final = 5.0
+"""How long control may take to read what was sent last."""
 _GC_THRESHOLDS: Final = (10_000, 20, 50)
 """Instead of Python's (700, 10, 10), with which 2 to 3 % of a request's time went into looking for
 cycles that are seldom there.
@@ -198,7 +200,9 @@ class WorkerProcess:
             return WILL_FAIL_AGAIN
         code = await self._exit_code
         self._channel.close()
-        await self._channel_ended.wait()  # what was sent last has left, or control is gone
+        with contextlib.suppress(TimeoutError):  # control may hang, and take nothing
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await self._channel_ended.wait()
         return code
 
     def _on_message(self, message: Down | Up) -> None:
