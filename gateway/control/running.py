@@ -134,7 +134,8 @@ class Control:
         sockets = await self._bind(self.config, on_wait=_say_address_in_use)
         close_leftover(self._inherited)
         self._start_tasks()
-        announce(self.config, sockets, self.admin_addresses, self._loaded.warnings)
+        admin = [*self.admin_addresses, *self.metrics_addresses]
+        announce(self.config, sockets, admin, self._loaded.warnings)
         await self.supervisor.start(derive.plan_of(self.config, sockets, self.options.log_format))
         _log.info("ready", workers=self.supervisor.accepting)
 
