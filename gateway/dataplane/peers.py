@@ -30,7 +30,7 @@ def describe(host: str, port: int) -> str:
     address = parse(host)
     if address is None:
         return UNKNOWN
-    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"  # noqa: PLR2004 - IPv6
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
 def host_of(peer: str) -> str:
@@ -43,7 +43,7 @@ def network_of(peer: str) -> str:
     address = parse(host_of(peer))
     if address is None:
         return UNKNOWN
-    bits = _V4_NETWORK if address.version == 4 else _V6_NETWORK  # noqa: PLR2004 - IPv4
+    bits = _V4_NETWORK if address.version == 4 else _V6_NETWORK
     return str(ipaddress.ip_network((address, bits), strict=False))
 
 

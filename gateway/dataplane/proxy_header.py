@@ -77,7 +77,7 @@ def _peer_v1(words: list[str]) -> str | None:
     if words[1] == "UNKNOWN":
         return None
     family = _V1_FAMILIES.get(words[1])
-    if family is None or len(words) != 6:  # noqa: PLR2004 - see the docstring
+    if family is None or len(words) != 6:
         msg = "version 1: not 'PROXY TCP4|TCP6 source destination port port'"
         raise ProxyHeaderError(msg)
     for host in words[2:4]:
@@ -106,7 +106,7 @@ def _parse_v2(data: bytes) -> ProxyHeader | None:
         return None
     version, command = data[12] >> 4, data[12] & 0xF
     rest = int.from_bytes(data[14:16], "big")
-    if version != 2 or command > 1:  # noqa: PLR2004 - §2.2: 2, then LOCAL or PROXY
+    if version != 2 or command > 1:
         msg = "version 2: unknown version or command"
         raise ProxyHeaderError(msg)
     if rest > _V2_LONGEST_REST:
@@ -128,7 +128,7 @@ def _peer_v2(family_and_transport: int, block: bytes) -> str | None:
     if len(block) < whole:
         msg = "version 2: the address block is cut off"
         raise ProxyHeaderError(msg)
-    family = socket.AF_INET if address == 4 else socket.AF_INET6  # noqa: PLR2004 - bytes of IPv4
+    family = socket.AF_INET if address == 4 else socket.AF_INET6
     host = socket.inet_ntop(family, block[:address])
     return peers.describe(host, int.from_bytes(block[2 * address : 2 * address + 2], "big"))
 

@@ -106,7 +106,7 @@ class Sniffer(asyncio.BufferedProtocol):
         elif self._negotiated is not None:
             self._step_aside(self._negotiated)
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+    def get_buffer(self, sizehint: int) -> memoryview:
         """Lend the shared buffer, behind where the bytes seen before will be put (asyncio)."""
         return self._plane.receive_view[len(self._seen) :]
 
@@ -134,7 +134,7 @@ class Sniffer(asyncio.BufferedProtocol):
     def eof_received(self) -> None:
         """Let the transport close: there is no request to answer (asyncio)."""
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+    def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection (asyncio)."""
         self._plane.connections.discard(self)
 

@@ -59,7 +59,7 @@ class TurnedAway(asyncio.BufferedProtocol):
         transport.write(self._answer)
         transport.write_eof()
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+    def get_buffer(self, sizehint: int) -> memoryview:
         """Lend the shared buffer (asyncio)."""
         return self._plane.receive_view
 
@@ -72,7 +72,7 @@ class TurnedAway(asyncio.BufferedProtocol):
     def eof_received(self) -> None:
         """Let the transport close (asyncio)."""
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+    def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection (asyncio)."""
         self._plane.connections.discard(self)
 

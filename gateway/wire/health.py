@@ -14,6 +14,7 @@ MAX_REQUEST_BYTES: Final = 1_024
 """A request holds a service's name; nobody's is longer."""
 _PREFIX: Final = 5
 _SERVICE_TAG: Final = 0x0A
+_LARGEST_TAG: Final = 2**32 - 1
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -39,15 +40,22 @@ def decode_request(body: bytes) -> str:
         msg = "a compressed message"
         raise HealthRequestError(msg)
     message = body[_PREFIX:]
-    service = b""
+    service = ""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
+        if not 8 <= tag <= _LARGEST_TAG:
+            msg = "a field number that is none"
+            raise HealthRequestError(msg)
         value, at = _field(message, at, tag & 7)
         if tag == _SERVICE_TAG:
-            service = value  # the last one counts, as in every protobuf parser
+            service = _text(value)  # the last one counts, as in every protobuf parser
+    return service
+
+
+def _text(value: bytes) -> str:
     try:
-        return service.decode()
+        return value.decode()
     except UnicodeDecodeError:
         msg = "a name that is not UTF-8"
         raise HealthRequestError(msg) from None
