@@ -6,44 +6,23 @@ Over HTTP/1.1 keep-alive and pipelined, and over HTTP/2.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
 from gateway import metrics
-from gateway.model import BackendName, Signal
+from gateway.model import Signal
 from tests.support.clients import Http2Client, Response, http1_request
 from tests.support.exchange import Answer, Request
 from tests.support.intake import AGENT_HEADERS, SENT, Fields, Sent, http1_bytes
-from tests.support.plane import (
-    KEY,
-    MIB,
-    RunningWorker,
-    backend,
-    entry,
-    limits,
-    running_worker,
-)
+from tests.support.intake_gateway import gateway_before
+from tests.support.plane import KEY, MIB, RunningWorker, limits
 from tests.support.raw_http1 import raw_client
 from tests.support.sink import RawSink
 
 EACH: Final = pytest.mark.parametrize("sent", SENT, ids=lambda sent: sent.name)
 ACCEPTED: Final = Answer(status=202, body=b'{"status":"ok"}', fields=(("x-receiver", "yes"),))
 FRAMING: Final = {"content-length", "transfer-encoding", "host"}
-
-
-@asynccontextmanager
-async def gateway_before(sink: RawSink, **changes: Any) -> AsyncIterator[RunningWorker]:
-    """Run a gateway whose receiver is the sink."""
-    backends = (
-        backend(BackendName.INTAKE, sink.http_url),
-        backend(BackendName.OTLP_HTTP, sink.http_url),
-    )
-    setting: dict[str, Any] = {"keys": [entry(KEY, "7")], "backends": backends, **changes}
-    async with running_worker(**setting) as gateway:
-        yield gateway
 
 
 def at_receiver(sent: Sent) -> str:
