@@ -15,6 +15,7 @@ MAX_REQUEST_BYTES: Final = 1_024
 _PREFIX: Final = 5
 _SERVICE_TAG: Final = 0x0A
 _LARGEST_TAG: Final = 2**32 - 1
+_LONGEST_TAG: Final = 5
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -43,8 +44,9 @@ def decode_request(body: bytes) -> str:
     service = ""
     at = 0
     while at < len(message):
+        start = at
         tag, at = _varint(message, at)
-        if not 8 <= tag <= _LARGEST_TAG:
+        if not 8 <= tag <= _LARGEST_TAG or at - start > _LONGEST_TAG:
             msg = "a field number that is none"
             raise HealthRequestError(msg)
         value, at = _field(message, at, tag & 7)

@@ -63,6 +63,7 @@ def test_fields_of_a_later_version_are_skipped(unknown: bytes) -> None:
         framed(b"\x11\x00"),
         framed(b"\x00\x00"),
         framed(b"\x02\x01x"),
+        framed(b"\x80\xab\x80\xff\x80\x00\x0a"),
         framed(b"\x80\x80\x80\x80\x10\x00"),
         framed(b"\x0a\x01\xff"),
         framed(b"\x0a\x01\xff\x0a\x01x"),
