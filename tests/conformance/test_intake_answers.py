@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import pytest
@@ -19,7 +20,7 @@ from gateway.model import BackendName
 from gateway.settings import Intake, PerKey
 from gateway.wire.http2 import ErrorCode
 from tests.support.clients import Http2Client, Response
-from tests.support.exchange import Answer, Break
+from tests.support.exchange import Answer, Break, Request
 from tests.support.intake import SENT, Sent, http1_bytes
 from tests.support.intake_gateway import CARRIED, ask, gateway_before
 from tests.support.plane import KEY, RunningWorker, backend, entry, limits
@@ -41,7 +42,7 @@ class Trouble:
     retry_after: int
     result: str
     setting: Callable[[], dict[str, Any]]
-    answer: Answer = Answer()
+    answer: Answer | None = None
 
 
 TROUBLES: Final = (
@@ -58,7 +59,7 @@ TROUBLES: Final = (
 
 @asynccontextmanager
 async def _troubled(trouble: Trouble, **more: Any) -> AsyncIterator[RunningWorker]:
-    async with RawSink(lambda _: trouble.answer) as sink:
+    async with RawSink(lambda _: trouble.answer or Answer()) as sink:
         async with gateway_before(sink, **trouble.setting(), **more) as gateway:
             yield gateway
         sink.take_faults()
@@ -158,10 +159,15 @@ async def test_a_definite_no_is_answered_to_the_process_agent_too(
 async def test_the_receivers_own_answers_reach_the_process_agent(path: str) -> None:
     for status in (200, 202, 400, 413, 429, 500, 503):
         answer = Answer(status, body=b"own words", fields=(("retry-after", "9"),))
-        async with RawSink(lambda _, a=answer: a) as sink, gateway_before(sink) as gateway:
+        async with RawSink() as sink, gateway_before(sink) as gateway:
+            sink.script = partial(_always, answer)
             got = await ask(gateway.port, path)
             assert (got.status, got.body) == (status, b"own words")
             assert got.field("retry-after") == "9"
+
+
+def _always(answer: Answer, _: Request) -> Answer:
+    return answer
 
 
 def _named(name: str) -> Sent:
@@ -178,8 +184,7 @@ async def test_answers_that_are_owed_go_out_before_the_connection_closes() -> No
             bad = _named("process agent, connections")
             await client.send(http1_bytes(good) + http1_bytes(bad) + http1_bytes(good))
             assert (await client.receive_answer()).start == "202"
-            with pytest.raises(BrokenOffError):
-                await client.receive_answer()
+            assert await client.read_to_end() == b""
             assert [request.path for request in sink.requests] == [
                 "/stsAgent/api/v1/collector",
                 "/stsAgent/api/v1/connections",

@@ -194,5 +194,5 @@ async def test_without_a_receiver_the_paths_exist_all_the_same() -> None:
 
 def test_the_limits_of_size_speak_of_the_documented_paths() -> None:
     keys = {re.sub(r"/\*?$", "", row[0]) for row in (*PATHS, *WHOLE)}
-    assert intake.SIZE_KEYS == keys
+    assert keys == intake.SIZE_KEYS
     assert KEY not in PAGE

@@ -98,7 +98,8 @@ class Sent:
 _FLARE_MARK: Final = "5e9b3d"
 _FLARE: Final = (
     (
-        f'--{_FLARE_MARK}\r\nContent-Disposition: form-data; name="flare_file"; filename="a.zip"\r\n'
+        f"--{_FLARE_MARK}\r\n"
+        'Content-Disposition: form-data; name="flare_file"; filename="a.zip"\r\n'
         "Content-Type: application/octet-stream\r\n\r\n"
     ).encode()
     + b"PK\x03\x04"
