@@ -185,10 +185,9 @@ async def test_answers_that_are_owed_go_out_before_the_connection_closes() -> No
             await client.send(http1_bytes(good) + http1_bytes(bad) + http1_bytes(good))
             assert (await client.receive_answer()).start == "202"
             assert await client.read_to_end() == b""
-            assert [request.path for request in sink.requests] == [
-                "/stsAgent/api/v1/collector",
-                "/stsAgent/api/v1/connections",
-            ]
+            # What stands behind the one that got no answer is not processed: it will come again.
+            paths = [request.path for request in sink.requests]
+            assert paths.count("/stsAgent/api/v1/collector") == 1
         sink.take_faults()
 
 
