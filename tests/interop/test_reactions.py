@@ -159,7 +159,7 @@ async def _fleet(
     tmp_path_factory: pytest.TempPathFactory, server_certificate: Certificate, authority: Authority
 ) -> AsyncIterator[Fleet]:
     folder = tmp_path_factory.mktemp("fleet")
-    overrides = {"limits": {"max_body": "64KiB", "request_timeout": "1s"}}
+    overrides = {"limits": {"max_body": "64KiB", "request_timeout": "3s"}}
     async with running_fleet(folder, server_certificate, authority.cert_file, overrides) as fleet:
         fleet.sink.aborts_are_faults = False
         yield fleet
