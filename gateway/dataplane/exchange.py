@@ -89,6 +89,7 @@ class Exchange:
         "_replay_bytes",
         "_replayed",
         "_up",
+        "_verdict",
         "_waiting",
         "backend_started",
         "body_ended",
@@ -126,6 +127,8 @@ class Exchange:
         """Unix time of the verdict on the key, in milliseconds."""
         self.held = 0
         self._principal: Principal | None = None
+        self._verdict = "allowed"
+        """The verdict on the key, where there is a principal: the label `outcome`."""
         self._up: Upstream | None = None
         self._pool: Pool | None = None
         self._waiting: list[bytes] | None = None
@@ -183,6 +186,7 @@ class Exchange:
             refusal = REFUSALS[verdict.refusal]
             outcome = refusal.outcome.name
             self._principal = verdict.principal
+            self._verdict = outcome
             self._record_verdict(route, outcome, source)
             self.plane.refusals.note(self, credential, outcome, verdict.principal)
             self.refuse(refusal)
@@ -699,7 +703,7 @@ class Exchange:
             plane.intake_counts.note(route.intake, result.value, self.head, principal is not None)
         if principal is not None:
             plane.record_usage(
-                principal.key_id, result.value, self.request_bytes, self.decided_at_ms
+                principal.key_id, self._verdict, self.request_bytes, self.decided_at_ms
             )
             if plane.quotas is not None:
                 plane.quotas.done(principal.key_id, self)
