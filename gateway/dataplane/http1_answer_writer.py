@@ -47,7 +47,7 @@ class AnswerWriter:
         """Whether the current request's answer has begun; reset by the connection."""
 
     def send_head(
-        self, section: FieldSection, request: Http1RequestHead, *, keeps: bool, ended: bool
+        self, section: FieldSection, request: Http1RequestHead, keeps: bool, ended: bool
     ) -> None:
         """Send a backend's head; `keeps`: the connection goes on after this answer."""
         self.has_begun = True
@@ -107,7 +107,7 @@ class AnswerWriter:
         if head is not None:
             self._out.write(head, 0)
 
-    def send_body(self, chunk: bytes, *, ended: bool) -> int:
+    def send_body(self, chunk: bytes, ended: bool) -> int:
         """Send body bytes; return how many have to wait.
 
         A body that is not as long as its head has announced resets the connection.

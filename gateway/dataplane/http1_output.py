@@ -1,8 +1,8 @@
 """What one HTTP/1.1 connection, of either side, has still to send; an exact account of what waits.
 
-On plain TCP `set_write_buffer_limits(high=0)` makes uvloop write inside `write` and call
-`pause_writing` only if the kernel did not take everything, and `resume_writing` when it has taken
-all. Over TLS the limit is 1: with 0 the layer would pause before the first byte.
+`set_write_buffer_limits(high=0)` makes uvloop write inside `write` and call `pause_writing` only if
+the kernel did not take everything, and `resume_writing` when it has taken all. uvloop's own TLS,
+which backends are spoken to with, would pause before the first byte: there the limit is 1.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Output:
         self._queue_body = 0
         self._last_size = 0
 
-    def begin(self, transport: asyncio.Transport, *, is_tls: bool) -> None:
+    def begin(self, transport: asyncio.Transport) -> None:
         """Take the transport over."""
         self.transport = transport
-        transport.set_write_buffer_limits(high=1 if is_tls else 0)
+        transport.set_write_buffer_limits(high=0 if transport.can_write_eof() else 1)
 
     def write(self, data: bytes, body: int) -> int:
         """Write `data`, of which `body` bytes are body; return how many of these have to wait."""

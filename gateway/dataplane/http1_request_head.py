@@ -114,17 +114,23 @@ class Http1RequestHead(RequestHead):
     Names in `fields` are as the caller wrote them.
     """
 
-    __slots__ = ("body_follows", "is_chunked", "is_http10", "keeps_alive")
+    __slots__ = ("body_follows", "credentials_h1", "is_chunked", "is_http10", "keeps_alive")
 
     def __init__(self, method: bytes, path: bytes, query: bytes | None, *, is_http10: bool) -> None:
         RequestHead.__init__(self, method, path, query, is_http2=False)
         self.is_chunked = False
         self.is_http10 = is_http10
         self.keeps_alive = not is_http10
+        self.credentials_h1 = b""
+        """The caller's credential fields as the lines that they came in."""
         self.body_follows = False
         """Whether body bytes came with the head: the backend's side waits for them to send both at
         once.
         """
+
+    def encoded_credentials_h1(self) -> bytes:
+        """The caller's credential fields as HTTP/1.1 lines."""
+        return self.credentials_h1
 
     def encoded_h2(self) -> bytes:
         """Fields to forward as HPACK representations: HTTP/2 has names in lower case only."""
@@ -158,6 +164,7 @@ def read_request_head(raw: bytes, reader: CredentialReader) -> Http1RequestHead:
         elif kind == _CREDENTIAL:
             head.credentials.append(reader.read(lower, pair[1]))
             head.credential_pairs.append(pair)
+            head.credentials_h1 += line + b"\r\n"
         elif kind == _CONTENT_TYPE and not head.content_type:
             head.content_type = pair[1]
             forwarded.append(line)

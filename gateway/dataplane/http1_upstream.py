@@ -64,8 +64,7 @@ class Http1Upstream(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin (asyncio)."""
-        is_tls = transport.get_extra_info("ssl_object") is not None
-        self._out.begin(cast("asyncio.Transport", transport), is_tls=is_tls)
+        self._out.begin(cast("asyncio.Transport", transport))
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Give the worker's one buffer (asyncio): what it gets is forwarded or copied at once."""

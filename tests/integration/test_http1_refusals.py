@@ -176,14 +176,24 @@ async def test_lingering_ends_when_it_has_lasted_too_long(
         await gateway.until(lambda: gateway.worker.connections == 0)
 
 
-async def test_over_tls_the_connection_is_closed_when_the_refused_body_is_complete(
+async def test_over_tls_too_the_connection_is_half_closed_and_read_on(
     gateway: RunningWorker, authority: Authority
 ) -> None:
-    async with raw_client(gateway.ports[1], authority.client_context()) as client:
-        await client.send(head(MIB))
-        assert (await client.receive_answer()).value("connection") == "close"
-        await client.send(bytes(MIB))
-        assert await client.read_to_end() == b""
+    def send_on_after_the_end() -> bytes:
+        with socket.create_connection(("127.0.0.1", gateway.ports[1]), timeout=60) as plain:
+            client = authority.client_context().wrap_socket(plain, server_hostname="localhost")
+            client.sendall(head(10 * MIB))
+            answer = b""
+            while part := client.recv(KIB):
+                answer += part
+            client.sendall(bytes(10 * MIB))
+            client.unwrap().close()
+        return answer
+
+    answer = await asyncio.to_thread(send_on_after_the_end)
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert b"\r\nconnection: close\r\n" in answer
+    await gateway.until(lambda: gateway.worker.connections == 0)
 
 
 async def test_the_rest_of_a_small_refused_body_that_does_not_come_ends_the_connection(
