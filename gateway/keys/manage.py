@@ -1,4 +1,4 @@
-"""What may be done with keys, and the rules for it: create, adopt, list, delete, rotate.
+"""What may be done with keys, and the rules for it: create, adopt, list, change, delete, rotate.
 
 Works on one store, without a running gateway: commands use it directly, the service of a running
 gateway through its own methods. Texts that people read are made by the commands.
@@ -6,6 +6,7 @@ gateway through its own methods. Texts that people read are made by the commands
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import time
 from collections.abc import Callable
@@ -14,10 +15,12 @@ from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
 from typing import Final
 
+from gateway.keys.audit import GATEWAY, Actor, AuditEntry
 from gateway.keys.errors import InvalidExpiryError, InvalidInputError, KeyNotFoundError
 from gateway.keys.material import KeyMaterial, looks_issued
 from gateway.keys.record import KeyRecord, describe_day
-from gateway.keys.store import KeyStore, NewKey
+from gateway.keys.store import KeyStore, KeyUpdate, NewKey
+from gateway.model import KeyDigest, Signal, digest_of
 
 MAX_NAME_LENGTH: Final = 255
 MAX_DESCRIPTION_LENGTH: Final = 1_000
@@ -62,21 +65,37 @@ def parse_expiration(text: str) -> int:
 
 
 class KeyManager:
-    """Applies the rules and asks the store. Every method raises `StoreError` as the store does."""
+    """Applies the rules and asks the store. Every method raises `StoreError` as the store does.
 
-    def __init__(self, store: KeyStore, now_ms: Callable[[], int] = now_unix_ms) -> None:
+    `by` is who the audit log names.
+    """
+
+    def __init__(
+        self,
+        store: KeyStore,
+        now_ms: Callable[[], int] = now_unix_ms,
+        by: Actor = GATEWAY,
+    ) -> None:
         self._store = store
         self._now_ms = now_ms
+        self._by = by
 
     async def create(
-        self, name: str, description: str | None = None, expires_at_ms: int | None = None
+        self,
+        name: str,
+        description: str | None = None,
+        expires_at_ms: int | None = None,
+        signals: frozenset[Signal] | None = None,
     ) -> Issued:
         """Issue a new key. On return it is on disk.
 
-        Raises `InvalidInputError` for a name or description that cannot be, `InvalidExpiryError`
-        for an expiry that is not in the future.
+        `signals` are what it may send; None = everything. Raises `InvalidInputError` for a name or
+        description that cannot be, `InvalidExpiryError` for an expiry that is not in the future.
         """
-        return await self._add(KeyMaterial.generate(), name, description, expires_at_ms)
+        key = KeyMaterial.generate()
+        return await self._add(
+            key, NewKey(key.digest, name, description, expires_at_ms, _checked_signals(signals))
+        )
 
     async def adopt(
         self,
@@ -84,21 +103,47 @@ class KeyManager:
         name: str,
         description: str | None = None,
         expires_at_ms: int | None = None,
+        signals: frozenset[Signal] | None = None,
     ) -> Issued:
         """Store a key that exists elsewhere. As `create`; raises `DuplicateKeyError` besides."""
-        if key.reveal() in {name, description}:
-            msg = "the name or description is the key itself: names are shown everywhere"
-            raise InvalidInputError(msg)
-        return await self._add(key, name, description, expires_at_ms)
+        signals = _checked_signals(signals)
+        new = NewKey(key.digest, name, description, expires_at_ms, signals, adopted=True)
+        return await self._add(key, new)
 
     async def live_keys(self) -> list[KeyRecord]:
         """Give all keys that are not deleted, by name, then age."""
         keys = await self._store.live()
         return sorted(keys, key=lambda record: (record.name, record.created_ms, record.id))
 
+    async def live_page(self, after: int, limit: int) -> list[KeyRecord]:
+        """Give the first `limit` keys that are not deleted with ids above `after`, by id."""
+        return await self._store.live(after, limit)
+
+    async def audit(
+        self, limit: int, before: int | None = None, key_id: int | None = None
+    ) -> list[AuditEntry]:
+        """As `KeyStore.audit`."""
+        return await self._store.audit(limit, before, key_id)
+
+    async def update(self, key_id: int, update: KeyUpdate) -> KeyRecord:
+        """Change a key's name, description, whether it is enabled, what it may send.
+
+        Raises `KeyNotFoundError`, and `InvalidInputError` as `create` does.
+        """
+        if not update.fields():
+            msg = "nothing is to be changed: give a name, description, enabled or signals"
+            raise InvalidInputError(msg)
+        _check_name(update.name)
+        _check_description(update.description)
+        _checked_signals(update.signals)
+        found = await self._store.find(key_id)
+        if found is not None:
+            _check_not_the_key(found.digest, update.name, update.description)
+        return await self._store.update(key_id, update, self._now_ms(), self._by)
+
     async def delete(self, key_id: int) -> KeyRecord:
         """Delete a key; what is left of it is given. Raises `KeyNotFoundError`."""
-        return await self._store.delete(key_id, self._now_ms())
+        return await self._store.delete(key_id, self._now_ms(), self._by)
 
     async def rotate(
         self, key_id: int, overlap_ms: int, expires_at_ms: int | None = None
@@ -117,23 +162,18 @@ class KeyManager:
             expires_at_ms = await self._same_lifetime(key_id, now_ms)
         key = KeyMaterial.generate()
         successor, predecessor = await self._store.rotate(
-            key_id, key.digest, expires_at_ms, overlap_ms, now_ms
+            key_id, key.digest, expires_at_ms, overlap_ms, now_ms, self._by
         )
         return Rotated(Issued(successor, key), predecessor)
 
-    async def _add(
-        self, key: KeyMaterial, name: str, description: str | None, expires_at_ms: int | None
-    ) -> Issued:
-        _check_text("name", name, MAX_NAME_LENGTH)
-        if not name.strip():
-            msg = "the name is empty: say what the key is for, as in --name agent-eu"
-            raise InvalidInputError(msg)
-        if description:
-            _check_text("description", description, MAX_DESCRIPTION_LENGTH)
+    async def _add(self, key: KeyMaterial, new: NewKey) -> Issued:
+        _check_name(new.name)
+        _check_description(new.description)
+        _check_not_the_key(key.digest, new.name, new.description)
         now_ms = self._now_ms()
-        self._check_expiry(expires_at_ms, now_ms)
-        new = NewKey(key.digest, name, description or None, expires_at_ms)
-        return Issued(await self._store.create(new, now_ms), key)
+        self._check_expiry(new.expires_at_ms, now_ms)
+        new = dataclasses.replace(new, description=new.description or None)
+        return Issued(await self._store.create(new, now_ms, self._by), key)
 
     async def _same_lifetime(self, key_id: int, now_ms: int) -> int | None:
         found = await self._store.find(key_id)
@@ -160,6 +200,34 @@ class KeyManager:
 
 def _midnight_ms(day: date) -> int:
     return int(datetime.combine(day, time_of_day(), UTC).timestamp()) * 1000
+
+
+def _check_name(name: str | None) -> None:
+    if name is None:
+        return
+    _check_text("name", name, MAX_NAME_LENGTH)
+    if not name.strip():
+        msg = "the name is empty: say what the key is for, as in agent-eu"
+        raise InvalidInputError(msg)
+
+
+def _check_description(description: str | None) -> None:
+    if description:
+        _check_text("description", description, MAX_DESCRIPTION_LENGTH)
+
+
+def _check_not_the_key(digest: KeyDigest, *texts: str | None) -> None:
+    if any(text and digest_of(text.encode("utf-8", "replace")) == digest for text in texts):
+        msg = "the name or description is the key itself: names are shown everywhere"
+        raise InvalidInputError(msg)
+
+
+def _checked_signals(signals: frozenset[Signal] | None) -> frozenset[Signal] | None:
+    """Turn all signals into None: those of later versions are meant as well."""
+    if signals is not None and not signals:
+        msg = "no signal is named: name what the key may send, or disable it to stop everything"
+        raise InvalidInputError(msg)
+    return None if signals == frozenset(Signal) else signals
 
 
 def _check_text(what: str, text: str, longest: int) -> None:

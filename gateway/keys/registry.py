@@ -36,6 +36,10 @@ class Registry:
         """Look up what workers, logs and metrics call `key_id`."""
         return self._by_id.get(key_id)
 
+    def lookup(self, digest: bytes) -> KnownKey | None:
+        """Give the key that counts for a digest: the first source's."""
+        return self._effective(digest)
+
     def known(self) -> Iterator[KnownKey]:
         """Give every key once, tombstones included."""
         return iter(self._by_id.values())

@@ -50,12 +50,26 @@ keys_table: Final = sa.Table(
     comment="Keys and tombstones (deleted_at_ms set). signals null = all; limits null = default.",
 )
 
+audit_table: Final = sa.Table(
+    "gateway_key_audit",
+    metadata,
+    sa.Column("revision", _BIG, primary_key=True, autoincrement=False),
+    sa.Column("at_ms", _BIG, nullable=False),
+    sa.Column("action", sa.String(16), nullable=False),
+    sa.Column("key_id", _BIG, nullable=False, index=True),
+    sa.Column("key_name", sa.Text, nullable=False),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("origin", sa.Text, nullable=False),
+    sa.Column("changes", sa.JSON, nullable=False),
+    comment="Who changed which key, when, from where. Every revision that people made is one row.",
+)
+
 Migration = Callable[[sa.Connection], None]
 
 
 def _create(connection: sa.Connection) -> None:
     """Version 1: make the tables."""
-    metadata.create_all(connection)
+    metadata.create_all(connection, tables=[store_table, keys_table])
     connection.execute(
         sa.insert(store_table).values(
             one=1,
@@ -67,7 +81,12 @@ def _create(connection: sa.Connection) -> None:
     )
 
 
-MIGRATIONS: Final[Sequence[Migration]] = (_create,)
+def _add_audit(connection: sa.Connection) -> None:
+    """Version 2: keep an audit log."""
+    audit_table.create(connection)
+
+
+MIGRATIONS: Final[Sequence[Migration]] = (_create, _add_audit)
 """Number n leads from version n to n + 1. The first one always creates the newest tables' first
 form: when the tables change, it must spell that form out instead of using `metadata`."""
 

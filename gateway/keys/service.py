@@ -19,14 +19,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.keys import usage
+from gateway.keys.audit import GATEWAY, Actor, AuditEntry
 from gateway.keys.board import ConfirmationBoard
 from gateway.keys.errors import KeyRefusedError, StoreError
 from gateway.keys.manage import Issued, KeyManager, Rotated, now_unix_ms
 from gateway.keys.material import KeyMaterial
 from gateway.keys.record import KeyDelta, KeyRecord, KeyUsage, KnownKey, StaticKey
 from gateway.keys.registry import Registry
-from gateway.keys.store import KeyStore
-from gateway.model import KeyEntry
+from gateway.keys.store import KeyStore, KeyUpdate
+from gateway.model import KeyDigest, KeyEntry, Signal
 
 RETRY_S: Final = 1.0
 PURGE_S: Final = 60.0
@@ -155,6 +156,10 @@ class KeyService:
         """Look up a key by what workers call it; tombstones are found too."""
         return self._registry.find(key_id)
 
+    def lookup(self, digest: KeyDigest) -> KnownKey | None:
+        """Look up a key by its digest; tombstones are found too."""
+        return self._registry.lookup(digest)
+
     def records(self) -> Iterator[KnownKey]:
         """Give all keys, tombstones included. To be used up before anything is awaited."""
         return self._registry.known()
@@ -205,10 +210,15 @@ class KeyService:
     # Changes by the gateway's own users
 
     async def create(
-        self, name: str, description: str | None = None, expires_at_ms: int | None = None
+        self,
+        name: str,
+        description: str | None = None,
+        expires_at_ms: int | None = None,
+        signals: frozenset[Signal] | None = None,
+        by: Actor = GATEWAY,
     ) -> Issued:
         """As `KeyManager.create`; subscribers have been told when it returns."""
-        issued = await self._manager().create(name, description, expires_at_ms)
+        issued = await self._manager(by).create(name, description, expires_at_ms, signals)
         await self._take_over()
         return issued
 
@@ -218,29 +228,51 @@ class KeyService:
         name: str,
         description: str | None = None,
         expires_at_ms: int | None = None,
+        signals: frozenset[Signal] | None = None,
+        by: Actor = GATEWAY,
     ) -> Issued:
         """As `KeyManager.adopt`; subscribers have been told when it returns."""
-        issued = await self._manager().adopt(key, name, description, expires_at_ms)
+        issued = await self._manager(by).adopt(key, name, description, expires_at_ms, signals)
         await self._take_over()
         return issued
 
-    async def delete(self, key_id: int) -> KeyRecord:
+    async def update(self, key_id: int, update: KeyUpdate, by: Actor = GATEWAY) -> KeyRecord:
+        """As `KeyManager.update`; subscribers have been told when it returns."""
+        updated = await self._manager(by).update(key_id, update)
+        await self._take_over()
+        return updated
+
+    async def delete(self, key_id: int, by: Actor = GATEWAY) -> KeyRecord:
         """As `KeyManager.delete`; subscribers have been told when it returns."""
-        deleted = await self._manager().delete(key_id)
+        deleted = await self._manager(by).delete(key_id)
         await self._take_over()
         return deleted
 
     async def rotate(
-        self, key_id: int, overlap_ms: int, expires_at_ms: int | None = None
+        self,
+        key_id: int,
+        overlap_ms: int,
+        expires_at_ms: int | None = None,
+        by: Actor = GATEWAY,
     ) -> Rotated:
         """As `KeyManager.rotate`; subscribers have been told when it returns."""
-        rotated = await self._manager().rotate(key_id, overlap_ms, expires_at_ms)
+        rotated = await self._manager(by).rotate(key_id, overlap_ms, expires_at_ms)
         await self._take_over()
         return rotated
 
     async def live_keys(self) -> list[KeyRecord]:
         """As `KeyManager.live_keys`."""
         return await self._manager().live_keys()
+
+    async def live_page(self, after: int, limit: int) -> list[KeyRecord]:
+        """As `KeyManager.live_page`."""
+        return await self._manager().live_page(after, limit)
+
+    async def audit(
+        self, limit: int, before: int | None = None, key_id: int | None = None
+    ) -> list[AuditEntry]:
+        """As `KeyManager.audit`."""
+        return await self._manager().audit(limit, before, key_id)
 
     async def purge(self) -> None:
         """Forget tombstones that are older than they need to be, here and in the stores."""
@@ -293,11 +325,11 @@ class KeyService:
 
     # Following the stores
 
-    def _manager(self) -> KeyManager:
+    def _manager(self, by: Actor = GATEWAY) -> KeyManager:
         if not self._sources:
             msg = "no key store is configured: set keys.stores to keep keys"
             raise KeyRefusedError(msg)
-        return KeyManager(self._sources[0].store, self._now_ms)
+        return KeyManager(self._sources[0].store, self._now_ms, by)
 
     async def _take_over(self) -> None:
         """Take over what was just written. If that fails it is written all the same."""

@@ -17,11 +17,13 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from gateway.keys import audit
+from gateway.keys.audit import GATEWAY, Action, Actor, AuditEntry
 from gateway.keys.errors import DuplicateKeyError, KeyNotFoundError, StoreDamagedError
 from gateway.keys.material import new_key_id
 from gateway.keys.record import KeyRecord, describe_day
 from gateway.keys.schema import keys_table, store_table
-from gateway.keys.store import Changes, NewKey
+from gateway.keys.store import Changes, KeyUpdate, NewKey
 from gateway.model import KeyDigest, Signal
 
 _PARTITION = 1_000
@@ -117,21 +119,47 @@ class SqlStore:
         async with self._reading() as connection:
             return await _one(connection, keys_table.c.id == key_id)
 
-    async def live(self) -> list[KeyRecord]:
+    async def live(self, after: int = 0, limit: int | None = None) -> list[KeyRecord]:
         """See `KeyStore`."""
         query = sa.select(keys_table).where(keys_table.c.deleted_at_ms.is_(None))
         async with self._reading() as connection:
             return await _read(connection, query)
 
-    async def create(self, key: NewKey, now_ms: int) -> KeyRecord:
+    async def create(self, key: NewKey, now_ms: int, by: Actor = GATEWAY) -> KeyRecord:
         """See `KeyStore`."""
         async with self._writing() as (connection, revision):
-            return await _insert(connection, key, revision, now_ms)
+            record = await _insert(connection, key, revision, now_ms)
+            action = Action.ADOPT if key.adopted else Action.CREATE
+            await audit.write(connection, action, record, by, _facts(record))
+            return record
 
-    async def delete(self, key_id: int, now_ms: int) -> KeyRecord:
+    async def update(
+        self, key_id: int, update: KeyUpdate, now_ms: int, by: Actor = GATEWAY
+    ) -> KeyRecord:
         """See `KeyStore`."""
         async with self._writing() as (connection, revision):
             found = await _not_deleted(connection, key_id)
+            fields = update.fields()
+            record = dataclasses.replace(found, **fields, updated_ms=now_ms, revision=revision)
+            await _update(connection, record)
+            changes = {name: value for name, value in fields.items() if name != "signals"}
+            if "signals" in fields:
+                changes["signals"] = _columns(record)["signals"]
+            await audit.write(connection, Action.UPDATE, record, by, changes)
+            return record
+
+    async def audit(
+        self, limit: int, before: int | None = None, key_id: int | None = None
+    ) -> list[AuditEntry]:
+        """See `KeyStore`."""
+        async with self._reading() as connection:
+            return await audit.read(connection, limit, before, key_id)
+
+    async def delete(self, key_id: int, now_ms: int, by: Actor = GATEWAY) -> KeyRecord:
+        """See `KeyStore`."""
+        async with self._writing() as (connection, revision):
+            found = await _not_deleted(connection, key_id)
+        query = query.where(keys_table.c.id > after).order_by(keys_table.c.id).limit(limit)
             tombstone = dataclasses.replace(
                 found,
                 description=None,
@@ -152,6 +180,7 @@ class SqlStore:
     ) -> tuple[KeyRecord, KeyRecord]:
         """See `KeyStore`."""
         async with self._writing() as (connection, revision):
+            await audit.write(connection, Action.DELETE, tombstone, by, {})
             found = await _not_deleted(connection, key_id)
             key = NewKey(digest, found.name, found.description, expires_at_ms, found.signals)
             successor = await _insert(connection, key, revision, now_ms, limits_of=key_id)
@@ -161,6 +190,7 @@ class SqlStore:
                 expires_at_ms=min(found.expires_at_ms or ends_at_ms, ends_at_ms),
                 updated_ms=now_ms,
                 revision=revision,
+        by: Actor = GATEWAY,
             )
             await _update(connection, predecessor)
             return successor, predecessor
@@ -175,6 +205,8 @@ class SqlStore:
         async with self._transaction() as connection:
             # The row is locked by an update of itself: a purge makes no revision.
             await connection.execute(
+            changes = {"expiration": predecessor.expires_at_ms, "successor": successor.id}
+            await audit.write(connection, Action.ROTATE, predecessor, by, changes)
                 sa.update(store_table).values(purged_revision=store_table.c.purged_revision)
             )
             revision = (await connection.execute(newest)).scalar() or 0
@@ -302,6 +334,12 @@ def _record(row: sa.Row[Any]) -> KeyRecord:
         revision=row.revision,
         description=row.description,
         expires_at_ms=row.expires_at_ms,
+def _facts(record: KeyRecord) -> dict[str, Any]:
+    """What the audit log says of a new key, besides its id and name."""
+    facts = {"expiration": record.expires_at_ms, "signals": _columns(record)["signals"]}
+    return {name: value for name, value in facts.items() if value is not None}
+
+
         deleted_at_ms=row.deleted_at_ms,
         enabled=row.enabled,
         signals=None if row.signals is None else _signals(row.signals),

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from gateway.keys.audit import GATEWAY, Actor, AuditEntry
 from gateway.keys.record import KeyRecord
 from gateway.model import KeyDigest, Signal
 
@@ -25,6 +26,33 @@ class NewKey:
     description: str | None = None
     expires_at_ms: int | None = None
     signals: frozenset[Signal] | None = None
+    adopted: bool = False
+    """It existed elsewhere before; only the audit log tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUpdate:
+    """What is to be changed of a key; None = leave it as it is."""
+
+    name: str | None = None
+    description: str | None = None
+    """Empty = none."""
+    enabled: bool | None = None
+    signals: frozenset[Signal] | None = None
+    """All there are = everything, signals of later versions too."""
+
+    def fields(self) -> dict[str, Any]:
+        """Give the fields of a `KeyRecord` to be replaced, with their new values."""
+        fields: dict[str, Any] = {}
+        if self.name is not None:
+            fields["name"] = self.name
+        if self.description is not None:
+            fields["description"] = self.description or None
+        if self.enabled is not None:
+            fields["enabled"] = self.enabled
+        if self.signals is not None:
+            fields["signals"] = None if self.signals == frozenset(Signal) else self.signals
+        return fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +103,21 @@ class KeyStore(Protocol):
     async def find(self, key_id: int) -> KeyRecord | None:
         """Read one record, tombstones included."""
 
-    async def live(self) -> list[KeyRecord]:
-        """Read all keys that are not deleted, in no particular order."""
+    async def live(self, after: int = 0, limit: int | None = None) -> list[KeyRecord]:
+        """Read keys that are not deleted: the first `limit` with ids above `after`, by id."""
 
-    async def create(self, key: NewKey, now_ms: int) -> KeyRecord:
+    async def create(self, key: NewKey, now_ms: int, by: Actor = GATEWAY) -> KeyRecord:
         """Store a key; on return it is on disk.
 
         Raises `DuplicateKeyError` if its digest is known, be it a tombstone's.
         """
 
-    async def delete(self, key_id: int, now_ms: int) -> KeyRecord:
+    async def update(
+        self, key_id: int, update: KeyUpdate, now_ms: int, by: Actor = GATEWAY
+    ) -> KeyRecord:
+        """Change a key; on return this is on disk. Raises `KeyNotFoundError`."""
+
+    async def delete(self, key_id: int, now_ms: int, by: Actor = GATEWAY) -> KeyRecord:
         """Make a key a tombstone; on return this is on disk. Raises `KeyNotFoundError`."""
 
     async def rotate(
@@ -100,7 +133,16 @@ class KeyStore(Protocol):
         `expires_at_ms` is the successor's; the predecessor's becomes `now_ms + overlap_ms`, unless
         it expires earlier anyway. Gives (successor, predecessor), both in one revision. Raises
         `KeyNotFoundError`.
+        by: Actor = GATEWAY,
         """
 
     async def purge(self, deleted_before_ms: int) -> None:
         """Forget tombstones of keys that were deleted before this time."""
+    async def audit(
+        self, limit: int, before: int | None = None, key_id: int | None = None
+    ) -> list[AuditEntry]:
+        """Read the newest `limit` entries of the audit log, newest first.
+
+        `before`: only those with a lower id; `key_id`: only those on this key, deleted or not.
+        """
+

@@ -127,7 +127,7 @@ async def test_a_store_of_a_newer_gateway_is_refused_and_not_changed(
     await store.close()
     before = path.read_bytes()
 
-    with pytest.raises(StoreTooNewError, match=r"keys\.db: it has schema version 2, .* up to 1"):
+    with pytest.raises(StoreTooNewError, match=r"keys\.db: it has schema version 3, .* up to 2"):
         await store.open(create=True)
 
     assert path.read_bytes() == before
