@@ -15,6 +15,7 @@ from gateway.keys.embedded import sqlite_store
 from gateway.keys.errors import InvalidInputError, StoreError
 from gateway.keys.manage import KeyManager
 from gateway.keys.record import KeyRecord, KeyUsage
+from gateway.keys.store import KeyStore
 from gateway.keys.usage import UsageStore, path_for
 
 CONFIRM_S: Final = 1.0
@@ -22,13 +23,16 @@ CONFIRM_S: Final = 1.0
 _Result = TypeVar("_Result")
 
 
-def store_path(config: Path | None, data: Path | None) -> Path:
-    """Find the SQLite file that the options name. Ends the command where there is none."""
+def store_of(config: Path | None, data: Path | None) -> KeyStore:
+    """Make the store that the options name: the first one that commands can change.
+
+    Raises `InvalidInputError` where there is none.
+    """
     if config is not None and data is not None:
         msg = "--config and --data name different stores: give only one of them"
         raise InvalidInputError(msg)
     if data is not None:
-        return data.absolute() / "keys.db"
+        return sqlite_store(data.absolute() / "keys.db")
     from gateway.config import ConfigError, load
 
     try:
@@ -37,13 +41,20 @@ def store_path(config: Path | None, data: Path | None) -> Path:
         raise InvalidInputError(str(faulty)) from faulty
     for store in loaded.config.keys.stores:
         if store.kind == "sqlite":
-            return store.path
-    msg = "the configuration has no sqlite:// store in keys.stores: add one, or use --data"
+            return sqlite_store(store.path)
+        if store.kind == "postgresql":
+            from gateway.keys.postgresql import postgresql_store
+
+            return postgresql_store(store.url)
+    msg = (
+        "the configuration has no sqlite:// or postgresql:// store in keys.stores: add one, or use"
+        " --data; keys of a file store are changed by editing the file"
+    )
     raise InvalidInputError(msg)
 
 
 def change(
-    path: Path,
+    store: KeyStore,
     run: Callable[[KeyManager], Awaitable[_Result]],
     revision_of: Callable[[_Result], int],
     *,
@@ -51,13 +62,16 @@ def change(
 ) -> _Result:
     """Change the store, wait for running gateways, and warn where one did not answer.
 
-    `create` makes a missing store. Raises `KeysError`.
+    `create` makes a missing store. Gateways on other machines are not waited for: a change in
+    PostgreSQL reaches them by itself. Raises `KeysError`.
     """
 
     async def change_and_wait() -> tuple[_Result, Confirmation]:
-        async with _opened(path, create=create) as manager:
+        async with _opened(store, create=create) as manager:
             result = await run(manager)
-        return result, await wait_confirmed(path, revision_of(result), CONFIRM_S)
+        if store.file is None:
+            return result, Confirmation.NO_GATEWAY
+        return result, await wait_confirmed(store.file, revision_of(result), CONFIRM_S)
 
     result, confirmation = asyncio.run(change_and_wait())
     if confirmation is Confirmation.PENDING:
@@ -68,11 +82,11 @@ def change(
     return result
 
 
-async def read_all(path: Path) -> tuple[list[KeyRecord], Mapping[str, KeyUsage]]:
+async def read_all(store: KeyStore) -> tuple[list[KeyRecord], Mapping[str, KeyUsage]]:
     """Read all keys that are not deleted, by name, and the usage of keys by their ids."""
-    async with _opened(path, create=False) as manager:
+    async with _opened(store, create=False) as manager:
         records = await manager.live_keys()
-    return records, await _read_usage(path)
+    return records, await _read_usage(store.file) if store.file is not None else {}
 
 
 async def _read_usage(store: Path) -> Mapping[str, KeyUsage]:
@@ -91,8 +105,7 @@ async def _read_usage(store: Path) -> Mapping[str, KeyUsage]:
 
 
 @contextlib.asynccontextmanager
-async def _opened(path: Path, *, create: bool) -> AsyncIterator[KeyManager]:
-    store = sqlite_store(path)
+async def _opened(store: KeyStore, *, create: bool) -> AsyncIterator[KeyManager]:
     await store.open(create=create)
     try:
         yield KeyManager(store)

@@ -1,6 +1,6 @@
 """`gateway keys`: create, list, delete, rotate and hash keys, in the words of the `sts` CLI.
 
-Works on the store's file, whether a gateway runs on it or not; a running one takes changes over by
+Works on the store itself, whether a gateway runs on it or not; a running one takes changes over by
 itself, and create, delete and rotate wait until it has. The rules are in `keys.manage`.
 """
 
@@ -59,7 +59,8 @@ ConfigOption = Annotated[
         "--config",
         "-c",
         metavar="FILE",
-        help="The gateway's configuration; its first SQLite store is used. Else $GATEWAY_CONFIG.",
+        help="The gateway's configuration: its first SQLite or PostgreSQL store is used."
+        " Else $GATEWAY_CONFIG.",
     ),
 ]
 DataOption = Annotated[
@@ -130,8 +131,8 @@ def create(
                 return await manager.create(name, description, expires_at_ms)
             return await manager.adopt(adopted, name, description, expires_at_ms)
 
-        path = key_store.store_path(config, data)
-        issued = key_store.change(path, add, lambda added: added.record.revision, create=True)
+        store = key_store.store_of(config, data)
+        issued = key_store.change(store, add, lambda added: added.record.revision, create=True)
     key = None if adopted is not None else issued.key
     if output is Output.JSON:
         views.print_json({"ingestion-api-key": views.as_json(issued.record, key)})
@@ -158,8 +159,8 @@ def list_keys(
     with _explained(output):
         from gateway.cli import key_store
 
-        path = key_store.store_path(config, data)
-        records, usage = asyncio.run(key_store.read_all(path))
+        store = key_store.store_of(config, data)
+        records, usage = asyncio.run(key_store.read_all(store))
     if output is Output.JSON:
         views.print_json(
             {
@@ -185,9 +186,9 @@ def delete(
     with _explained(output):
         from gateway.cli import key_store
 
-        path = key_store.store_path(config, data)
+        store = key_store.store_of(config, data)
         deleted = key_store.change(
-            path, lambda manager: manager.delete(key_id), lambda key: key.revision
+            store, lambda manager: manager.delete(key_id), lambda key: key.revision
         )
     if output is Output.JSON:
         views.print_json({"deleted-ingestion-api-key": deleted.id})
@@ -222,9 +223,9 @@ def rotate(
 
         overlap_ms = _duration_ms(overlap)
         expires_at_ms = None if expiration is None else parse_expiration(expiration)
-        path = key_store.store_path(config, data)
+        store = key_store.store_of(config, data)
         rotated = key_store.change(
-            path,
+            store,
             lambda manager: manager.rotate(key_id, overlap_ms, expires_at_ms),
             lambda rotated: rotated.predecessor.revision,
         )

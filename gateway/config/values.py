@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Literal
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -178,22 +178,50 @@ FilePath = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Where keys live. `path` is the SQLite file."""
+    """Where keys live."""
 
-    kind: Literal["sqlite"]
-    path: Path
+    kind: Literal["sqlite", "postgresql", "file"]
+    path: Path = Path()
+    """The SQLite file; a file store's file or folder."""
+    url: str = field(default="", repr=False)
+    """PostgreSQL's url, which may contain a password."""
 
     def __str__(self) -> str:
-        """Write it as in the configuration; also the `store` label and what logs say."""
-        return f"{self.kind}://{self.path}"
+        """Write it as in the configuration, without a password and parameters."""
+        if self.kind != "postgresql":
+            return f"{self.kind}://{self.path}"
+        parts = urlsplit(self.url)
+        user, at, host = parts.netloc.rpartition("@")
+        host = host or dict(parse_qsl(parts.query)).get("host", "")
+        return f"postgresql://{user.partition(':')[0]}{at}{host}{parts.path}"
 
 
-_LATER_STORES: Final = re.compile(r"(postgres(ql)?|file|authority)(\+[a-z]+)?:", re.IGNORECASE)
-_STORE_HELP: Final = "write sqlite:///absolute/path/keys.db"
+_LATER_STORES: Final = re.compile(r"authority(\+[a-z]+)?:", re.IGNORECASE)
+_STORE_HELP: Final = (
+    "write sqlite:///absolute/path/keys.db, postgresql://user@host/database or "
+    "file:///absolute/path/keys.yaml"
+)
+_POSTGRESQL_PARAMETERS: Final = frozenset(
+    {
+        "host",
+        "passfile",
+        "port",
+        "sslcert",
+        "sslcrl",
+        "sslkey",
+        "sslmode",
+        "sslrootcert",
+        "target_session_attrs",
+        "user",
+    }
+)
 
 
 def parse_store(value: object) -> Store:
-    """Read `sqlite:///var/lib/otlp-gateway/keys.db`; raise `ValueError` that says how."""
+    """Read a store's url, such as `sqlite:///var/lib/otlp-gateway/keys.db`.
+
+    Raises `ValueError` that says how to write it.
+    """
     if isinstance(value, Store):
         return value
     if not isinstance(value, str):
@@ -201,22 +229,64 @@ def parse_store(value: object) -> Store:
     if _LATER_STORES.match(value):
         msg = f"this kind of store is not supported by this version: {_STORE_HELP}"
         raise ValueError(msg)
-    if not value.startswith("sqlite://"):
-        msg = f"unknown kind of store: {_STORE_HELP}"
-        raise ValueError(msg)
-    return Store("sqlite", _sqlite_path(value.removeprefix("sqlite://")))
+    kind, colon, rest = value.partition("://")
+    match kind if colon else "":
+        case "sqlite":
+            return Store("sqlite", _sqlite_path(rest))
+        case "file":
+            return Store("file", _store_path(rest, "file:///absolute/path/keys.yaml"))
+        case "postgresql" | "postgres":
+            return Store("postgresql", url=_postgresql_url(f"postgresql://{rest}"))
+        case "postgresql+asyncpg" | "postgres+asyncpg":
+            msg = "leave out '+asyncpg': write postgresql://user@host/database"
+            raise ValueError(msg)
+        case _:
+            msg = f"unknown kind of store: {_STORE_HELP}"
+            raise ValueError(msg)
 
 
 def _sqlite_path(text: str) -> Path:
+    path = _store_path(text, "sqlite:///absolute/path/keys.db")
+    if path.parent == Path("/"):
+        msg = "the file's folder is /: write sqlite:///absolute/path/keys.db"
+        raise ValueError(msg)
+    return path
+
+
+def _store_path(text: str, form: str) -> Path:
     # Four slashes are how SQLAlchemy's users write an absolute path, three how everybody else does.
     path = Path("/" + text.lstrip("/"))
-    if not text.startswith("/") or path.parent == Path("/"):
-        msg = f"the path is not absolute, or its folder is /: {_STORE_HELP}"
+    if not text.startswith("/") or path == Path("/"):
+        msg = f"the path is not absolute: write {form}"
         raise ValueError(msg)
     if set("?#%") & set(text):
         msg = "a store's path takes no '?', '#' or '%': choose a plain name"
         raise ValueError(msg)
     return path
+
+
+def _postgresql_url(url: str) -> str:
+    """Check the form of libpq's url. Nothing of it is repeated: it may contain a password."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        msg = "this is no url: write postgresql://user@host/database"
+        raise ValueError(msg) from None
+    parameters = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if not (parts.netloc.rpartition("@")[2] or parameters.get("host")):
+        msg = "the url names no host: write postgresql://user@host/database"
+        raise ValueError(msg)
+    if not parts.path.strip("/"):
+        msg = "the url names no database: write postgresql://user@host/database"
+        raise ValueError(msg)
+    if parts.fragment:
+        msg = "the url contains a '#': write it as %23"
+        raise ValueError(msg)
+    if not set(parameters) <= _POSTGRESQL_PARAMETERS:
+        possible = ", ".join(sorted(_POSTGRESQL_PARAMETERS))
+        msg = f"unknown parameter: possible after the '?' are {possible}"
+        raise ValueError(msg)
+    return url
 
 
 StoreUrl = Annotated[

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from gateway import settings
-from gateway.config import Config, worker_settings
+from gateway.config import Config, Store, worker_settings
 from gateway.config.tree import TlsServer
 from gateway.config.values import port_of, split_url
 from gateway.control.admin_token import Tokens, ensure_token_file
@@ -16,6 +16,7 @@ from gateway.control.sockets import BoundSocket
 from gateway.control.supervisor import Plan
 from gateway.control.web import TlsFiles
 from gateway.keys.embedded import sqlite_store
+from gateway.keys.postgresql import postgresql_store
 from gateway.keys.record import StaticKey, static_keys
 from gateway.keys.service import StoreStatus
 from gateway.keys.store import KeyStore
@@ -60,7 +61,13 @@ def upstream_connections(config: Config) -> int:
 
 def stores_of(config: Config) -> list[KeyStore]:
     """Make the configured key stores; nothing is opened."""
-    return [sqlite_store(store.path) for store in config.keys.stores]
+    return [_store(store) for store in config.keys.stores]
+
+
+def _store(store: Store) -> KeyStore:
+    if store.kind == "postgresql":
+        return postgresql_store(store.url)
+    return sqlite_store(store.path)
 
 
 def static_keys_of(config: Config) -> list[StaticKey]:

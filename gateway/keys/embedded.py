@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.keys import schema, sqlite
 from gateway.keys.errors import StoreError, StoreUnavailableError
@@ -27,6 +28,9 @@ class SqliteDatabase:
     """A `sql.Database` in one file."""
 
     name = "sqlite"
+    is_remote = False
+    reading: Mapping[str, Any] = {}
+    """A transaction of SQLite sees one moment anyway."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -61,6 +65,9 @@ class SqliteDatabase:
     async def close(self) -> None:
         """See `sql.Database`."""
         self._watch.close()
+
+    async def announce(self, connection: AsyncConnection) -> None:
+        """See `sql.Database`: whoever watches the file needs no telling."""
 
     async def wait_for_change(self, engine: AsyncEngine) -> None:
         """See `sql.Database`. A file put in the place of the old one is read anew as a whole."""

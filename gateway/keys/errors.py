@@ -49,8 +49,12 @@ class StoreUnavailableError(StoreError):
     reason = "unavailable"
 
 
+class StoreDeniedError(StoreUnavailableError):
+    """The server is there, but refuses us: it will until somebody changes something."""
+
+
 class StoreDamagedError(StoreError):
-    """The file is a key store, but broken."""
+    """It is a key store, but broken."""
 
     reason = "damaged"
 

@@ -1,4 +1,4 @@
-"""Keys in an SQL database: SQLite now, made for PostgreSQL as well.
+"""Keys in an SQL database: SQLite (`keys.embedded`) or PostgreSQL (`keys.postgresql`).
 
 Statements are dialect-neutral; what differs between databases stands behind `Database`. Every write
 first takes the next revision from the one locked row of `gateway_key_store`. That orders all
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,14 +41,21 @@ class Database(Protocol):
     """Where it is, for people; without secrets."""
     file: Path | None
     """See `KeyStore.file`."""
+    is_remote: bool
+    """See `KeyStore.is_remote`."""
     generation: int
     """Changes when the database was replaced by another one, so that all must be read again."""
+    reading: Mapping[str, Any]
+    """Execution options with which all reads of one transaction see one moment."""
 
     async def open(self, *, create: bool) -> AsyncEngine:
         """Connect, with tables of the newest version; `create` makes a missing database."""
 
     async def close(self) -> None:
         """Let go of everything but the engine, which the store disposes of."""
+
+    async def announce(self, connection: AsyncConnection) -> None:
+        """Tell all watchers of a change, within the transaction that makes it."""
 
     async def wait_for_change(self, engine: AsyncEngine) -> None:
         """See `KeyStore.wait_for_change`."""
@@ -80,6 +87,11 @@ class SqlStore:
     def file(self) -> Path | None:
         """See `KeyStore`."""
         return self._database.file
+
+    @property
+    def is_remote(self) -> bool:
+        """See `KeyStore`."""
+        return self._database.is_remote
 
     async def open(self, *, create: bool) -> None:
         """See `KeyStore`."""
@@ -122,6 +134,7 @@ class SqlStore:
     async def live(self, after: int = 0, limit: int | None = None) -> list[KeyRecord]:
         """See `KeyStore`."""
         query = sa.select(keys_table).where(keys_table.c.deleted_at_ms.is_(None))
+        query = query.where(keys_table.c.id > after).order_by(keys_table.c.id).limit(limit)
         async with self._reading() as connection:
             return await _read(connection, query)
 
@@ -159,7 +172,6 @@ class SqlStore:
         """See `KeyStore`."""
         async with self._writing() as (connection, revision):
             found = await _not_deleted(connection, key_id)
-        query = query.where(keys_table.c.id > after).order_by(keys_table.c.id).limit(limit)
             tombstone = dataclasses.replace(
                 found,
                 description=None,
@@ -168,6 +180,7 @@ class SqlStore:
                 revision=revision,
             )
             await _update(connection, tombstone)
+            await audit.write(connection, Action.DELETE, tombstone, by, {})
             return tombstone
 
     async def rotate(
@@ -177,10 +190,10 @@ class SqlStore:
         expires_at_ms: int | None,
         overlap_ms: int,
         now_ms: int,
+        by: Actor = GATEWAY,
     ) -> tuple[KeyRecord, KeyRecord]:
         """See `KeyStore`."""
         async with self._writing() as (connection, revision):
-            await audit.write(connection, Action.DELETE, tombstone, by, {})
             found = await _not_deleted(connection, key_id)
             key = NewKey(digest, found.name, found.description, expires_at_ms, found.signals)
             successor = await _insert(connection, key, revision, now_ms, limits_of=key_id)
@@ -190,9 +203,10 @@ class SqlStore:
                 expires_at_ms=min(found.expires_at_ms or ends_at_ms, ends_at_ms),
                 updated_ms=now_ms,
                 revision=revision,
-        by: Actor = GATEWAY,
             )
             await _update(connection, predecessor)
+            changes = {"expiration": predecessor.expires_at_ms, "successor": successor.id}
+            await audit.write(connection, Action.ROTATE, predecessor, by, changes)
             return successor, predecessor
 
     async def purge(self, deleted_before_ms: int) -> None:
@@ -205,8 +219,6 @@ class SqlStore:
         async with self._transaction() as connection:
             # The row is locked by an update of itself: a purge makes no revision.
             await connection.execute(
-            changes = {"expiration": predecessor.expires_at_ms, "successor": successor.id}
-            await audit.write(connection, Action.ROTATE, predecessor, by, changes)
                 sa.update(store_table).values(purged_revision=store_table.c.purged_revision)
             )
             revision = (await connection.execute(newest)).scalar() or 0
@@ -227,7 +239,7 @@ class SqlStore:
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
         with self._database.translated():
             async with self._opened().connect() as connection:
-                yield connection
+                yield await connection.execution_options(**self._database.reading)
 
     @contextlib.asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
@@ -242,6 +254,7 @@ class SqlStore:
             following = sa.update(store_table).values(revision=store_table.c.revision + 1)
             result = await connection.execute(following.returning(store_table.c.revision))
             yield connection, result.scalar_one()
+            await self._database.announce(connection)
 
 
 async def _read(connection: AsyncConnection, query: sa.Select[Any]) -> list[KeyRecord]:
@@ -321,6 +334,12 @@ def _columns(record: KeyRecord) -> dict[str, Any]:
     return columns
 
 
+def _facts(record: KeyRecord) -> dict[str, Any]:
+    """What the audit log says of a new key, besides its id and name."""
+    facts = {"expiration": record.expires_at_ms, "signals": _columns(record)["signals"]}
+    return {name: value for name, value in facts.items() if value is not None}
+
+
 def _record(row: sa.Row[Any]) -> KeyRecord:
     if len(row.digest) != _DIGEST_BYTES:
         msg = f"the digest of key {row.id} has {len(row.digest)} bytes"
@@ -334,12 +353,6 @@ def _record(row: sa.Row[Any]) -> KeyRecord:
         revision=row.revision,
         description=row.description,
         expires_at_ms=row.expires_at_ms,
-def _facts(record: KeyRecord) -> dict[str, Any]:
-    """What the audit log says of a new key, besides its id and name."""
-    facts = {"expiration": record.expires_at_ms, "signals": _columns(record)["signals"]}
-    return {name: value for name, value in facts.items() if value is not None}
-
-
         deleted_at_ms=row.deleted_at_ms,
         enabled=row.enabled,
         signals=None if row.signals is None else _signals(row.signals),

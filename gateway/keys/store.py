@@ -81,6 +81,12 @@ class KeyStore(Protocol):
     def file(self) -> Path | None:
         """The file on this host that commands change behind a running gateway's back, if any."""
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether it can be away while this host is well: then known keys are served all the same,
+        for a time, and unknown ones may exist.
+        """
+
     async def open(self, *, create: bool) -> None:
         """Make the store usable, migrating an older one; `create` makes a missing one."""
 
@@ -127,17 +133,15 @@ class KeyStore(Protocol):
         expires_at_ms: int | None,
         overlap_ms: int,
         now_ms: int,
+        by: Actor = GATEWAY,
     ) -> tuple[KeyRecord, KeyRecord]:
         """Store a successor of a key, with its name, description, signals and limits.
 
         `expires_at_ms` is the successor's; the predecessor's becomes `now_ms + overlap_ms`, unless
         it expires earlier anyway. Gives (successor, predecessor), both in one revision. Raises
         `KeyNotFoundError`.
-        by: Actor = GATEWAY,
         """
 
-    async def purge(self, deleted_before_ms: int) -> None:
-        """Forget tombstones of keys that were deleted before this time."""
     async def audit(
         self, limit: int, before: int | None = None, key_id: int | None = None
     ) -> list[AuditEntry]:
@@ -146,3 +150,5 @@ class KeyStore(Protocol):
         `before`: only those with a lower id; `key_id`: only those on this key, deleted or not.
         """
 
+    async def purge(self, deleted_before_ms: int) -> None:
+        """Forget tombstones of keys that were deleted before this time."""

@@ -43,7 +43,7 @@ ROOMS: Final = {
     "wire": _room("model outcome", "hpack httptools"),
     "otlp": _room("model outcome", "cramjam google.protobuf google.rpc opentelemetry.proto"),
     # keys and configuration
-    "keys": _room("model outcome", "aiosqlite cachetools sqlalchemy"),
+    "keys": _room("model outcome", "aiosqlite asyncpg cachetools msgspec sqlalchemy yaml"),
     "config": _room("intake keys.material model settings", "pydantic pydantic_core yaml"),
     # the two kinds of process, which never import each other
     "dataplane": _room(
@@ -58,7 +58,7 @@ ROOMS: Final = {
     "receiver": _room("intake model otlp outcome", "google.protobuf hypercorn"),
     "sender": _room("intake model otlp outcome", "aiohttp google.protobuf h2 opentelemetry.proto"),
     "demo": _room(
-        "channel config control keys log model otlp outcome receiver terminal",
+        "channel config control intake keys log model otlp outcome receiver terminal",
         "cryptography opentelemetry.proto rich uvloop yaml",
     ),
     # commands
@@ -72,6 +72,7 @@ WORKERS_NEVER_LOAD: Final = frozenset(
     {
         "aiohttp",
         "aiosqlite",
+        "asyncpg",
         "cryptography",
         "google",
         "grpc",

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 
+from gateway.config import effective
 from gateway.config.addresses import is_overlap, is_reached_by
 from gateway.config.values import split_address
 from tests.support.certs import Authority, Certificate
@@ -154,14 +155,22 @@ def test_a_backend_that_cannot_work_is_refused(
 @pytest.mark.parametrize(
     "store, message",
     [
-        ("postgresql://someone:word@host/db", "not supported by this version"),
-        ("file:///etc/keys.yaml", "not supported by this version"),
+        ("postgresql://someone:word@host", "names no database"),
+        ("postgresql://someone:word@/db", "names no host"),
+        ("postgresql+asyncpg://someone:word@host/db", "leave out '+asyncpg'"),
+        ("postgresql://someone:word@host/db?password=word", "unknown parameter"),
+        ("postgresql://someone:wo?word@host/db", "names no database"),
+        ("postgresql://someone@host/db#word", "write it as %23"),
+        ("postgresql://[host/db", "no url"),
+        ("file://keys.yaml", "the path is not absolute"),
+        ("file:///", "the path is not absolute"),
+        ("file:///etc/keys.yaml?x", "takes no '?'"),
         ("authority+http://api:7070/x", "not supported by this version"),
         ("redis://x", "unknown kind of store"),
         ("sqlite:keys.db", "unknown kind of store"),
         ("sqlite://keys.db", "the path is not absolute"),
-        ("sqlite:///keys.db", "its folder is /"),
-        ("sqlite:///:memory:", "its folder is /"),
+        ("sqlite:///keys.db", "folder is /"),
+        ("sqlite:///:memory:", "folder is /"),
         ("sqlite:///a/b?mode=ro", "takes no '?'"),
     ],
 )
@@ -176,6 +185,17 @@ def test_a_store_that_cannot_be_used_is_refused(tmp_path: Path, store: str, mess
 def test_a_sqlite_store_is_named_with_three_slashes_or_four(tmp_path: Path, slashes: str) -> None:
     config = load_text(tmp_path, f"keys: {{stores: ['sqlite:{slashes}var/lib/k.db']}}").config
     assert config.keys.stores[0].path == Path("/var/lib/k.db")
+
+
+def test_a_store_is_shown_without_its_password(tmp_path: Path) -> None:
+    url = "postgresql://someone:word@db.example:5433/keys?sslmode=verify-full"
+    loaded = load_text(tmp_path, f"keys: {{stores: ['{url}', 'file:///etc/keys']}}")
+    assert [str(store) for store in loaded.config.keys.stores] == [
+        "postgresql://someone@db.example:5433/keys",
+        "file:///etc/keys",
+    ]
+    assert loaded.config.keys.stores[0].url == url
+    assert "word" not in repr(loaded) + str(effective(loaded.config))
 
 
 @pytest.mark.parametrize(

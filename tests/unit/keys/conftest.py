@@ -1,12 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import inspect
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from gateway.keys.embedded import sqlite_store
+from gateway.keys.postgresql import postgresql_store
 from gateway.keys.sql import SqlStore
+from tests.support.postgresql import PostgresqlServer, postgresql_server
 
 
 class Clock:
@@ -32,9 +35,27 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "state" / "keys.db"
 
 
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresqlServer]:
+    with postgresql_server() as server:
+        yield server
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what is said of stores on each kind, unless it is about a file."""
+    parameters = inspect.signature(metafunc.function).parameters
+    is_sql = metafunc.module.__name__.endswith("test_sql")
+    if is_sql and "store" in parameters and "path" not in parameters:
+        metafunc.parametrize("store", ["sqlite", "postgresql"], indirect=True)
+
+
 @pytest.fixture
-async def store(path: Path) -> AsyncIterator[SqlStore]:
-    store = sqlite_store(path)
+async def store(request: pytest.FixtureRequest, path: Path) -> AsyncIterator[SqlStore]:
+    if getattr(request, "param", "sqlite") == "sqlite":
+        store = sqlite_store(path)
+    else:
+        server: PostgresqlServer = request.getfixturevalue("postgresql")
+        store = postgresql_store(await server.new_database())
     await store.open(create=True)
     yield store
     await store.close()
