@@ -165,9 +165,28 @@ def otlp_paths() -> Iterator[tuple[str, str, str]]:
             yield f"{base}/otel/v1/{signal}", f"/v1/{signal}", signal
 
 
+def row_of(path: str) -> Row | None:
+    """Return the row of a path as a client writes it, or as any backend gets it."""
+    row = _EXACT.get(path)
+    if row is None:
+        head, slash, segment = path.rpartition("/")
+        row = _PREFIXES.get(head + slash) if is_segment(segment) else None
+    return row
+
+
 def is_segment(text: str) -> bool:
     """Whether this may follow a prefix: one segment without escapes, and neither `.` nor `..`."""
     return _SEGMENT.match(text) is not None
+
+
+_ALL: Final = {
+    text: found.row
+    for style in ("receiver", "router")
+    for found in paths(style)
+    for text in (found.path, found.target)
+}
+_EXACT: Final = {path: row for path, row in _ALL.items() if not row.is_prefix}
+_PREFIXES: Final = {path: row for path, row in _ALL.items() if row.is_prefix}
 
 
 def size_key(row: Row) -> str:

@@ -16,6 +16,7 @@ from gateway.receiver.printer import LinePrinter
 
 DEFAULT_GRPC: Final = "127.0.0.1:4317"
 DEFAULT_HTTP: Final = "127.0.0.1:4318"
+DEFAULT_INTAKE: Final = "127.0.0.1:7077"
 
 
 class Output(enum.StrEnum):
@@ -34,13 +35,17 @@ def receive(
         str | None,
         typer.Option(metavar="ADDR", help=f"Listen for OTLP/HTTP, e.g. {DEFAULT_HTTP}."),
     ] = None,
+    intake: Annotated[
+        str | None,
+        typer.Option(metavar="ADDR", help=f"Listen for StackState agents, e.g. {DEFAULT_INTAKE}."),
+    ] = None,
     output: Annotated[
         Output, typer.Option("--output", "-o", help="A line for people, or JSON, per request.")
     ] = Output.TEXT,
 ) -> None:
-    """Receive OTLP, decode it and print what arrives: a backend for trying things out.
+    """Receive OTLP and what agents send, and print what arrives: a backend for trying things out.
 
-    Without an address it listens on 127.0.0.1:4317 and 127.0.0.1:4318. Either address speaks both
+    Without an address it listens on 127.0.0.1:4317 and 127.0.0.1:4318. Every address speaks all
     protocols. Keys are not checked; they are shown masked. Stops with Ctrl-C.
 
     Examples:
@@ -48,16 +53,18 @@ def receive(
     gateway receive
 
     gateway receive --http 127.0.0.1:0 --output json
+
+    gateway receive --intake 127.0.0.1:7077
     """
-    if grpc is None and http is None:
+    if grpc is None and http is None and intake is None:
         grpc, http = DEFAULT_GRPC, DEFAULT_HTTP
     try:
-        asyncio.run(_receive(grpc, http, output))
+        asyncio.run(_receive(grpc, http, intake, output))
     except ListenError as error:
         fail(str(error), Exit.BAD_INPUT)
 
 
-async def _receive(grpc: str | None, http: str | None, output: Output) -> None:
+async def _receive(grpc: str | None, http: str | None, intake: str | None, output: Output) -> None:
     """Receive and print until a signal comes or nobody reads any more."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -68,8 +75,9 @@ async def _receive(grpc: str | None, http: str | None, output: Output) -> None:
     async def tell(record: Record) -> None:
         await printer.write(record.to_json() if output is Output.JSON else record.to_line())
 
-    async with Receiver(tell, grpc=grpc, http=http) as receiver:
+    async with Receiver(tell, grpc=grpc, http=http, intake=intake) as receiver:
         addresses = " and ".join(receiver.addresses)
-        typer.echo(f"Receiving OTLP/gRPC and OTLP/HTTP on {addresses}. Ctrl-C stops.", err=True)
+        kinds = "OTLP/gRPC and OTLP/HTTP" + (" and agents" if intake is not None else "")
+        typer.echo(f"Receiving {kinds} on {addresses}. Ctrl-C stops.", err=True)
         await stopping.wait()
     await printer.close()

@@ -16,7 +16,8 @@ import typer
 
 from gateway.cli.output import Exit, error, fail, info, is_fancy, success
 from gateway.model import Signal
-from gateway.otlp.services import SERVICES
+from gateway.otlp.services import SERVICES, Service
+from gateway.sender.agents import AgentPath
 from gateway.sender.explain import Explanation, Verdict
 from gateway.sender.run import Attempt
 from gateway.sender.run import send as send_plan
@@ -84,9 +85,10 @@ SchemeOption = Annotated[
     str, typer.Option(metavar="SCHEME", help="Scheme of the Authorization header.")
 ]
 ProtocolOption = Annotated[
-    SendProtocol, typer.Option(help="OTLP/gRPC, or OTLP/HTTP with protobuf or JSON.")
+    SendProtocol,
+    typer.Option(help="OTLP/gRPC, OTLP/HTTP with protobuf or JSON, or the agents' intake."),
 ]
-SignalOption = Annotated[SignalChoice, typer.Option(help="What to send.")]
+SignalOption = Annotated[SignalChoice, typer.Option(help="What to send over OTLP.")]
 CountOption = Annotated[int, typer.Option(min=1, metavar="N", help="How many requests per signal.")]
 CompressionOption = Annotated[Compression, typer.Option(help="Compression of the bodies.")]
 CaFileOption = Annotated[
@@ -129,6 +131,8 @@ def send(
     gateway send --endpoint https://127.0.0.1:4443 --ca-file ca.crt --signal all
 
     gateway send --endpoint http://127.0.0.1:4318 --protocol json --compression gzip --count 100
+
+    gateway send --endpoint http://127.0.0.1:4318/receiver/stsAgent --protocol intake
     """
     try:
         plan = Plan(
@@ -184,7 +188,7 @@ class _Report:
 
     expected: int
     attempts: int = 0
-    accepted: Counter[Signal] = field(default_factory=Counter)
+    accepted: Counter[Service | AgentPath] = field(default_factory=Counter)
     requests_accepted: int = 0
     worst: Verdict = Verdict.ACCEPTED
     explained: Counter[str] = field(default_factory=Counter)
@@ -195,7 +199,7 @@ class _Report:
         self.worst = max(self.worst, attempt.explanation.verdict)
         if attempt.explanation.verdict is Verdict.ACCEPTED:
             self.requests_accepted += 1
-            self.accepted[attempt.service.signal] += attempt.items
+            self.accepted[attempt.service] += attempt.items
         about = f"{attempt.service.signal}: {attempt.explanation.headline}"
         self.explained[about] += 1
         if self.explained[about] == 1:
@@ -208,7 +212,7 @@ class _Report:
         _clear_progress()
         if self.expected == 1:
             return
-        items = ", ".join(SERVICES[name].count(amount) for name, amount in self.accepted.items())
+        items = ", ".join(service.count(amount) for service, amount in self.accepted.items())
         line = f"{self.requests_accepted} of {self.expected} requests accepted"
         info(f"{line}: {items}" if items else line)
         if self.attempts < self.expected:
@@ -227,7 +231,7 @@ def _clear_progress() -> None:
 
 
 async def _send(plan: Plan) -> _Report:
-    report = _Report(expected=plan.count * len(plan.signals))
+    report = _Report(expected=plan.count * len(plan.services))
     async with aclosing(send_plan(plan)) as attempts:
         async for attempt in attempts:
             report.take(attempt)

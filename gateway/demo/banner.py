@@ -6,7 +6,15 @@ from typing import Final
 
 from gateway import __version__
 from gateway.demo.ports import HOST
-from gateway.demo.snippets import CLEARTEXT_FILE, KEY_VARIABLE, TLS_FILE, Snippets, marked
+from gateway.demo.snippets import (
+    AGENT_FILE,
+    CLEARTEXT_FILE,
+    KEY_VARIABLE,
+    REMOTE_WRITE_FILE,
+    TLS_FILE,
+    Snippets,
+    marked,
+)
 
 GOODBYE: Final = "Stopping."
 _BOLD, _RESET = "\x1b[1m", "\x1b[0m"
@@ -29,7 +37,13 @@ def banner(snippets: Snippets, now_ns: int, is_fancy: bool) -> str:  # noqa: FBT
         _headed("A Collector that sends in cleartext:", is_fancy),
         marked(CLEARTEXT_FILE, snippets.collector_cleartext),
         "",
-        "Save one of them and run: otelcol-contrib --config FILE",
+        "Save one of these two and run: otelcol-contrib --config FILE",
+        "",
+        _headed("A StackState agent's environment:", is_fancy),
+        marked(AGENT_FILE, snippets.agent),
+        "",
+        _headed("Prometheus:", is_fancy),
+        marked(REMOTE_WRITE_FILE, snippets.remote_write),
         "",
         _headed("One span with curl:", is_fancy),
         snippets.curl(now_ns),

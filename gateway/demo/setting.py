@@ -73,7 +73,11 @@ def configuration(setting: Setting, receiver_address: str) -> str:
             {"address": f"{HOST}:{setting.ports.http}"},
             {"address": f"{HOST}:{setting.ports.tls}", "tls": files},
         ],
-        "backends": {"otlp_grpc": backend, "otlp_http": dict(backend)},
+        "backends": {
+            "otlp_grpc": backend,
+            "otlp_http": dict(backend),
+            "intake": dict(backend),
+        },
         # The receiver needs no key, and shows whose key it was.
         "forward": {"key": "none", "identity_headers": True},
         "keys": {"stores": [f"sqlite://{setting.store_file}"]},

@@ -1,4 +1,5 @@
-"""What the demo prints to be pasted: two whole Collector configurations, curl, `gateway send`.
+"""What the demo prints to be pasted: two whole Collector configurations, an agent's environment,
+Prometheus' remote_write, curl, `gateway send`.
 
 Pure text. A key stands in it only on the start that made it; later the text refers to the
 environment variable GATEWAY_KEY.
@@ -18,6 +19,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from gateway.demo.ports import HOST
 from gateway.demo.setting import Setting
+from gateway.intake import REMOTE_WRITE
 from gateway.model import Signal
 from gateway.otlp import json_codec
 from gateway.otlp.services import SERVICE_NAME, SERVICES
@@ -25,6 +27,20 @@ from gateway.otlp.services import SERVICE_NAME, SERVICES
 KEY_VARIABLE: Final = "GATEWAY_KEY"
 SCHEME: Final = "StackState"
 TLS_FILE, CLEARTEXT_FILE = "collector-tls.yaml", "collector-cleartext.yaml"
+
+REMOTE_WRITE_FILE, AGENT_FILE = "prometheus.yaml", "agent.env"
+_AGENT_BASE: Final = "/receiver/stsAgent"
+_AGENT: Final = """\
+STS_STS_URL={url}
+STS_PROCESS_AGENT_URL={url}
+STS_API_KEY={key}
+"""
+_REMOTE_WRITE: Final = """\
+remote_write:
+  - url: {url}
+    headers:
+      sts-api-key: {key}
+"""
 
 _PIPELINES: Final = """\
 service:{extensions}
@@ -137,6 +153,24 @@ class Snippets:
         if self.key is None:
             return f'"Authorization: {SCHEME} ${KEY_VARIABLE}"'
         return shlex.quote(f"Authorization: {SCHEME} {self.key}")
+
+    @property
+    def agent(self) -> str:
+        """Write the environment of a StackState agent."""
+        key = self.key if self.key is not None else f"${KEY_VARIABLE}"
+        return _AGENT.format(url=self._http_url(_AGENT_BASE), key=key)
+
+    @property
+    def remote_write(self) -> str:
+        """Write the part of Prometheus' configuration that sends here.
+
+        Prometheus has no references to variables: without the key, its place is named.
+        """
+        key = self.key if self.key is not None else f"(the key in ${KEY_VARIABLE})"
+        return _REMOTE_WRITE.format(url=_yaml(self._http_url(REMOTE_WRITE.path)), key=_yaml(key))
+
+    def _http_url(self, path: str) -> str:
+        return f"http://{HOST}:{self.setting.ports.http}{path}"
 
     @property
     def send(self) -> str:

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.text import Text
 
 from gateway.channel import Refused
-from gateway.otlp.services import SERVICES
 from gateway.otlp.text import printable
 from gateway.outcome import AuthOutcome
 from gateway.receiver import Record
@@ -54,10 +53,9 @@ class LiveView:
             return self._line(
                 clock, ("odd", _ODD), f"{printable(record.path)}: {record.answer}, {record.error}"
             )
-        service = SERVICES[record.signal]
-        name = ", ".join(printable(name) for name in record.services) or "(no service.name)"
+        name = ", ".join(printable(name) for name in record.services) or record.unnamed
         columns = (
-            f"{record.signal:<8}  {name:<20}  {service.count(record.items):<14}  "
+            f"{record.signal:<8}  {name:<20}  {record.contents:<14}  "
             f"{record.bytes:>7} bytes  {printable(record.encoding):<8}  {record.protocol:<4}  "
         )
         key = printable(record.key_name) or "-"

@@ -20,7 +20,9 @@ from hypercorn.typing import (
     Scope,
 )
 
+from gateway.intake import row_of
 from gateway.otlp.encodings import MAX_BODY_BYTES
+from gateway.receiver.agents import interpret_agent
 from gateway.receiver.exports import Answer, Head, interpret
 from gateway.receiver.record import Record
 
@@ -31,7 +33,7 @@ _PREFIX_ROOM: Final = 5
 
 
 class ReceiverApp:
-    """Accepts OTLP in every form and tells `on_record` of each request."""
+    """Accepts OTLP in every form and the agents' intake, and tells `on_record` of each request."""
 
     def __init__(self, on_record: OnRecord) -> None:
         self._on_record = on_record
@@ -73,7 +75,12 @@ class ReceiverApp:
         complete, body = await _read_body(receive)
         if not complete:
             return
-        record, answer = interpret(_head(scope), body, datetime.now(UTC))
+        head, now = _head(scope), datetime.now(UTC)
+        row = None if head.is_grpc else row_of(head.path.partition("?")[0])
+        if row is not None:
+            record, answer = interpret_agent(head, row, body, now)
+        else:
+            record, answer = interpret(head, body, now)
         told = self._on_record(record)
         if told is not None:
             await told

@@ -53,6 +53,8 @@ class Record:
     """gRPC's name of the code, or the HTTP status."""
     error: str = ""
     """Why it was not accepted; empty when it was."""
+    summary: str = ""
+    """What an agent's request holds, in words; empty for OTLP."""
 
     @property
     def key_id(self) -> str:
@@ -63,6 +65,20 @@ class Record:
     def key_name(self) -> str:
         """Name of the key as the gateway passed it on, or empty. It travels percent-encoded."""
         return unquote(self.headers.get(KEY_NAME_HEADER, ""))
+
+    @property
+    def contents(self) -> str:
+        """What it holds, in words: `3 spans`."""
+        if self.signal is None or self.signal is Signal.INTAKE:
+            return printable(self.summary)
+        return SERVICES[self.signal].count(self.items)
+
+    @property
+    def unnamed(self) -> str:
+        """What stands where services have no name: an agent has a path."""
+        if self.signal is Signal.INTAKE:
+            return printable(self.path.partition("?")[0])
+        return "(no service.name)"
 
     def to_json(self) -> str:
         """Write the record as one line of JSON, plain ASCII."""
@@ -82,6 +98,7 @@ class Record:
                 "peer": self.peer,
                 "answer": self.answer,
                 "error": self.error or None,
+                **({"summary": self.summary} if self.protocol is Protocol.INTAKE else {}),
             }
         )
 
@@ -91,11 +108,10 @@ class Record:
         if self.error or self.signal is None:
             request = f"{self.protocol} {printable(self.path)} from {self.peer}"
             return f"{clock} not accepted: {request}: {self.answer}, {self.error}"
-        service = SERVICES[self.signal]
         parts = [
             f"{clock} {self.signal}",
-            ", ".join(printable(name) for name in self.services) or "(no service.name)",
-            service.count(self.items),
+            ", ".join(printable(name) for name in self.services) or self.unnamed,
+            self.contents,
             f"{self.bytes} bytes {printable(self.encoding)}",
             f"{self.protocol} {printable(self.content_type)}",
         ]

@@ -39,7 +39,7 @@ class Receiver:
 
     `on_record` is told of each request before it is answered; when it returns an awaitable, that is
     awaited first. Without one, requests are accepted silently. An address of None is left out;
-    port 0 takes a free one. Both addresses speak OTLP/gRPC and OTLP/HTTP alike.
+    port 0 takes a free one. Every address speaks OTLP/gRPC, OTLP/HTTP and the agents' intake alike.
 
     Raises (on entering):
         ListenError: an address is taken or is none of this machine's.
@@ -51,12 +51,13 @@ class Receiver:
         *,
         grpc: str | None = "127.0.0.1:0",
         http: str | None = "127.0.0.1:0",
+        intake: str | None = None,
     ) -> None:
         self._app = ReceiverApp(on_record or (lambda _record: None))
         self._config = _config()
         self._asgi = wrap_app(self._app, self._config.wsgi_max_body_size, "asgi")
         self._context = WorkerContext(max_requests=None)
-        self._wanted = {"grpc": grpc, "http": http}
+        self._wanted = {"grpc": grpc, "http": http, "intake": intake}
         self._addresses: dict[str, str] = {}
         self._servers: list[asyncio.Server] = []
         self._connections: dict[asyncio.Task[object], asyncio.StreamWriter] = {}

@@ -54,12 +54,16 @@ class Answer:
     violations: tuple[str, ...] = ()
     location: str = ""
     """Where a redirect points."""
+    is_agents: bool = False
+    """Whether it answers an agent's request: any 2xx is success, and no body is expected."""
     is_otlp: bool = True
     """False when it is no answer that OTLP knows: a web page, another API."""
 
     @property
     def is_accepted(self) -> bool:
         """Whether the server took the request, perhaps not all of it."""
+        if self.is_agents:
+            return 200 <= self.http < 300  # noqa: PLR2004 - RFC 9110 §15.3
         if not self.is_otlp:
             return False
         return self.http == OK_HTTP if self.grpc is None else self.grpc is GrpcCode.OK

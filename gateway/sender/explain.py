@@ -13,6 +13,7 @@ from typing import Final
 from gateway.otlp.services import Service
 from gateway.otlp.text import printable
 from gateway.outcome import ERROR_DOMAIN, GrpcCode
+from gateway.sender.agents import AgentPath, what_agents_do
 from gateway.sender.answer import Answer
 from gateway.sender.target import Plan
 from gateway.sender.unreachable import Cause, UnreachableError
@@ -126,7 +127,7 @@ _HTTP_ADVICE: Final[dict[int, tuple[str, ...]]] = {
 _FIRST_REDIRECT, _LAST_REDIRECT = 300, 399
 
 
-def explain_answer(answer: Answer, service: Service) -> Explanation:
+def explain_answer(answer: Answer, service: Service | AgentPath) -> Explanation:
     """Say what an answer means."""
     if not answer.is_accepted:
         return _refused(answer)
@@ -160,7 +161,9 @@ def _said(text: str) -> tuple[str, ...]:
 
 
 def _what_senders_do(answer: Answer) -> str:
-    """Say what SDKs and Collectors do on this answer (OTLP specification, "Failures")."""
+    """Say what senders do on this answer (OTLP specification, "Failures"; `agents`)."""
+    if answer.is_agents:
+        return what_agents_do(answer.http)
     if not answer.is_retryable:
         return "SDKs and Collectors drop the data on this answer: it is final"
     if answer.retry_after_s is None:

@@ -7,6 +7,7 @@ from typing import Final, Self
 import aiohttp
 
 from gateway.otlp.services import Service
+from gateway.sender.agents import AgentPath, agent_answer
 from gateway.sender.answer import Answer, http_answer
 from gateway.sender.grpc_client import USER_AGENT
 from gateway.sender.target import Plan, SendProtocol
@@ -17,6 +18,7 @@ _MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 _CONTENT_TYPES: Final = {
     SendProtocol.HTTP: "application/x-protobuf",
     SendProtocol.JSON: "application/json",
+    SendProtocol.INTAKE: "application/json",
 }
 
 
@@ -45,7 +47,7 @@ class HttpConnection:
         """Whether another request may be made: aiohttp connects again by itself."""
         return True
 
-    async def export(self, service: Service, payload: bytes) -> Answer:
+    async def export(self, service: Service | AgentPath, payload: bytes) -> Answer:
         """Make one Export request; `payload` is the message, compressed as the plan says.
 
         Raises:
@@ -60,6 +62,8 @@ class HttpConnection:
         except (aiohttp.ClientError, OSError) as error:
             raise cause_of(error) from error
         headers = {name.lower(): value for name, value in response.headers.items()}
+        if isinstance(service, AgentPath):
+            return agent_answer(response.status, headers, body)
         return http_answer(service, response.status, headers, body)
 
     async def close(self) -> None:
@@ -71,7 +75,9 @@ class HttpConnection:
         headers = {"Content-Type": _CONTENT_TYPES[plan.protocol], "User-Agent": USER_AGENT}
         if plan.compression != "none":
             headers["Content-Encoding"] = plan.compression
-        if plan.authorization is not None:
+        if plan.protocol is SendProtocol.INTAKE:
+            headers |= {"sts-api-key": plan.key} if plan.key is not None else {}
+        elif plan.authorization is not None:
             headers["Authorization"] = plan.authorization
         return headers
 

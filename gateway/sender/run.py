@@ -10,13 +10,15 @@ from typing import assert_never
 
 from gateway.otlp import json_codec
 from gateway.otlp.encodings import Transport, compress
-from gateway.otlp.services import SERVICES, ExportRequest, Service, item_count
+from gateway.otlp.services import Service, item_count
+from gateway.sender import agents
+from gateway.sender.agents import AgentPath
 from gateway.sender.answer import Answer
 from gateway.sender.explain import Explanation, Verdict, explain_answer, explain_failure
 from gateway.sender.grpc_client import GrpcConnection
 from gateway.sender.http_client import HttpConnection
 from gateway.sender.target import Plan, SendProtocol
-from gateway.sender.telemetry import new_round
+from gateway.sender.telemetry import Round, new_round
 from gateway.sender.unreachable import Cause, UnreachableError, cause_of, probe
 
 Connection = GrpcConnection | HttpConnection
@@ -26,7 +28,7 @@ Connection = GrpcConnection | HttpConnection
 class Attempt:
     """One request: what was sent, and how it ended."""
 
-    service: Service
+    service: Service | AgentPath
     items: int
     bytes: int
     """Of the message as sent, compressed."""
@@ -48,14 +50,13 @@ async def send(
     try:
         for number in range(1, plan.count + 1):
             sample = new_round(number, clock_ns())
-            for signal in plan.signals:
-                service, request = SERVICES[signal], sample.request(signal)
-                payload = _payload(plan, request)
+            for service in plan.services:
+                payload, items = _payload(plan, service, sample)
                 started_s = stopwatch()
                 connection, explanation = await _export(plan, connection, service, payload)
                 yield Attempt(
                     service,
-                    item_count(request),
+                    items,
                     len(payload),
                     explanation,
                     stopwatch() - started_s,
@@ -67,15 +68,20 @@ async def send(
             await connection.close()
 
 
-def _payload(plan: Plan, request: ExportRequest) -> bytes:
+def _payload(plan: Plan, service: Service | AgentPath, sample: Round) -> tuple[bytes, int]:
+    """Make one request's body, compressed, and count what is in it."""
+    if isinstance(service, AgentPath):
+        body, items = agents.sample(service, sample.number, sample.started_ns)
+        return compress(plan.compression, body, "http"), items
+    request = sample.request(service.signal)
     is_json = plan.protocol is SendProtocol.JSON
     data = json_codec.encode(request) if is_json else request.SerializeToString()
     transport: Transport = "grpc" if plan.protocol is SendProtocol.GRPC else "http"
-    return compress(plan.compression, data, transport)
+    return compress(plan.compression, data, transport), item_count(request)
 
 
 async def _export(
-    plan: Plan, connection: Connection | None, service: Service, payload: bytes
+    plan: Plan, connection: Connection | None, service: Service | AgentPath, payload: bytes
 ) -> tuple[Connection | None, Explanation]:
     """Send one request within the plan's timeout, on the open connection where it still serves."""
     try:
@@ -86,13 +92,15 @@ async def _export(
                     return connection, explain_answer(answer, service)
                 await connection.close()
             connection = await _connect(plan)
-            answer = await connection.export(service, payload)
+            answer = await _exported(connection, service, payload)
     except (UnreachableError, TimeoutError) as error:
         return connection, explain_failure(await _diagnosed(plan, error), plan)
     return connection, explain_answer(answer, service)
 
 
-async def _export_again(connection: Connection, service: Service, payload: bytes) -> Answer | None:
+async def _export_again(
+    connection: Connection, service: Service | AgentPath, payload: bytes
+) -> Answer | None:
     """Use a connection once more; None when the server has said goodbye meanwhile.
 
     A goodbye that was under way is no failure: the call was not looked at (RFC 9113 §6.8).
@@ -100,18 +108,25 @@ async def _export_again(connection: Connection, service: Service, payload: bytes
     if not connection.is_usable:
         return None
     try:
-        return await connection.export(service, payload)
+        return await _exported(connection, service, payload)
     except UnreachableError as error:
         if error.cause is Cause.GOING_AWAY:
             return None
         raise
 
 
+async def _exported(connection: Connection, service: Service | AgentPath, payload: bytes) -> Answer:
+    if isinstance(connection, HttpConnection):
+        return await connection.export(service, payload)
+    assert isinstance(service, Service)  # noqa: S101 - agents speak HTTP only
+    return await connection.export(service, payload)
+
+
 async def _connect(plan: Plan) -> Connection:
     match plan.protocol:
         case SendProtocol.GRPC:
             return await GrpcConnection.open(plan)
-        case SendProtocol.HTTP | SendProtocol.JSON:
+        case SendProtocol.HTTP | SendProtocol.JSON | SendProtocol.INTAKE:
             return await HttpConnection.open(plan)
         case _:
             assert_never(plan.protocol)

@@ -10,15 +10,17 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from gateway.model import MAX_KEY_BYTES, Signal
-from gateway.otlp.services import BY_HTTP_PATH
+from gateway.otlp.services import BY_HTTP_PATH, SERVICES, Service
+from gateway.sender.agents import AGENT_PATHS, AgentPath
 
 
 class SendProtocol(enum.StrEnum):
-    """How to speak: OTLP/gRPC, OTLP/HTTP with protobuf, or OTLP/HTTP with JSON."""
+    """How to speak: OTLP/gRPC, OTLP/HTTP with protobuf or JSON, or as the StackState agents do."""
 
     GRPC = "grpc"
     HTTP = "http"
     JSON = "json"
+    INTAKE = "intake"
 
 
 class PlanError(Exception):
@@ -92,6 +94,13 @@ class Plan:
     tls: Tls = Tls()
 
     @property
+    def services(self) -> tuple[Service | AgentPath, ...]:
+        """What each round consists of: one request to each of these."""
+        if self.protocol is SendProtocol.INTAKE:
+            return AGENT_PATHS
+        return tuple(SERVICES[signal] for signal in self.signals)
+
+    @property
     def authorization(self) -> str | None:
         """The Authorization header, or None without a key."""
         return None if self.key is None else f"{self.scheme} {self.key}"
@@ -130,9 +139,10 @@ def _check_prefix(prefix: str, protocol: SendProtocol) -> None:
     if protocol is SendProtocol.GRPC and prefix:
         msg = f"--endpoint: gRPC has no path, leave {prefix!r} out, or use --protocol http"
         raise PlanError(msg)
-    for path in BY_HTTP_PATH:
+    own = tuple(path.http_path for path in AGENT_PATHS)
+    for path in own if protocol is SendProtocol.INTAKE else BY_HTTP_PATH:
         if prefix.endswith(path):
-            msg = f"--endpoint takes the base URL: leave {path!r} out, it is added per signal"
+            msg = f"--endpoint takes the base URL: leave {path!r} out, it is added"
             raise PlanError(msg)
 
 

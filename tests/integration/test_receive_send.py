@@ -99,6 +99,36 @@ async def test_every_signal_arrives_in_every_protocol_and_compression(
     assert "4 of 4 requests accepted" in output
 
 
+@pytest.mark.parametrize("compression", ["none", "gzip", "deflate"])
+async def test_what_agents_send_arrives_on_any_address(receive: Receive, compression: str) -> None:
+    endpoint = f"http://127.0.0.1:{receive.http_port}/receiver/stsAgent"
+    arguments = ("--endpoint", endpoint, "--protocol", "intake", "--compression", compression)
+    code, output = await _send(*arguments)
+    assert code == 0, output
+    topology, series = await receive.take(2)
+    assert (topology["path"], series["path"]) == (
+        "/receiver/stsAgent/intake",
+        "/receiver/stsAgent/api/v1/series",
+    )
+    assert topology["summary"] == "3 components, 2 relations, 1 health"
+    assert series["summary"] == "2 series"
+    for record in (topology, series):
+        assert (record["protocol"], record["signal"]) == ("intake", "intake")
+        assert record["headers"]["sts-api-key"] == f"*** (sha256 {KEY_DIGEST})"
+        assert record["error"] is None
+    assert "2 of 2 requests accepted" in output
+
+
+async def test_a_receiver_for_agents_alone_can_be_had() -> None:
+    (port,) = free_ports(1)
+    async with running([COMMAND, "receive", "--intake", f"127.0.0.1:{port}"]) as program:
+        await program.wait_line(f"and agents on 127.0.0.1:{port}")
+        endpoint = f"http://127.0.0.1:{port}/stsAgent"
+        assert (await _send("--endpoint", endpoint, "--protocol", "intake"))[0] == 0
+        await program.wait_line(r"intake  /stsAgent/api/v1/series  2 series  \d+ bytes identity")
+        assert await program.stop(signal.SIGTERM) == 0
+
+
 async def test_a_run_of_many_requests_is_summed_up(receive: Receive) -> None:
     endpoint = f"http://127.0.0.1:{receive.grpc_port}"
     code, output = await _send("--endpoint", endpoint, "--count", "25", "--signal", "logs")

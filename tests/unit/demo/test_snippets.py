@@ -76,6 +76,23 @@ def test_without_the_key_everything_refers_to_the_environment(later: Snippets) -
     assert "GATEWAY_KEY" not in later.send
 
 
+def test_the_agents_environment_has_its_variables(shown: Snippets, later: Snippets) -> None:
+    lines = dict(line.split("=", 1) for line in shown.agent.splitlines())
+    assert lines["STS_STS_URL"] == "http://127.0.0.1:4318/receiver/stsAgent"
+    assert lines["STS_PROCESS_AGENT_URL"] == lines["STS_STS_URL"]
+    assert lines["STS_API_KEY"] == KEY
+    assert "STS_API_KEY=$GATEWAY_KEY" in later.agent
+
+
+def test_the_remote_write_block_is_prometheus_own(shown: Snippets, later: Snippets) -> None:
+    (block,) = _collector(shown.remote_write)["remote_write"]
+    assert block == {
+        "url": "http://127.0.0.1:4318/receiver/prometheus/api/v1/write",
+        "headers": {"sts-api-key": KEY},
+    }
+    assert KEY not in later.remote_write
+
+
 def test_the_curl_line_is_one_command_with_a_valid_body(shown: Snippets) -> None:
     line = shown.curl(NOW_NS)
     assert "\n" not in line
