@@ -217,8 +217,8 @@ async def test_an_agent_that_still_sends_its_body_sees_an_end_and_no_reset() -> 
 
 @BOTH
 async def test_a_receiver_that_breaks_off_its_answer_breaks_off_ours(http2: bool) -> None:
-    """Never a clean end: the agent would take the half for the whole."""
-    half = Answer(202, body=b"0123456789", breaks=Break("close", after="half"))
+    """Never a clean end: the agent would take the half for the whole. A long answer has begun."""
+    half = Answer(202, body=bytes(300_000), breaks=Break("close", after="half"))
     async with RawSink(lambda _: half) as sink:
         async with gateway_before(sink) as gateway:
             answer = await ask(gateway.port, "/intake", http2=http2)
