@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 import msgspec
 
-from gateway.model import KeyEntry
+from gateway.model import KeyEntry, Principal
 from gateway.settings import WorkerSettings
 
 _LENGTH_BYTES: Final = 4
@@ -66,6 +66,43 @@ class Drain(msgspec.Struct, tag=True, frozen=True):
     """Down: stop accepting at once, finish what is open within `timeout_s`, exit 0."""
 
     timeout_s: float
+
+
+class Watch(msgspec.Struct, frozen=True):
+    """One trace: which requests somebody wants to see. Empty fields match every request."""
+
+    number: int
+    """Tells traces apart."""
+    key_id: str = ""
+    network: str = ""
+    """The callers' network in CIDR notation."""
+
+
+class Watches(msgspec.Struct, tag=True, frozen=True):
+    """Down: all traces that run now. `Traced` without lines answers each new one."""
+
+    watches: list[Watch]
+
+
+class LookedUp(msgspec.Struct, tag=True, frozen=True):
+    """Down: what is known of a key that a worker asked about (`Lookup`)."""
+
+    digest: bytes
+    verdict: Literal["allowed", "denied", "undecided"]
+    principal: Principal | None = None
+    """Whose key it is, where it is allowed."""
+    source: str = "none"
+    """Whence control has it, see `metrics.SOURCES`."""
+    fresh_s: float = 0.0
+    """For how long a worker may use it without asking again, in seconds."""
+    refresh_s: float = 0.0
+    """After how long it should ask again while it still uses it, in seconds."""
+
+
+class Forget(msgspec.Struct, tag=True, frozen=True):
+    """Down: verdicts of a remote authority that no longer hold."""
+
+    digests: list[bytes]
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
@@ -130,8 +167,54 @@ class Report(msgspec.Struct, tag=True, frozen=True):
     usage: list[Usage]
 
 
-Down = Start | Keys | KeyChanges | Unready | Drain
-Up = Ready | Applied | Report
+class TracedRequest(msgspec.Struct, frozen=True, array_like=True):
+    """What became of one request. Fields that do not apply are empty."""
+
+    ended_at_ms: int
+    """Unix milliseconds."""
+    peer: str
+    protocol: str
+    signal: str
+    key_id: str
+    bytes: int
+    """Of the request's body, as it came."""
+    outcome: str
+    """The verdict on the key (`outcome.AuthOutcome`)."""
+    result: str
+    code: str
+    """What the caller was answered: gRPC's name or three digits."""
+    backend: str
+    """The backend's address."""
+    backend_code: str
+    duration_s: float
+    trace_id: str
+    """Of the caller's own `traceparent` (W3C Trace Context)."""
+
+
+class Traced(msgspec.Struct, tag=True, frozen=True):
+    """Up: requests that a trace wants to see, in the order of their ends."""
+
+    watch: int
+    requests: list[TracedRequest]
+    dropped: int = 0
+    """Further ones, which were too many to be told."""
+
+
+class Lookup(msgspec.Struct, tag=True, frozen=True):
+    """Up: a key that is in no snapshot. `LookedUp` answers it."""
+
+    digest: bytes
+    key: bytes
+    why: Literal["unknown", "refresh", "doubt"]
+    """`refresh`: a verdict in use is about to expire; `doubt`: the backend refused the key."""
+
+    def __repr__(self) -> str:
+        """Leave the key out: messages are printed when something fails."""
+        return f"Lookup({self.digest[:4].hex()}…, why={self.why!r})"
+
+
+Down = Start | Keys | KeyChanges | Unready | Drain | Watches | LookedUp | Forget
+Up = Ready | Applied | Report | Traced | Lookup
 
 _encoder = msgspec.msgpack.Encoder()
 _down: msgspec.msgpack.Decoder[Down] = msgspec.msgpack.Decoder(Down)

@@ -34,6 +34,9 @@ COMMANDS: Final = {
     "keys": Command(
         "Create, list, delete and rotate the keys that senders use.", "gateway.cli.keys", "app"
     ),
+    "trace": Command(
+        "Watch what the requests of a running gateway become.", "gateway.cli.trace", "trace"
+    ),
     "check-config": Command(
         "Check a configuration and print all its faults.",
         "gateway.cli.check_config",

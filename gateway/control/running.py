@@ -18,7 +18,7 @@ from typing import Final
 import structlog
 
 from gateway import metrics
-from gateway.channel import Refused, Report
+from gateway.channel import Lookup, Refused, Report, Traced
 from gateway.config import Config, ConfigError, Loaded, effective
 from gateway.control import derive
 from gateway.control.admin import Admin, ReloadError
@@ -45,6 +45,7 @@ from gateway.control.sockets import (
 from gateway.control.supervisor import WORKER_COMMAND, Supervisor, Timing
 from gateway.control.tasks import Tasks
 from gateway.control.totals import Totals
+from gateway.control.trace import TraceApi, Traces
 from gateway.control.usage import ELECTION_S, KeyTraffic
 from gateway.control.web import HttpServers, TlsFiles, make_app
 from gateway.control.worker_handle import Snapshot, WorkerHandle
@@ -97,6 +98,7 @@ class Control:
         )
         self.health = Health(self._facts)
         self.supervisor = Supervisor(self, self.options.worker_command, self.options.timing)
+        self.traces = Traces(lambda: self.supervisor.workers, self.supervisor.send_to_all)
         self._distribution: Distribution | None = None
         self._snapshot: weakref.ref[Snapshot] = weakref.ref(Snapshot(-1, []))
         self._measures = Measures(self.keys, lambda: self.supervisor.accepting)
@@ -173,7 +175,11 @@ class Control:
         self._tokens = await asyncio.to_thread(derive.tokens_of, self.config)
         self._admin_tls = derive.tls_files(admin.tls)
         handlers = Admin(self._exposition, self.health, self.reload, lambda: effective(self.config))
-        app = make_app(handlers.routes(), self.accepts_token, self.tasks.failed)
+        app = make_app(
+            [*handlers.routes(), *TraceApi(self.traces).routes()],
+            self.accepts_token,
+            self.tasks.failed,
+        )
         main, *others = await self._admin_sockets.bind(
             [admin.address, *([admin.metrics_address] if admin.metrics_address else [])],
             patience_s=self.options.bind_patience_s,
@@ -228,8 +234,14 @@ class Control:
         """Take a worker's report (`supervisor.Listener`)."""
         self._reports.take(worker, report)
 
+    def on_message(self, worker: WorkerHandle, message: Lookup | Traced) -> None:
+        """Take a question, or what a trace sees (`supervisor.Listener`)."""
+        if isinstance(message, Traced):
+            self.traces.take(worker, message)
+
     def on_workers_changed(self) -> None:
         """Look at the workers again (`supervisor.Listener`)."""
+        self.traces.recheck()
         self.health.note_accepting(self.supervisor.accepting)
         if self._distribution is not None:
             self._distribution.recheck()

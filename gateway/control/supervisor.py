@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from gateway.channel import KeyChanges, Report, Unready
+from gateway.channel import Down, KeyChanges, Lookup, Report, Traced, Unready
 from gateway.control.counts import Counts
 from gateway.control.slot import Slot, StartError
 from gateway.control.worker_handle import Snapshot, State, WorkerHandle
@@ -56,6 +56,9 @@ class Listener(Protocol):
 
     def on_report(self, worker: WorkerHandle, report: Report) -> None:
         """Take a worker's report."""
+
+    def on_message(self, worker: WorkerHandle, message: Lookup | Traced) -> None:
+        """Take a worker's question, or what a trace sees."""
 
     def on_workers_changed(self) -> None:
         """Look at the workers' states and revisions again."""
@@ -147,8 +150,12 @@ class Supervisor:
 
     def say_unready(self) -> None:
         """Have all workers tell health checks that the gateway is about to stop."""
+        self.send_to_all(Unready())
+
+    def send_to_all(self, message: Down) -> None:
+        """Send a message to every worker, those that are starting too."""
         for worker in tuple(self._workers):
-            worker.send(Unready())
+            worker.send(message)
 
     async def start(self, plan: Plan) -> None:
         """Start all workers of `plan`; return when every one is ready.
@@ -233,6 +240,10 @@ class Supervisor:
     def on_report(self, worker: WorkerHandle, report: Report) -> None:
         """Pass a report on (`Owner`)."""
         self.listener.on_report(worker, report)
+
+    def on_message(self, worker: WorkerHandle, message: Lookup | Traced) -> None:
+        """Pass a message on (`Owner`)."""
+        self.listener.on_message(worker, message)
 
     def on_progress(self, worker: WorkerHandle) -> None:
         """Free what a worker that ended held, and tell the listener (`Owner`)."""

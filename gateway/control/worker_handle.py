@@ -28,9 +28,11 @@ from gateway.channel import (
     Drain,
     KeyChanges,
     Keys,
+    Lookup,
     Ready,
     Report,
     Start,
+    Traced,
     Up,
 )
 from gateway.model import KeyEntry
@@ -63,6 +65,9 @@ class Owner(Protocol):
 
     def on_report(self, worker: WorkerHandle, report: Report) -> None:
         """Take a worker's report."""
+
+    def on_message(self, worker: WorkerHandle, message: Lookup | Traced) -> None:
+        """Take a question, or what a trace sees."""
 
     def on_progress(self, worker: WorkerHandle) -> None:
         """Look again at a worker that has changed its state or has applied a revision."""
@@ -222,6 +227,8 @@ class WorkerHandle:
                 self._owner.on_progress(self)
             case Report():
                 self._owner.on_report(self, message)
+            case Lookup() | Traced():
+                self._owner.on_message(self, message)
             case _:
                 pass  # Down: the decoder lets none through
 

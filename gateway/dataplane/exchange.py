@@ -89,8 +89,10 @@ class Exchange:
         "_replay_bytes",
         "_replayed",
         "_up",
-        "_verdict",
         "_waiting",
+        "auth_outcome",
+        "backend_address",
+        "backend_code",
         "backend_started",
         "body_ended",
         "decided_at_ms",
@@ -118,6 +120,12 @@ class Exchange:
         self.is_counted = False
         """Whether the key's quota counts this request."""
         self.started = time.monotonic()
+        self.auth_outcome = ""
+        """The verdict on the key (`outcome.AuthOutcome`), once there is one."""
+        self.backend_address = ""
+        """Where the request went; kept only while somebody traces."""
+        self.backend_code = ""
+        """The `code` of the backend's answer."""
         self.backend_started = 0.0
         self.progress_at = plane.tick
         self.request_bytes = 0
@@ -127,8 +135,6 @@ class Exchange:
         """Unix time of the verdict on the key, in milliseconds."""
         self.held = 0
         self._principal: Principal | None = None
-        self._verdict = "allowed"
-        """The verdict on the key, where there is a principal: the label `outcome`."""
         self._up: Upstream | None = None
         self._pool: Pool | None = None
         self._waiting: list[bytes] | None = None
@@ -186,7 +192,6 @@ class Exchange:
             refusal = REFUSALS[verdict.refusal]
             outcome = refusal.outcome.name
             self._principal = verdict.principal
-            self._verdict = outcome
             self._record_verdict(route, outcome, source)
             self.plane.refusals.note(self, credential, outcome, verdict.principal)
             self.refuse(refusal)
@@ -206,6 +211,7 @@ class Exchange:
             self.refuse(refusal)
 
     def _record_verdict(self, route: Route, outcome: str, source: str) -> None:
+        self.auth_outcome = outcome
         route.counters.verdicts[outcome, source] += 1
         self.plane.counters.auth_duration[source].observe(time.monotonic() - self.started)
 
@@ -247,6 +253,8 @@ class Exchange:
         """
         self._up = upstream
         self.backend_started = time.monotonic()
+        if self.plane.tracer is not None:
+            self.backend_address = upstream.address
         waiting, self._waiting = self._waiting, None
         if waiting is None:
             return
@@ -348,6 +356,7 @@ class Exchange:
             self._drop_replay()
         code = self._code_of(section)
         if code is not None:
+            self.backend_code = code
             self.plane.counters.backend_requests[str(route.backend), code] += 1
             if self._is_backend_refusal(section):
                 self._backend_refused(route)
@@ -395,9 +404,8 @@ class Exchange:
         route = self.route
         if self.is_over or route is None:
             return
-        self.plane.counters.backend_requests[
-            str(route.backend), self._code_of(section) or "UNKNOWN"
-        ] += 1
+        self.backend_code = code = self._code_of(section) or "UNKNOWN"
+        self.plane.counters.backend_requests[str(route.backend), code] += 1
         if self._is_backend_refusal(section):
             self._backend_refused(route)
             return
@@ -626,6 +634,11 @@ class Exchange:
         self._over(outcome.grpc.name if self.is_grpc else self._http_code(outcome), outcome.result)
         self.downstream.abort()
 
+    @property
+    def key_id(self) -> str:
+        """Whose key it was, empty where nobody knows."""
+        return self._principal.key_id if self._principal is not None else ""
+
     def _cancel_upstream(self) -> None:
         up, self._up = self._up, None
         if up is not None:
@@ -703,7 +716,9 @@ class Exchange:
             plane.intake_counts.note(route.intake, result.value, self.head, principal is not None)
         if principal is not None:
             plane.record_usage(
-                principal.key_id, self._verdict, self.request_bytes, self.decided_at_ms
+                principal.key_id, self.auth_outcome, self.request_bytes, self.decided_at_ms
             )
             if plane.quotas is not None:
                 plane.quotas.done(principal.key_id, self)
+        if plane.tracer is not None:
+            plane.tracer.note(self, code, result.value)

@@ -28,6 +28,7 @@ from gateway.model import BackendName
 from gateway.wire import hpack
 
 if TYPE_CHECKING:
+    from gateway.dataplane.trace import Tracer
     from gateway.settings import WorkerSettings
 
 RECEIVE_BUFFER_BYTES: Final = 256 * 1024
@@ -58,6 +59,8 @@ class DataPlane:
         self.credentials = CredentialReader(settings.schemes)
         self.keyring = Keyring()
         self.refusals = RefusalLog()
+        self.tracer: Tracer | None = None
+        """Set while somebody watches requests."""
         per_key = settings.limits.per_key
         has_quota = per_key.requests or per_key.bytes or per_key.concurrent
         self.quotas = Quotas(per_key) if has_quota else None

@@ -40,11 +40,14 @@ from gateway.channel import (
     Start,
     Unready,
     Up,
+    Watch,
+    Watches,
 )
 from gateway.dataplane.counts import SharedCounts
 from gateway.dataplane.front_door import FrontDoor
 from gateway.dataplane.plane import DataPlane
 from gateway.dataplane.tls import TlsFileError
+from gateway.dataplane.trace import Tracer
 from gateway.model import KeyEntry
 from gateway.settings import WorkerSettings
 
@@ -81,6 +84,9 @@ class Worker:
         self._timer: asyncio.TimerHandle | None = None
         self.on_sweep: Callable[[], None] = lambda: None
         """Called after each sweep."""
+        self.send: Callable[[Up], bool] = lambda _: False
+        """Passes a message to control; False where there is none, or it does not keep up."""
+        self._tracer = Tracer(self._loop, self._send)
         try:
             self.plane = DataPlane(settings)
             counts = SharedCounts(settings.counts_fd, settings.index, settings.workers)
@@ -146,6 +152,14 @@ class Worker:
             usage=counters.take_usage(),
         )
 
+    def watch(self, watches: Iterable[Watch]) -> None:
+        """Trace the requests that these watches match, and no others."""
+        self.plane.tracer = self._tracer if self._tracer.watch(watches) else None
+
+    def flush(self) -> None:
+        """Tell what traces have not been told yet."""
+        self._tracer.flush()
+
     def become_unready(self) -> None:
         """Answer readiness probes with no; go on serving."""
         self.plane.local.become_unready()
@@ -161,6 +175,9 @@ class Worker:
             self._timer.cancel()
         await self._door.abort()
         await self.plane.close()
+
+    def _send(self, message: Up) -> bool:
+        return self.send(message)
 
     def _tick(self) -> None:
         self.begin_sweeping()
@@ -219,6 +236,7 @@ class WorkerProcess:
             log.configure(message.settings.log_level, message.settings.log_format)
             self._worker = Worker(message.settings)
             self._worker.on_sweep = self._report
+            self._worker.send = self._send
             self._worker.begin_sweeping()
             return
         worker = self._worker
@@ -232,6 +250,8 @@ class WorkerProcess:
                 self._do(self._apply(worker, message))
             case Unready():
                 worker.become_unready()
+            case Watches(watches):
+                worker.watch(watches)
             case Drain(timeout_s):
                 self._begin_drain(worker, timeout_s)
             case _:
@@ -280,6 +300,13 @@ class WorkerProcess:
         if self._worker is not None and self._channel.is_writable:
             self._channel.send(self._worker.take_report())
 
+    def _send(self, message: Up) -> bool:
+        """Send what may get lost, unless control does not keep up."""
+        if self._channel.is_writable:
+            self._channel.send(message)
+            return True
+        return False
+
     def _begin_drain(self, worker: Worker, timeout_s: float) -> None:
         if self._drain is None:
             self._drain = self._loop.create_task(self._finish(worker, timeout_s))
@@ -287,6 +314,7 @@ class WorkerProcess:
     async def _finish(self, worker: Worker, timeout_s: float) -> None:
         try:
             await worker.stop(timeout_s)
+            worker.flush()
             self._channel.send(worker.take_report())
             self._exit(0)
         except Exception:  # noqa: BLE001 - a bug must not keep a worker that has drained

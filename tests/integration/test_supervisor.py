@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.channel import KeyChanges, Report
+from gateway.channel import KeyChanges, Lookup, Report, Traced
 from gateway.control.counts import NOT_ALIVE
 from gateway.control.slot import StartError
 from gateway.control.supervisor import Plan, Supervisor, Timing
@@ -53,6 +53,9 @@ class Observed:
     def on_restart(self, reason: str) -> None:
         self.restarts.append(reason)
         self.changed.set()
+
+    def on_message(self, worker: WorkerHandle, message: Lookup | Traced) -> None:
+        pass
 
     def on_bug(self, place: str, error: Exception) -> None:
         self.bugs.append(error)
