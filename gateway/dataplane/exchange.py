@@ -46,6 +46,10 @@ REPLAY_BYTES: Final = 64 * 1024
 """Largest body that is held until the backend answers, to be sent again when the backend did not
 process it.
 """
+HELD_ANSWER_BYTES: Final = 32 * 1024
+"""Largest answer that is sent only when it is complete; less than any window, so that none fills
+while it is held. OTLP's answers are a few hundred bytes.
+"""
 
 _GRPC_NAMES: Final = tuple(code.name for code in GrpcCode)
 _HTTP_CODES: Final = tuple(str(status) for status in range(1000))
@@ -80,6 +84,7 @@ class Exchange:
     """See the module. Created by the server side for each complete head, then `start`."""
 
     __slots__ = (
+        "_answer_body",
         "_answer_head",
         "_head_sent",
         "_is_unchecked",
@@ -142,6 +147,8 @@ class Exchange:
         self._replay_bytes = 0
         self._replayed = False
         self._answer_head: FieldSection | None = None
+        self._answer_body: list[bytes] | None = None
+        """Answer bytes that are held with the head; None once the head has been sent."""
         self._head_sent = False
         self._is_unchecked = False
         """Whether the receiver alone judges the caller's credential."""
@@ -340,11 +347,7 @@ class Exchange:
     # The answer
 
     def answer_head(self, section: FieldSection, ended: bool) -> None:
-        """Take the head of the backend's answer.
-
-        gRPC: a head without a status waits for the first byte of the message or the trailers, so
-        that a refusal in the trailers can still become the gateway's own answer.
-        """
+        """Take the head of the backend's answer; it is held until the answer is complete."""
         route = self.route
         if self.is_over or route is None:
             return
@@ -363,35 +366,50 @@ class Exchange:
                 return
             if section.status == 404 or section.grpc_status == _UNIMPLEMENTED:
                 self._route_missing(route)
-        if not ended and self.is_grpc:
-            self._answer_head = section
-            return
         if self.plane.cors is not None:
             section = self.plane.cors.decorated(section, self.head)
-        self._head_sent = True
-        self.downstream.send_head(section, ended)
         if ended:
+            self._head_sent = True
+            self.downstream.send_head(section, True)
             self._complete(section)
-        elif not self.is_over:
+        else:
             self._answer_head = section
+            self._answer_body = []
 
     def answer_body(self, chunk: bytes, ended: bool) -> None:
-        """Take answer bytes."""
-        if self.is_over:
+        """Take answer bytes.
+
+        They are held with the head until the answer is complete, up to `HELD_ANSWER_BYTES`:
+        clients drop their data when an answer breaks off that has begun, whatever its code.
+        """
+        section = self._answer_head
+        if self.is_over or section is None:
             return
         self.progress_at = self.plane.tick
-        section = self._answer_head
-        if not self._head_sent and section is not None:
-            self._head_sent = True
-            self.downstream.send_head(section, False)
         length = len(chunk)
         self.response_bytes += length
-        left = length - self.downstream.send_body(chunk, ended)
+        held = self._answer_body
+        if held is not None:
+            held.append(chunk)
+            self.plane.budget.used += length
+            if not ended and self.response_bytes <= HELD_ANSWER_BYTES:
+                return
+            length = self.response_bytes
+            chunk = self._begin_answer(section, held)
+        queued = self.downstream.send_body(chunk, ended)
         if ended:
-            if section is not None:
-                self._complete(section)
-        elif left and self._up is not None:
-            self._up.grant(left)
+            self._complete(section)
+        elif self._up is not None and length > queued:
+            self._up.grant(length - queued)
+
+    def _begin_answer(self, section: FieldSection, held: list[bytes]) -> bytes:
+        """Send the held head, let go of the held body and return it."""
+        self._answer_body = None
+        body = held[0] if len(held) == 1 else b"".join(held)
+        self.plane.budget.release(len(body))
+        self._head_sent = True
+        self.downstream.send_head(section, False)
+        return body
 
     def answer_left(self, length: int) -> None:
         """Queued answer bytes have left for the caller."""
@@ -411,9 +429,10 @@ class Exchange:
             return
         if section.grpc_status == _UNIMPLEMENTED:
             self._route_missing(route)
-        if not self._head_sent and self._answer_head is not None:
-            self._head_sent = True
-            self.downstream.send_head(self._answer_head, False)
+        if self._answer_body is not None and self._answer_head is not None:
+            body = self._begin_answer(self._answer_head, self._answer_body)
+            if body:
+                self.downstream.send_body(body, False)
         self.downstream.send_trailers(section)
         self._complete(section)
 
@@ -618,7 +637,6 @@ class Exchange:
     def _replay_again(self) -> None:
         """Send the request once more, on another connection."""
         self._replayed = True
-        self._answer_head = None
         chunks = self._replay or []
         length = sum(map(len, chunks))
         if chunks or self.body_ended:
@@ -691,6 +709,14 @@ class Exchange:
         else:
             self.refuse(refusal)
 
+    def _let_go(self) -> None:
+        """Drop what is held of the body and of the answer."""
+        waiting, self._waiting = self._waiting or [], None
+        length = sum(map(len, waiting))
+        self.held -= length
+        answer, self._answer_body = self._answer_body or [], None
+        self.plane.budget.release(length + sum(map(len, answer)))
+
     def _over(self, code: str, result: Result) -> None:
         """Record the exchange, once, and let go of what it holds."""
         if self.is_over:
@@ -699,11 +725,8 @@ class Exchange:
         plane = self.plane
         if self._replay is not None:
             self._drop_replay()
-        waiting, self._waiting = self._waiting, None
-        if waiting:
-            length = sum(map(len, waiting))
-            plane.budget.release(length)
-            self.held -= length
+        if self._waiting or self._answer_body:
+            self._let_go()
         plane.counters.in_flight[self.protocol] -= 1
         route = self.route
         counters = route.counters if route is not None else plane.unrouted_counters(self.protocol)

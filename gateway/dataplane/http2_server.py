@@ -296,13 +296,16 @@ class Http2Server(Http2Transport[ServerStream]):
     def start_drain(self) -> None:
         """Announce the end (RFC 9113 §6.8): first without a limit, then, when the client has
         seen it, with the last stream that we process.
+
+        The PING goes first, in the same write: the `h2` library, and so httpx, takes anything
+        behind a GOAWAY for a fault.
         """
         if self._draining:
             return
         self._draining = True
         self._drained_at = self.plane.tick
-        self.goaway(_LAST_STREAM, ErrorCode.NO_ERROR)
         self.ping(_DRAIN_PING)
+        self.goaway(_LAST_STREAM, ErrorCode.NO_ERROR)
 
     def ping_answered(self, payload: bytes) -> None:
         """The client has seen the first GOAWAY."""

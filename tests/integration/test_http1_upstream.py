@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway import metrics
+from gateway.dataplane.exchange import HELD_ANSWER_BYTES
 from gateway.model import BackendName
 from gateway.settings import TlsClient
 from tests.support.certs import Authority
@@ -26,6 +27,21 @@ from tests.support.raw_http1 import (
 
 KIB = 1024
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+LARGE = b"abc" + b"." * HELD_ANSWER_BYTES
+"""A part of a body that is larger than what is held until an answer is complete."""
+_CHUNK = b"%x\r\n%b\r\n" % (len(LARGE), LARGE)
+_CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+SHORT_PARTS = [
+    b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabc",
+    _CHUNKED + b"3\r\nabc\r\n",
+    _CHUNKED + b"3\r\nabc\r\n0\r\n",
+]
+LARGE_PARTS = [
+    b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (len(LARGE) + 3) + LARGE,
+    _CHUNKED + _CHUNK,
+    _CHUNKED + _CHUNK + b"0\r\n",
+]
 REASONS = ("BACKEND_LOST", "BACKEND_TIMEOUT", "BACKEND_UNREACHABLE", "BACKEND_REFUSED")
 FIELDS = (("content-type", "application/x-protobuf"), ("authorization", f"StackState {KEY}"))
 
@@ -132,7 +148,7 @@ async def test_an_answer_that_ends_with_a_reset_is_not_complete(
 ) -> None:
     await client.send(post())
     await upstream.receive_request()
-    await upstream.send(b"HTTP/1.1 200 OK\r\n\r\nabc")
+    await upstream.send(b"HTTP/1.1 200 OK\r\n\r\n" + LARGE)
     assert await client.read(15) == b"HTTP/1.1 200 OK"
     upstream.reset()
     with pytest.raises(BrokenOffError):
@@ -169,16 +185,17 @@ async def test_interim_answers_are_passed_over(client: RawPeer, upstream: RawPee
     assert (await client.receive_answer()).start == "200"
 
 
-async def test_an_answers_head_is_passed_on_before_its_body_is_there(
+async def test_a_large_answer_is_passed_on_before_its_end_is_there(
     client: RawPeer, upstream: RawPeer
 ) -> None:
     await client.send(post())
     await upstream.receive_request()
-    await upstream.send(OK[:-2])
+    length = len(LARGE) + 2
+    await upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % length + LARGE)
     assert await client.read(15) == b"HTTP/1.1 200 OK"
     await upstream.send(b"ok")
-    assert (await client.read_until(b"\r\n\r\n")).endswith(b"content-length: 2\r\n\r\n")
-    assert await client.read(2) == b"ok"
+    await client.read_until(b"\r\n\r\n")
+    assert await client.read(length) == LARGE + b"ok"
 
 
 async def test_an_answer_that_repeats_is_passed_on_the_same_each_time(
@@ -367,16 +384,23 @@ async def test_an_answer_that_breaks_off_in_its_head_is_a_lost_backend(
     assert answer.value("retry-after") is not None
 
 
-@pytest.mark.parametrize(
-    "part",
-    [
-        b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabc",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n",
-    ],
-)
+@pytest.mark.parametrize("part", SHORT_PARTS)
 @pytest.mark.parametrize("how", ["close", "reset"])
-async def test_an_answer_that_breaks_off_in_its_body_is_never_complete(
+async def test_a_short_answer_that_breaks_off_has_never_begun(
+    client: RawPeer, upstream: RawPeer, part: bytes, how: str
+) -> None:
+    """Real clients drop their data when a 200 breaks off; a 503 they retry on."""
+    await client.send(post())
+    await upstream.receive_request()
+    await upstream.send(part)
+    upstream.close() if how == "close" else upstream.reset()
+    answer = await client.receive_answer()
+    assert (answer.start, reason(answer)) == ("503", "BACKEND_LOST")
+
+
+@pytest.mark.parametrize("part", LARGE_PARTS)
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_a_large_answer_that_breaks_off_in_its_body_is_never_complete(
     gateway: RunningWorker, client: RawPeer, upstream: RawPeer, part: bytes, how: str
 ) -> None:
     await client.send(post())
@@ -427,7 +451,7 @@ async def test_chunks_that_cannot_be_read_break_off_an_answer_that_has_begun(
 ) -> None:
     await client.send(post())
     await upstream.receive_request()
-    await upstream.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+    await upstream.send(_CHUNKED + _CHUNK)
     await client.read_until(b"abc")
     await upstream.send(b"nonsense\r\n")
     with pytest.raises(BrokenOffError):
