@@ -70,11 +70,14 @@ class UsageStore:
             await self._engine.dispose()
             self._engine = None
 
-    async def load(self) -> dict[str, KeyUsage]:
-        """Read all sums. Raises `StoreError`."""
+    async def load(self, key_ids: Collection[str] | None = None) -> dict[str, KeyUsage]:
+        """Read all sums, or those of some keys. Raises `StoreError`."""
+        query = sa.select(_usage)
+        if key_ids is not None:
+            query = query.where(_usage.c.key_id.in_(key_ids))
         with sqlite.translated(self.path):
             async with self._opened().connect() as connection:
-                rows = (await connection.execute(sa.select(_usage))).all()
+                rows = (await connection.execute(query)).all()
         return {
             row.key_id: KeyUsage(row.requests, row.bytes, row.refusals, row.last_used_ms)
             for row in rows
@@ -132,6 +135,10 @@ class UsageRecorder:
         """Add to what will be written. The caller passes only ids of known keys."""
         known = self._pending.get(key_id)
         self._pending[key_id] = usage if known is None else known.plus(usage)
+
+    def pending(self, key_id: str) -> KeyUsage:
+        """What is known of a key's usage and not yet written."""
+        return self._pending.get(key_id, KeyUsage())
 
     async def flush(self) -> None:
         """Write what was gathered; a failure is told once, and tried again the next time."""
