@@ -29,15 +29,13 @@ _FIRST_FINAL: Final = 200
 class Http1AnswerHead(FieldSection):
     """An answer's head that was read from HTTP/1.1. May be shared: it is not changed when made."""
 
-    __slots__ = ("body_follows", "h1", "whole")
+    __slots__ = ("h1", "whole")
 
     def __init__(self, status: int, fields: list[Pair], h1: bytes, content_length: int) -> None:
         super().__init__(status, fields)
         self.h1 = h1
         """The fields but Content-Length, as lines."""
         self.content_length = content_length
-        self.body_follows = False
-        """Whether body bytes came with the head, so that both can be sent at once."""
         self.whole: bytes | None = None
         """All of the head as it goes to a caller whose connection is kept, where it is known."""
 
@@ -150,7 +148,6 @@ class AnswerReader:
         if not (is_whole and self._is_common and self.keeps and head.content_length >= 0):
             return
         known = Http1AnswerHead(head.status, head.fields, head.h1, head.content_length)
-        known.body_follows = head.content_length > 0
         framing = b"content-length: %d\r\n\r\n" % head.content_length
         known.whole = http1.status_line(head.status) + head.h1 + framing
         if len(_known) >= _HEADS_KEPT:

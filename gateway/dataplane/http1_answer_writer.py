@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 
 from gateway.dataplane.http1_answer_reader import Http1AnswerHead, render_fields
@@ -30,18 +29,18 @@ _BY_CLOSE: Final = 3
 class AnswerWriter:
     """Writes one answer after the other to a connection's output.
 
-    A head and the first bytes of its body that come together go out in one write.
+    A head goes out in one write with the first bytes of its body, which follow it at once: the
+    exchange sends no head before there is a body to send.
     """
 
-    __slots__ = ("_framing", "_head", "_left", "_loop", "_out", "has_begun")
+    __slots__ = ("_framing", "_head", "_left", "_out", "has_begun")
 
-    def __init__(self, out: Output, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, out: Output) -> None:
         self._out = out
-        self._loop = loop
         self._framing: int = _NONE
         self._left = 0
         """Body bytes that Content-Length has announced and that have not come."""
-        self._head: bytes | None = None
+        self._head = b""
         """The head while it waits for the first bytes of its body."""
         self.has_begun = False
         """Whether the current request's answer has begun; reset by the connection."""
@@ -51,39 +50,32 @@ class AnswerWriter:
     ) -> None:
         """Send a backend's head; `keeps`: the connection goes on after this answer."""
         self.has_begun = True
-        body_follows = False
-        if type(section) is Http1AnswerHead:
-            body_follows = section.body_follows
-            if section.whole is not None and keeps and request.method != b"HEAD":
-                self._framing = _LENGTH
-                self._left = section.content_length
-                head = section.whole
-            else:
-                head = self._render(section, section.h1, request, keeps=keeps, ended=ended)
+        if type(section) is not Http1AnswerHead:
+            head = self._render(section, render_fields(section.fields), request, keeps, ended)
+        elif section.whole is not None and keeps and request.method != b"HEAD":
+            self._framing = _LENGTH
+            self._left = section.content_length
+            head = section.whole
         else:
-            fields = render_fields(section.fields)
-            head = self._render(section, fields, request, keeps=keeps, ended=ended)
+            head = self._render(section, section.h1, request, keeps, ended)
         if ended:
             self._out.write(head, 0)
-            return
-        self._head = head
-        if not body_follows:
-            self._loop.call_soon(self._flush)
+        else:
+            self._head = head
 
     def _render(
         self,
         section: FieldSection,
         fields: bytes,
         request: Http1RequestHead,
-        *,
         keeps: bool,
         ended: bool,
     ) -> bytes:
-        framing = self._frame(section, request, ended=ended)
+        framing = self._frame(section, request, ended)
         end = _END if keeps else b"connection: close\r\n\r\n"
         return b"".join((http1.status_line(section.status), fields, framing, end))
 
-    def _frame(self, section: FieldSection, request: Http1RequestHead, *, ended: bool) -> bytes:
+    def _frame(self, section: FieldSection, request: Http1RequestHead, ended: bool) -> bytes:
         """Decide how the body is delimited; return the field that says so."""
         length = section.content_length
         if request.method == b"HEAD" or http1.is_bodiless(section.status):
@@ -100,12 +92,6 @@ class AnswerWriter:
             self._framing = _CHUNKED
             return b"transfer-encoding: chunked\r\n"
         return b"content-length: %d\r\n" % length
-
-    def _flush(self) -> None:
-        """Send a head whose body did not come at once."""
-        head, self._head = self._head, None
-        if head is not None:
-            self._out.write(head, 0)
 
     def send_body(self, chunk: bytes, ended: bool) -> int:
         """Send body bytes; return how many have to wait.
@@ -128,8 +114,8 @@ class AnswerWriter:
         elif framing == _NONE:
             data = b""
         head = self._head
-        if head is not None:
-            self._head = None
+        if head:
+            self._head = b""
             data = head + data
         return self._out.write(data, length) if data else 0
 

@@ -40,7 +40,7 @@ class Http1Server(Http1Connection):
 
     def __init__(self, plane: DataPlane, listener: Listener, peer: str) -> None:
         super().__init__(plane, peer)
-        self._answer = AnswerWriter(self._out, plane.loop)
+        self._answer = AnswerWriter(self._out)
         self._head: Http1RequestHead | None = None
         self._exchange: Exchange | None = None
         self._chunked: http1.ChunkedBody | None = None

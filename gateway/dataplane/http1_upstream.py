@@ -249,8 +249,6 @@ class Http1Upstream(asyncio.BufferedProtocol):
         head = reader.head
         if head is not None:
             reader.head = None
-            if chunks and not head.body_follows:
-                head.body_follows = True
             exchange.answer_head(head, ended and not chunks)
         if chunks:
             reader.chunks = []

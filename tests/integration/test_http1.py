@@ -346,8 +346,9 @@ async def test_a_chunked_answer_that_breaks_off_is_no_complete_one_to_an_http_1_
     await client.send(post(version="1.0"))
     upstream = await sink.connection()
     await upstream.receive_request()
-    await upstream.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
-    await client.read(len(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nabc"))
+    chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
+    await upstream.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk)
+    await client.read(0x10000)
     upstream.close()
     with pytest.raises(BrokenOffError):
         await client.read_to_end()

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gateway.dataplane import http1_request_head as module
 from gateway.dataplane.credentials import CredentialReader
 from gateway.dataplane.http1_request_head import Http1RequestHead, read_request_head
 from gateway.model import digest_of
@@ -15,14 +16,19 @@ KEY = b"iapikey-0123456789abcdefghijklmnopqrstuv2Pxkvs"
 
 
 def read(*lines: bytes, start: bytes = b"POST /v1/traces HTTP/1.1") -> Http1RequestHead:
-    """Read a head of these lines, twice: known lines must mean what new ones do."""
+    """Read a head of these lines, again and again: known ones must mean what new ones do."""
     raw = b"\r\n".join([start, *lines, b"", b""])
     reader = CredentialReader(["StackState"])
-    first, second = (read_request_head(raw, reader) for _ in range(2))
-    for name in ("method", "path", "query", "fields", "h1", "authority", "content_length"):
-        assert getattr(first, name) == getattr(second, name)
-    assert (first.is_chunked, first.keeps_alive) == (second.is_chunked, second.keeps_alive)
-    return second
+    first, *others = (read_request_head(raw, reader) for _ in range(4))
+    for other in others:
+        assert meaning(other) == meaning(first)
+    return others[-1]
+
+
+def meaning(head: Http1RequestHead) -> dict[str, object]:
+    """Return everything that a head says."""
+    names = [name for kind in type(head).__mro__ for name in getattr(kind, "__slots__", ())]
+    return {name: getattr(head, name) for name in names if name not in {"h2", "is_known"}}
 
 
 def test_fields_to_forward_are_kept_as_the_caller_wrote_them() -> None:
@@ -192,18 +198,81 @@ def test_as_many_fields_as_allowed_are_read() -> None:
     assert len(read(b"Host: a", *[b"X-%d: y" % number for number in range(199)]).fields) == 199
 
 
-def test_no_key_is_kept_among_the_known_lines() -> None:
-    from gateway.dataplane import http1_request_head as module  # noqa: PLC0415 - to look inside
-
-    read(
-        b"Host: a",
-        b"Authorization: StackState " + KEY,
-        b"X-Secret: " + KEY,
-        start=b"POST /intake?api_key=" + KEY + b" HTTP/1.1",
-    )
-    kept = b" ".join([*module._lines, *module._starts, *module._names])
+def test_no_key_is_kept_among_the_known_lines_and_heads() -> None:
+    credential = b"Authorization: StackState " + KEY
+    read(b"Host: a", credential, b"Content-Length: 5")
+    read(b"Host: a", credential, b"Content-Length: 5", b"X-Secret: " + KEY)
+    read(b"Host: a", credential, start=b"POST /intake?api_key=" + KEY + b" HTTP/1.1")
+    kept = b" ".join([*module._lines, *module._starts, *module._names, *module._templates])
     assert KEY not in kept
     assert b"Host: a" in kept
+    for template in module._templates.values():
+        assert not any(KEY in repr(getattr(template, name)).encode() for name in template.__slots__)
+
+
+HEAD = (b"Host: a", b"User-Agent: x", b"Content-Type: application/json")
+
+
+@pytest.mark.parametrize(
+    "credential", [b"Authorization: StackState ", b"authorization: stackstate  "]
+)
+@pytest.mark.parametrize("length", [b"Content-Length: ", b"content-length: "])
+def test_a_head_that_is_known_but_for_its_key_and_its_length_means_the_same(
+    credential: bytes, length: bytes
+) -> None:
+    module._templates.clear()
+    read(*HEAD, credential + KEY, length + b"5")
+    assert len(module._templates) == 1
+    for key, size in ((b"another", b"7"), (KEY, b"0"), (b"third", b"123456789012345678")):
+        head = read(*HEAD, credential + key, length + size)
+        assert [one.digest for one in head.credentials] == [digest_of(key)]
+        assert head.encoded_credentials_h1() == credential + key + b"\r\n"
+        assert head.content_length == int(size)
+        module._templates.clear()
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (b"Authorization: StackState \x01", b"Content-Length: 5"),
+        (b"Authorization: StackState k", b"Content-Length: five"),
+        (b"Authorization: StackState k", b"Content-Length: 1234567890123456789"),
+        (b"Authorization: StackState k", b"Content-Length: 5", b"Content-Length: 5"),
+        (b"Authorization: StackState k", b"Content-Length: 5", b"Transfer-Encoding: chunked"),
+        (b"Authorization: StackState k", b"Content-Length: 5", b" folded"),
+    ],
+)
+def test_a_known_head_does_not_hide_what_is_malformed(lines: tuple[bytes, ...]) -> None:
+    read(*HEAD, b"Authorization: StackState k", b"Content-Length: 5")
+    with pytest.raises(Http1Error):
+        read(*HEAD, *lines)
+
+
+@pytest.mark.parametrize(
+    "lines, refusals",
+    [
+        ((b"Authorization: Bearer k",), ["SCHEME_BEARER"]),
+        ((b"Authorization: StackState",), ["KEY_EMPTY"]),
+        ((b"Authorization: StackState k", b"Authorization: StackState k"), ["", ""]),
+        ((b"Authorization: StackState k ",), [""]),
+        ((b"Sts-Api-Key: k", b"Authorization: StackState k"), ["", ""]),
+    ],
+)
+def test_a_known_head_does_not_hide_how_a_credential_came(
+    lines: tuple[bytes, ...], refusals: list[str]
+) -> None:
+    read(*HEAD, b"Authorization: StackState k", b"Content-Length: 5")
+    head = read(*HEAD, *lines, b"Content-Length: 5")
+    assert [credential.refusal for credential in head.credentials] == refusals
+    assert all(value == value.strip() for _, value in head.credential_pairs)
+
+
+def test_what_is_known_is_bounded() -> None:
+    for number in range(3_000):
+        agent = b"User-Agent: %d" % number
+        read(b"Host: a", agent, b"Authorization: StackState k", b"Content-Length: 5")
+    for kept in (module._lines, module._names, module._starts, module._templates):
+        assert len(kept) <= 2_000
 
 
 class _Llhttp:
