@@ -571,15 +571,13 @@ class Exchange:
         self.downstream.refuse(refusal, is_grpc, allow)
 
     def http_reply(self, refusal: Refusal, allow: bytes) -> tuple[int, list[Pair], bytes]:
-        """Render a refusal as the server side sends it over HTTP. Agents ignore its text, people
-        with curl and Prometheus' log do not: to them it is always JSON.
-        """
-        is_intake = self.route is not None and self.route.intake is not None
-        is_protobuf = (
-            not is_intake and replies.media_type(self.head.content_type) == replies.PROTOBUF
-        )
+        """Render a refusal as the server side sends it over HTTP."""
         status = self._http_status(refusal.outcome)
-        code, fields, body = replies.http_reply(refusal, is_protobuf, allow, status)
+        if self.route is not None and self.route.intake is not None:
+            code, fields, body = replies.intake_reply(refusal, allow, status)
+        else:
+            is_protobuf = replies.media_type(self.head.content_type) == replies.PROTOBUF
+            code, fields, body = replies.http_reply(refusal, is_protobuf, allow, status)
         if self.plane.cors is not None:
             fields = fields + self.plane.cors.fields(self.head)
         return code, fields, body

@@ -5,6 +5,7 @@ HTTP and to a gRPC client.
 from __future__ import annotations
 
 import functools
+import json
 from typing import Final
 
 from gateway.dataplane.heads import FieldSection, Pair
@@ -47,6 +48,18 @@ def http_reply(
     if outcome.is_retryable and (code in {429, 503} or outcome is QUOTA):
         fields.append((b"retry-after", b"%d" % outcome.retry_after_s))
     return code, fields, body
+
+
+@functools.lru_cache(maxsize=512)
+def intake_reply(refusal: Refusal, allow: bytes, http_status: int) -> tuple[int, list[Pair], bytes]:
+    """Render a refusal for the agents' intake: JSON whatever the request's type, for people with
+    curl and for Prometheus' log. Clients of the agents' API look for `errors` in it, and take what
+    has none for success.
+    """
+    code, fields, body = http_reply(refusal, False, allow, http_status)
+    body = b'%b,"errors":[%b]}' % (body[:-1], json.dumps(refusal.text).encode())
+    length = (b"content-length", b"%d" % len(body))
+    return code, [length if name == length[0] else (name, value) for name, value in fields], body
 
 
 @functools.lru_cache(maxsize=128)

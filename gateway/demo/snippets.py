@@ -38,8 +38,9 @@ STS_API_KEY={key}
 _REMOTE_WRITE: Final = """\
 remote_write:
   - url: {url}
-    headers:
-      sts-api-key: {key}
+    basic_auth:
+      username: apikey
+      password: {key}
 """
 
 _PIPELINES: Final = """\

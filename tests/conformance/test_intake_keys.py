@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -83,7 +84,9 @@ async def test_each_carrier_of_a_bad_key_is_forbidden(
         answer = await ask(gateway.port, "/receiver/stsAgent/intake" + query, fields)
         assert answer.status == 403
         assert answer.field("content-type") == "application/json"
-        assert reason.encode() in answer.body
+        said_in_body = json.loads(answer.body)
+        assert said_in_body["details"][0]["reason"] == reason
+        assert said_in_body["errors"] == [said_in_body["message"]]
         assert not sink.requests
         gateway.collect()
         said = repr(answer) + repr(gateway.refusals) + repr(gateway.counted(metrics.REQUESTS))

@@ -88,7 +88,7 @@ def test_the_remote_write_block_is_prometheus_own(shown: Snippets, later: Snippe
     (block,) = _collector(shown.remote_write)["remote_write"]
     assert block == {
         "url": "http://127.0.0.1:4318/receiver/prometheus/api/v1/write",
-        "headers": {"sts-api-key": KEY},
+        "basic_auth": {"username": "apikey", "password": KEY},
     }
     assert KEY not in later.remote_write
 
