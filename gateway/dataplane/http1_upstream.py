@@ -38,6 +38,10 @@ class Http1Upstream(asyncio.BufferedProtocol):
         self.plane = plane
         self.target = target
         self.address = target.address
+        self.busy = 0
+        """Open requests."""
+        self.capacity = 0
+        """How many more requests it takes now."""
         self._pool = pool
         self._out = Output(plane.budget)
         authority = backend.host or target.address
@@ -50,7 +54,7 @@ class Http1Upstream(asyncio.BufferedProtocol):
         self._idle_since = plane.tick
         self._exchange: Exchange | None = None
         # The request
-        self._request_head: bytes | None = None
+        self._request_head = b""
         """The head while it waits for the first bytes of the body."""
         self._is_chunked = False
         self._request_left = 0
@@ -65,6 +69,7 @@ class Http1Upstream(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin (asyncio)."""
         self._out.begin(cast("asyncio.Transport", transport))
+        self.capacity = 1
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Give the worker's one buffer (asyncio): what it gets is forwarded or copied at once."""
@@ -108,23 +113,12 @@ class Http1Upstream(asyncio.BufferedProtocol):
             msg = "the backend closed the connection at once"
             raise ConnectError(msg)
 
-    @property
-    def busy(self) -> int:
-        """Open requests."""
-        return 0 if self._exchange is None else 1
-
-    @property
-    def capacity(self) -> int:
-        """How many more requests it takes now."""
-        transport = self._out.transport
-        if self._exchange is not None or self._is_closing or transport is None:
-            return 0
-        return 0 if transport.is_closing() else 1
-
     def open(self, exchange: Exchange) -> Http1Upstream:
         """Begin a request; its head goes out with the first bytes of its body."""
         head = exchange.head
         self._exchange = exchange
+        self.busy = 1
+        self.capacity = 0
         if self.plane.tick != self._idle_since:
             self._may_be_stale = True
         self._is_chunked = head.content_length < 0
@@ -168,6 +162,7 @@ class Http1Upstream(asyncio.BufferedProtocol):
     def close(self) -> None:
         """Close when no request is open, else after it."""
         self._is_closing = True
+        self.capacity = 0
         if self._exchange is None and self._out.transport is not None:
             self._out.transport.close()
         self._pool.connection_lost(self)
@@ -176,8 +171,8 @@ class Http1Upstream(asyncio.BufferedProtocol):
 
     def _flush_head(self) -> None:
         """Send a head whose body did not come at once."""
-        head, self._request_head = self._request_head, None
-        if head is not None:
+        head, self._request_head = self._request_head, b""
+        if head:
             self._out.write(head, 0)
 
     def send_body(self, chunk: bytes, ended: bool) -> int:
@@ -196,8 +191,8 @@ class Http1Upstream(asyncio.BufferedProtocol):
                 return 0
         self._request_ended = ended
         head = self._request_head
-        if head is not None:
-            self._request_head = None
+        if head:
+            self._request_head = b""
             data = head + data
         return self._out.write(data, length) if data else 0
 
@@ -269,11 +264,13 @@ class Http1Upstream(asyncio.BufferedProtocol):
     def _release(self) -> None:
         """The answer is complete: give the connection back, or close it."""
         self._exchange = None
+        self.busy = 0
         keeps = self._reader.keeps and not self._is_closing
         if not keeps or not self._request_ended or self._out.is_paused:
             # The backend does not want the rest of the body, or not the connection.
             self._break()
             return
+        self.capacity = 1
         self._may_be_stale = True
         self._idle_since = self.plane.tick
         if self._is_reading_paused:
@@ -285,8 +282,9 @@ class Http1Upstream(asyncio.BufferedProtocol):
         exchange, self._exchange = self._exchange, None
         transport = self._out.transport
         dropped = self._out.drop()
-        self._request_head = None
+        self._request_head = b""
         self._is_closing = True
+        self.busy = self.capacity = 0
         if transport is not None:
             transport.abort()
         self._pool.connection_lost(self)
