@@ -25,8 +25,9 @@ demo: $(STAMP)  ## run everything at once: gateway, key store, receiver (DEMO="-
 test: $(STAMP)  ## run every test that Python alone can run (PYTEST="-k …")
 	@$(BIN)/python -m pytest $(TESTS) $(PYTEST)
 
-interop: $(STAMP)  ## build the real senders with Go, and run the tests that need them
+interop: $(STAMP)  ## fetch the real senders (Go builds them, apt has Prometheus), and run the tests that need them
 	@$(BIN)/python tests/interop/tools/build.py
+	@$(BIN)/python tests/interop/tools/debian.py
 	@$(BIN)/python -m pytest tests/interop $(PYTEST)
 
 bench: $(STAMP)  ## measure CPU per request beside other proxies, and how fast a key is revoked

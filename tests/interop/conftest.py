@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.interop.fleet import Fleet, running_fleet
+from tests.interop.tools import debian
 from tests.interop.tools.build import BuildError, bin_dir, find_go
 from tests.support.certs import Authority, Certificate
 from tests.support.sink import RawSink
@@ -55,6 +56,14 @@ def _go() -> Path:
         return Path(find_go(os.environ.get("PATH", "")))
     except BuildError as error:
         _missing("go", str(error))
+
+
+@pytest.fixture(scope="session", name="prometheus")
+def _prometheus() -> Path:
+    found = debian.find("prometheus")
+    if found is None:
+        _missing("prometheus", "run `make interop`, or install Debian's package")
+    return found
 
 
 @pytest.fixture(scope="session", name="curl")
