@@ -5,12 +5,13 @@ Every check yields faults or warnings with the path to mend. None of them needs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import Final, NamedTuple
 
 from pydantic import SecretStr
 
+from gateway.config import authority
 from gateway.config.addresses import is_loopback, is_overlap, is_reached_by
 from gateway.config.faults import Path
 from gateway.config.tls_files import check_ca, check_chain
@@ -155,19 +156,24 @@ def _check_forward(config: Config) -> Iterator[Remark]:
 
 
 def _check_keys(config: Config) -> Iterator[Remark]:
-    keys = config.auth.receiver_keys
-    path: Path = ("auth", "receiver_keys")
-    yield from _repeated(path, [key.key.get_secret_value() for key in keys], "key")
-    for remark in _repeated(path, [key.name for key in keys], "name"):
-        yield remark._replace(path=(*remark.path, "name"))
-    yield from _repeated(("admin", "tokens"), _revealed(config.admin.tokens), "token")
+    keys, tokens = config.auth.receiver_keys, config.admin.tokens
+    yield from _check_secrets(("auth", "receiver_keys"), "key", [(k.name, k.key) for k in keys])
+    yield from _check_secrets(("admin", "tokens"), "token", [(t.name, t.token) for t in tokens])
     yield from _repeated(("keys", "stores"), map(str, config.keys.stores), "store")
     schemes = [scheme.lower() for scheme in config.auth.schemes]
     yield from _repeated(("auth", "schemes"), schemes, "scheme (case does not count)")
 
 
-def _revealed(secrets: Iterable[SecretStr]) -> list[str]:
-    return [secret.get_secret_value() for secret in secrets]
+def _check_secrets(
+    path: Path, what: str, named: Sequence[tuple[str, SecretStr]]
+) -> Iterator[Remark]:
+    yield from _repeated(path, [secret.get_secret_value() for _, secret in named], what)
+    for remark in _repeated(path, [name for name, _ in named], "name"):
+        yield remark._replace(path=(*remark.path, "name"))
+
+
+def _check_authorities(config: Config) -> Iterator[Remark]:
+    yield from (Remark(path, message) for path, message in authority.problems(config))
 
 
 def _check_proxy_protocol(config: Config) -> Iterator[Remark]:
@@ -180,18 +186,7 @@ def _check_proxy_protocol(config: Config) -> Iterator[Remark]:
             yield Remark(("listen", place, "proxy_protocol"), message)
 
 
-def _check_unsupported(config: Config) -> Iterator[Remark]:
-    """Refuse what this version cannot do: a setting without effect would be believed."""
-    unsupported: dict[Path, object] = {
-        ("admin", "authorize_address"): config.admin.authorize_address,
-    }
-    for path, value in unsupported.items():
-        if value:
-            yield Remark(path, "is not supported by this version: leave it out")
-
-
 _FAULT_CHECKS: Final[tuple[Check, ...]] = (
-    _check_unsupported,
     _check_overlaps,
     _check_own_backends,
     _check_backends,
@@ -199,6 +194,7 @@ _FAULT_CHECKS: Final[tuple[Check, ...]] = (
     _check_tls,
     _check_forward,
     _check_keys,
+    _check_authorities,
     _check_proxy_protocol,
 )
 
@@ -224,9 +220,11 @@ def _warn_of_unshared_keys(config: Config) -> Iterator[Remark]:
     """Think of a backend that checks keys: it cannot know ours and would refuse everything."""
     if config.forward.key != "client" or not _backends(config):
         return
-    stores = [str(store) for store in config.keys.stores]
+    stores = [str(store) for store in config.keys.stores if store.kind != "authority"]
     if config.auth.receiver_keys:
         stores.append("auth.receiver_keys")
+    if not stores:
+        return
     message = (
         f"the backend gets the caller's own key, but cannot know the keys in {', '.join(stores)}: "
         "if it checks keys, set forward.key to gateway; if it needs none, to none"
@@ -248,7 +246,12 @@ def _warn_of_unverified_backends(config: Config) -> Iterator[Remark]:
             yield Remark((*path, "tls", "insecure_skip_verify"), message)
 
 
+def _warn_of_authorities(config: Config) -> Iterator[Remark]:
+    yield from (Remark(path, message) for path, message in authority.warnings(config))
+
+
 _WARNING_CHECKS: Final[tuple[Check, ...]] = (
+    _warn_of_authorities,
     _warn_of_cleartext,
     _warn_of_unshared_keys,
     _warn_of_no_effect,

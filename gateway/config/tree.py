@@ -124,10 +124,14 @@ class Forward(Node):
     identity_headers: bool = False
 
 
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+"""What people call a secret by."""
+
+
 class ReceiverKey(Node):
     """One of the operators' static keys; its id is `static:NAME`."""
 
-    name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+    name: Name
     key: Secret
 
 
@@ -146,14 +150,15 @@ class Auth(Node):
         """Let plain text stand for `{key: …}`, and give names where none are written."""
         if not isinstance(value, list):
             return value
-        return [_named(item, position) for position, item in enumerate(value, start=1)]
+        return [_named(item, f"receiver-{place}", "key") for place, item in enumerate(value, 1)]
 
 
-def _named(item: object, position: int) -> object:
-    if not isinstance(item, dict | ReceiverKey):
-        return {"name": f"receiver-{position}", "key": item}
+def _named(item: object, name: str, secret: str) -> object:
+    """Let a secret alone stand for one with a name."""
+    if not isinstance(item, dict | Node):
+        return {"name": name, secret: item}
     if isinstance(item, dict) and "name" not in item:
-        return {"name": f"receiver-{position}", **item}
+        return {"name": name, **item}
     return item
 
 
@@ -224,6 +229,13 @@ class Cors(Node):
     max_age: Duration = 3600.0
 
 
+class AdminToken(Node):
+    """One token of the admin API; the audit log calls whoever uses it by its name."""
+
+    name: Name
+    token: Secret
+
+
 class Admin(Node):
     """The addresses of control."""
 
@@ -231,7 +243,14 @@ class Admin(Node):
     metrics_address: Address | None = None
     authorize_address: Address | None = None
     tls: TlsServer | None = None
-    tokens: list[Secret] = []
+    tokens: list[AdminToken] = []
+
+    @field_validator("tokens", mode="before")
+    def _name_tokens(cls, value: object) -> object:
+        """Let plain text stand for `{token: …}`, and give names where none are written."""
+        if not isinstance(value, list):
+            return value
+        return [_named(item, f"token-{place}", "token") for place, item in enumerate(value, 1)]
 
 
 class Log(Node):

@@ -27,17 +27,19 @@ class TokenError(Exception):
 
 
 class Tokens:
-    """The tokens that are accepted, as digests."""
+    """The tokens that are accepted, as digests, each with the name that the audit log gives it."""
 
-    def __init__(self, tokens: Iterable[str]) -> None:
-        self._digests = [_digest(token) for token in tokens]
+    def __init__(self, tokens: Iterable[tuple[str, str]]) -> None:
+        """Take (name, token) pairs."""
+        self._digests = [(name, _digest(token)) for name, token in tokens]
 
-    def accept(self, presented: str) -> bool:
-        """Whether `presented` is one of the tokens; takes the same time whichever it is."""
+    def accept(self, presented: str) -> str | None:
+        """Give the name of the token that `presented` is; takes the same time whichever it is."""
         digest = _digest(presented)
-        found = False
-        for known in self._digests:
-            found |= hmac.compare_digest(digest, known)
+        found = None
+        for name, known in self._digests:
+            if hmac.compare_digest(digest, known):
+                found = name
         return found
 
 

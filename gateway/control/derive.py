@@ -9,7 +9,7 @@ from gateway import settings
 from gateway.config import Config, Store, worker_settings
 from gateway.config.tree import TlsServer
 from gateway.config.values import port_of, split_url
-from gateway.control.admin_token import Tokens, ensure_token_file
+from gateway.control.admin_token import TOKEN_FILE, Tokens, ensure_token_file
 from gateway.control.series import Backends
 from gateway.control.slot import StartError
 from gateway.control.sockets import BoundSocket
@@ -95,9 +95,9 @@ def tokens_of(config: Config) -> Tokens:
     Raises `TokenError`.
     """
     if config.admin.tokens:
-        return Tokens(token.get_secret_value() for token in config.admin.tokens)
+        return Tokens((each.name, each.token.get_secret_value()) for each in config.admin.tokens)
     token, _ = ensure_token_file(config.state_dir)
-    return Tokens([token])
+    return Tokens([(TOKEN_FILE, token)])
 
 
 def store_detail(status: StoreStatus) -> dict[str, Any]:
@@ -131,6 +131,7 @@ def needs_restart(old: Config, new: Config) -> Iterator[str]:
         "state_dir",
         "admin.address",
         "admin.metrics_address",
+        "admin.authorize_address",
     ):
         if _at(old, path) != _at(new, path):
             yield f"{path} has changed: it takes effect when the gateway is started again"

@@ -22,8 +22,10 @@ from gateway.channel import Lookup, Refused, Report, Traced
 from gateway.config import Config, ConfigError, Loaded, effective
 from gateway.control import derive
 from gateway.control.admin import Admin, ReloadError
-from gateway.control.admin_token import TokenError, Tokens
+from gateway.control.admin_servers import AdminServers
+from gateway.control.admin_token import TokenError
 from gateway.control.announce import announce, store_changed
+from gateway.control.api.catalogue import Api
 from gateway.control.distribution import Distribution
 from gateway.control.exposition import Exposition
 from gateway.control.health import Facts, Health
@@ -47,7 +49,6 @@ from gateway.control.tasks import Tasks
 from gateway.control.totals import Totals
 from gateway.control.trace import TraceApi, Traces
 from gateway.control.usage import ELECTION_S, KeyTraffic
-from gateway.control.web import HttpServers, TlsFiles, make_app
 from gateway.control.worker_handle import Snapshot, WorkerHandle
 from gateway.keys.service import KeyService
 
@@ -74,8 +75,8 @@ class Options:
 class Control:
     """A gateway between `start` and `close`. Made by `running`, or by `serve`.
 
-    `addresses`, `admin_addresses` and `metrics_addresses` are where it listens, with the ports that
-    port 0 became.
+    `addresses`, `admin_addresses`, `metrics_addresses` and `authorize_addresses` are where it
+    listens, with the ports that port 0 became.
     """
 
     def __init__(self, loaded: Loaded, options: Options | None = None) -> None:
@@ -84,6 +85,7 @@ class Control:
         self.addresses: list[str] = []
         self.admin_addresses: list[str] = []
         self.metrics_addresses: list[str] = []
+        self.authorize_addresses: list[str] = []
         self._loaded = loaded
         self._totals = Totals()
         self._traffic = KeyTraffic()
@@ -116,9 +118,9 @@ class Control:
         self._inherited = take_inherited(os.environ)
         self._sockets = ListenSockets(self._inherited)
         self._admin_sockets = ListenSockets(self._inherited)
-        self._servers = HttpServers()
-        self._admin_tls: TlsFiles | None = None
-        self._tokens = Tokens([])
+        self._admin = AdminServers(
+            self._admin_sockets, self.tasks.failed, self.options.bind_patience_s
+        )
         self._reloading = asyncio.Lock()
         self._replacing: asyncio.Task[list[str]] | None = None
 
@@ -136,8 +138,7 @@ class Control:
         sockets = await self._bind(self.config, on_wait=_say_address_in_use)
         close_leftover(self._inherited)
         self._start_tasks()
-        admin = [*self.admin_addresses, *self.metrics_addresses]
-        announce(self.config, sockets, admin, self._loaded.warnings)
+        announce(self.config, sockets, self._admin.all_addresses(), self._loaded.warnings)
         await self.supervisor.start(derive.plan_of(self.config, sockets, self.options.log_format))
         _log.info("ready", workers=self.supervisor.accepting)
 
@@ -171,25 +172,14 @@ class Control:
         return sockets
 
     async def _start_admin(self) -> None:
-        admin = self.config.admin
-        self._tokens = await asyncio.to_thread(derive.tokens_of, self.config)
-        self._admin_tls = derive.tls_files(admin.tls)
         handlers = Admin(self._exposition, self.health, self.reload, lambda: effective(self.config))
-        app = make_app(
-            [*handlers.routes(), *TraceApi(self.traces).routes()],
-            self.accepts_token,
-            self.tasks.failed,
-        )
-        main, *others = await self._admin_sockets.bind(
-            [admin.address, *([admin.metrics_address] if admin.metrics_address else [])],
-            patience_s=self.options.bind_patience_s,
-        )
-        await self._servers.serve(app, main, self._admin_tls)
-        for sockets in others:
-            public = make_app(handlers.public_routes(), self.accepts_token, self.tasks.failed)
-            await self._servers.serve(public, sockets, None)
-            self.metrics_addresses = [bound.bound for bound in sockets]
-        self.admin_addresses = [bound.bound for bound in main]
+        api = Api(self.keys, self.confirmed)
+        routes = [*handlers.routes(), *TraceApi(self.traces).routes(), *api.routes()]
+        servers = self._admin
+        await servers.start(self.config, routes, handlers.public_routes(), api.authorize_routes())
+        self.admin_addresses = servers.addresses
+        self.metrics_addresses = servers.metrics_addresses
+        self.authorize_addresses = servers.authorize_addresses
 
     async def _start_keys(self) -> None:
         await self.keys.start()
@@ -257,10 +247,6 @@ class Control:
     def on_bug(self, place: str, error: Exception) -> None:
         """Count an unexpected exception (`supervisor.Listener`)."""
         self.tasks.failed(place, error)
-
-    def accepts_token(self, presented: str) -> bool:
-        """Whether the admin API opens to this token."""
-        return self._tokens.accept(presented)
 
     async def _elect(self) -> None:
         while True:
@@ -332,13 +318,10 @@ class Control:
             raise ReloadError(_reasons(error)) from error
         self._sockets.keep_only(derive.listen_addresses(loaded.config))
         self.keys.replace_static(static)
-        self._tokens = tokens
+        self._admin.take_over(loaded.config, tokens)
         self._loaded, self.config = loaded, loaded.config
         self._note_config()
         self.options.on_reload(self.config)
-        tls = self.config.admin.tls
-        if self._admin_tls is not None and tls is not None:
-            self._admin_tls.read(str(tls.cert_file), str(tls.key_file))
         notes = list(derive.needs_restart(old, loaded.config))
         for note in notes:
             _log.warning(note)
@@ -367,7 +350,7 @@ class Control:
             stack.callback(self._sockets.close)
             stack.callback(self._admin_sockets.close)
             stack.push_async_callback(self.keys.close)
-            stack.push_async_callback(self._servers.close)
+            stack.push_async_callback(self._admin.close)
             stack.push_async_callback(self.tasks.close)
             stack.push_async_callback(self.supervisor.close)
 

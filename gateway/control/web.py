@@ -7,14 +7,16 @@ as a list of `Route`.
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from aiohttp import hdrs, web
 
 from gateway.control.sockets import BoundSocket
+from gateway.control.token_gate import TokenGate, Turned
 
 TOKEN_FIELDS: Final = ("X-API-Token", "X-API-Key")
 """The header fields that may carry a token: those of the `sts` CLI."""
@@ -25,12 +27,20 @@ REQUEST_S: Final = 10.0
 KEEPALIVE_S: Final = 75.0
 """Longer than scrapes lie apart."""
 _SHUTDOWN_S: Final = 1.0
+_OF_PATHS: Final = {404, 405}
+"""Errors that say which paths there are."""
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
+WHO: Final = web.RequestKey("who", str)
+"""The name of the token that a request with `needs_token` was let in by."""
+JSON: Final = "application/json"
+"""Exactly so, without a charset: the `sts` CLI shows errors of no other type."""
 _SILENT: Final = web.AppKey("silent", set[web.RequestHandler])
 """Connections without a request so far."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+ErrorBody = Callable[[str, int, str], object | None]
+"""Makes the body of an error from path, status and text; None = the admin's own form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,19 +139,21 @@ class _TurnedAway(asyncio.Protocol):
 
 def make_app(
     routes: Sequence[Route],
-    accepts_token: Callable[[str], bool],
+    gate: TokenGate,
     on_bug: Callable[[str, Exception], None],
+    error_body: ErrorBody = lambda *_: None,
 ) -> web.Application:
     """Make an application of `routes`.
 
-    `accepts_token` judges what routes with `needs_token` were sent; `on_bug` counts exceptions.
+    `gate` judges what routes with `needs_token` were sent; `on_bug` counts exceptions;
+    `error_body` lets other rooms have errors under their paths in their own form.
     """
     app = web.Application(
-        middlewares=[_errors_as_json(routes, on_bug)], client_max_size=MAX_BODY_BYTES
+        middlewares=[_errors_as_json(routes, on_bug, error_body)], client_max_size=MAX_BODY_BYTES
     )
     app[_SILENT] = set()
     for route in routes:
-        handler = _guarded(route.handler, accepts_token) if route.needs_token else route.handler
+        handler = _guarded(route.handler, gate, error_body) if route.needs_token else route.handler
         if route.method == hdrs.METH_GET:
             app.router.add_get(route.path, handler)
         else:
@@ -150,35 +162,57 @@ def make_app(
     return app
 
 
-def json_response(status: int, body: object, headers: dict[str, str] | None = None) -> web.Response:
+def json_response(
+    status: int, body: object, headers: Mapping[str, str] | None = None
+) -> web.Response:
     """Answer with JSON; never cached."""
+    text = json.dumps(body, ensure_ascii=False)
+    return bytes_response(status, text.encode(), headers)
+
+
+def bytes_response(
+    status: int, body: bytes | None, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """Answer with JSON that is encoded already, or with no body at all; never cached."""
     fields = {hdrs.CACHE_CONTROL: "no-store", **(headers or {})}
-    return web.json_response(body, status=status, headers=fields)
+    if body is not None:
+        fields[hdrs.CONTENT_TYPE] = JSON
+    return web.Response(body=body, status=status, headers=fields)
 
 
-def _guarded(handler: Handler, accepts_token: Callable[[str], bool]) -> Handler:
+def _guarded(handler: Handler, gate: TokenGate, error_body: ErrorBody) -> Handler:
     async def guarded(request: web.Request) -> web.StreamResponse:
-        presented = [request.headers[field] for field in TOKEN_FIELDS if field in request.headers]
-        if not presented:
-            return _denied("no token: send it in the header X-API-Token")
-        if not all([accepts_token(token) for token in presented]):  # noqa: C419 - judge each
-            return _denied(
-                "the token is not known here: see admin.tokens, or state_dir/admin-token"
-            )
+        presented = [token for field in TOKEN_FIELDS for token in request.headers.getall(field, ())]
+        admitted = await gate.admit(request.remote or "", presented)
+        if isinstance(admitted, Turned):
+            return _turned_away(request, admitted, error_body)
+        request[WHO] = admitted
         return await handler(request)
 
     return guarded
 
 
-def _denied(text: str) -> web.Response:
-    return json_response(401, {"error": text}, {hdrs.WWW_AUTHENTICATE: "X-API-Token"})
+def _turned_away(request: web.Request, turned: Turned, error_body: ErrorBody) -> web.Response:
+    headers: dict[str, str] = {hdrs.WWW_AUTHENTICATE: TOKEN_FIELDS[0]}
+    if turned.retry_after_s is not None:
+        headers = {hdrs.RETRY_AFTER: str(turned.retry_after_s)}
+    body = error_body(request.path, turned.status, turned.text) or {"error": turned.text}
+    return json_response(turned.status, body, headers)
 
 
 Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
 
-def _errors_as_json(routes: Sequence[Route], on_bug: Callable[[str, Exception], None]) -> Any:  # noqa: ANN401 - aiohttp's middleware type is private
+def _errors_as_json(
+    routes: Sequence[Route], on_bug: Callable[[str, Exception], None], error_body: ErrorBody
+) -> Any:  # noqa: ANN401 - aiohttp's middleware type is private
     listed = [f"{route.method} {route.path}" for route in routes]
+
+    def failed(
+        request: web.Request, status: int, text: str, headers: Mapping[str, str] | None = None
+    ) -> web.Response:
+        own = {"error": text, "paths": listed} if status in _OF_PATHS else {"error": text}
+        return json_response(status, error_body(request.path, status, text) or own, headers)
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -186,16 +220,17 @@ def _errors_as_json(routes: Sequence[Route], on_bug: Callable[[str, Exception], 
         try:
             return await handler(request)
         except web.HTTPNotFound:
-            return json_response(404, {"error": "no such path here", "paths": listed})
+            return failed(request, 404, "no such path here")
         except web.HTTPMethodNotAllowed as error:
             allowed = ", ".join(sorted(error.allowed_methods))
-            text = f"this path takes only {allowed}"
-            return json_response(405, {"error": text, "paths": listed}, {hdrs.ALLOW: allowed})
+            return failed(request, 405, f"this path takes only {allowed}", {hdrs.ALLOW: allowed})
+        except web.HTTPRequestEntityTooLarge:
+            return failed(request, 413, f"the body is longer than {MAX_BODY_BYTES} bytes")
         except web.HTTPException as error:
-            return json_response(error.status, {"error": error.reason})
+            return failed(request, error.status, error.reason)
         except Exception as error:  # noqa: BLE001 - a bug in a handler is an answer too
             on_bug(f"{request.method} {request.match_info.route.name or 'admin'}", error)
-            return json_response(500, {"error": "the gateway failed on this request; see its log"})
+            return failed(request, 500, "the gateway failed on this request; see its log")
 
     return middleware
 

@@ -127,7 +127,7 @@ def _shared_name(key: str) -> str:
 
 
 CONFIGURATION: Final = {_shared_name(key): text for key, text in _documented_keys(Config)}
-IN_WORDS: Final = {"state_dir", "keys.stores", "auth.receiver_keys[].name"}
+IN_WORDS: Final = {"state_dir", "keys.stores", "auth.receiver_keys[].name", "admin.tokens[].name"}
 """Defaults that depend on the machine or on the place: documented in words."""
 
 

@@ -52,7 +52,7 @@ ROOMS: Final = {
     ),
     "control": _room(
         "channel config intake keys log metrics model outcome settings terminal",
-        "aiohttp cryptography prometheus_client structlog uvloop",
+        "aiohttp cryptography msgspec prometheus_client structlog uvloop",
     ),
     # tools to try the gateway with
     "receiver": _room("intake model otlp outcome", "google.protobuf hypercorn"),

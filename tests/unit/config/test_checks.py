@@ -225,7 +225,17 @@ def test_a_store_is_shown_without_its_password(tmp_path: Path) -> None:
             'backends.intake.max_body["/stsAgent/intake"]',
             "/api/v1/series",
         ),
-        ("admin: {authorize_address: '127.0.0.1:1'}", "admin.authorize_address", "not supported"),
+        ("admin: {tokens: [aa, aa]}", "admin.tokens[1]", "the same token as admin.tokens[0]"),
+        (
+            "admin: {tokens: [aa, {name: token-1, token: bb}]}",
+            "admin.tokens[1].name",
+            "the same name as admin.tokens[0]",
+        ),
+        (
+            "admin: {address: '127.0.0.1:1', authorize_address: '127.0.0.1:1'}",
+            "admin.authorize_address",
+            "admin.address",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_refused(

@@ -10,19 +10,19 @@ from gateway.control.admin_token import TokenError, Tokens, ensure_token_file
 
 
 def test_only_the_configured_tokens_are_accepted() -> None:
-    tokens = Tokens(["first", "second"])
-    assert tokens.accept("first")
-    assert tokens.accept("second")
+    tokens = Tokens([("alice", "first"), ("bob", "second")])
+    assert tokens.accept("first") == "alice"
+    assert tokens.accept("second") == "bob"
     for wrong in ("", "firs", "first ", "third", "\udcff"):
-        assert not tokens.accept(wrong)
+        assert tokens.accept(wrong) is None
 
 
 def test_no_token_is_accepted_where_none_is_configured() -> None:
-    assert not Tokens([]).accept("")
+    assert Tokens([]).accept("") is None
 
 
 def test_a_token_is_in_no_repr() -> None:
-    tokens = Tokens(["canary"])
+    tokens = Tokens([("name", "canary")])
     assert "canary" not in repr(tokens) + repr(vars(tokens))
 
 

@@ -18,6 +18,7 @@ from gateway.control.admin_token import Tokens
 from gateway.control.exposition import Exposition
 from gateway.control.health import Facts, Health
 from gateway.control.sockets import ListenSockets
+from gateway.control.token_gate import TokenGate
 from gateway.control.totals import Totals
 from gateway.control.usage import KeyTraffic
 from gateway.control.web import HttpServers, Route, make_app
@@ -68,7 +69,8 @@ async def admin() -> AsyncIterator[Fixture]:
     fixture = Fixture()
     exposition = Exposition(Totals(), KeyTraffic(), str, dict, list)
     handlers = Admin(exposition, Health(fixture.facts), fixture.reload, lambda: {"key": "**"})
-    tokens = Tokens(["secret", "other"])
+    tokens = Tokens([("one", "secret"), ("two", "other")])
+    gate = TokenGate(tokens.accept)
 
     def on_bug(place: str, error: Exception) -> None:  # noqa: ARG001
         fixture.bugs.append(error)
@@ -76,8 +78,8 @@ async def admin() -> AsyncIterator[Fixture]:
     servers, sockets = HttpServers(), ListenSockets()
     main, public = await sockets.bind(["127.0.0.1:0", "127.0.0.1:0"])
     routes = [*handlers.routes(), Route("GET", "/broken", fail)]
-    await servers.serve(make_app(routes, tokens.accept, on_bug), main, None)
-    await servers.serve(make_app(handlers.public_routes(), tokens.accept, on_bug), public, None)
+    await servers.serve(make_app(routes, gate, on_bug), main, None)
+    await servers.serve(make_app(handlers.public_routes(), gate, on_bug), public, None)
     fixture.url, fixture.public_url = f"http://{main[0].bound}", f"http://{public[0].bound}"
     async with aiohttp.ClientSession() as fixture.client:
         yield fixture
@@ -208,7 +210,7 @@ async def small() -> AsyncIterator[tuple[str, int]]:
     handlers = Admin(exposition, Health(Fixture().facts), Fixture().reload, dict)
     servers, sockets = HttpServers(max_connections=2, request_s=0.2), ListenSockets()
     [[bound]] = await sockets.bind(["127.0.0.1:0"])
-    app = make_app(handlers.public_routes(), lambda _: False, lambda *_: None)
+    app = make_app(handlers.public_routes(), TokenGate(lambda _: None), lambda *_: None)
     await servers.serve(app, [bound], None)
     host, _, port = bound.bound.rpartition(":")
     yield host, int(port)
