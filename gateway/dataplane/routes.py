@@ -62,10 +62,13 @@ class Route:
     intake: IntakeRules | None = None
     """Set on the routes of the agents' intake."""
     signal_bit: int = field(init=False)
+    backend_label: str = field(init=False)
+    """The label `backend`: plain, because an enum's value costs 0.25 µs each time."""
 
     def __post_init__(self) -> None:
-        """Look the signal's bit up once."""
+        """Look up once what each request needs."""
         self.signal_bit = self.signal.bit
+        self.backend_label = self.backend.value if self.backend is not None else "none"
         self.target = self.target or self.path
 
     @property
