@@ -1,4 +1,5 @@
-"""The bodies that the bench sends: OTLP trace exports of realistic content, always the same.
+"""The bodies that the bench sends: OTLP trace exports of realistic content, and what agents post as
+zlib streams; always the same.
 
 The sizes: one span (0.6 kB), 100 spans (30 kB), 1,000 spans compressed
 (73 kB) and 8,192 spans, the Collector's default batch (2.46 MB).
@@ -7,7 +8,9 @@ The sizes: one span (0.6 kB), 100 spans (30 kB), 1,000 spans compressed
 from __future__ import annotations
 
 import gzip
+import json
 import random
+import zlib
 from dataclasses import dataclass
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -113,6 +116,26 @@ def trace_export(spans: int) -> bytes:
     return request.SerializeToString(deterministic=True)
 
 
+def agent_payload(components: int) -> bytes:
+    """Return a topology of so many components as the main forwarder posts it: JSON in zlib."""
+    chance = random.Random(components)  # noqa: S311 -- made-up telemetry, no secret
+    topology = {
+        "start_snapshot": False,
+        "instance": {"type": "kubernetes", "url": "bench"},
+        "components": [
+            {
+                "externalId": f"urn:kubernetes:/bench:shop:pod/{chance.randbytes(24).hex()}",
+                "type": {"name": "pod"},
+                "data": {"labels": ["namespace:shop", f"node:{chance.randrange(20)}"]},
+            }
+            for _ in range(components)
+        ],
+        "relations": [],
+    }
+    content = {"collection_timestamp": 1_732_000_000, "topologies": [topology]}
+    return zlib.compress(json.dumps(content).encode())
+
+
 def body(name: str) -> Body:
     """Return the body called `name`, one of `NAMES`.
 
@@ -128,9 +151,13 @@ def body(name: str) -> Body:
             return Body(name, gzip.compress(trace_export(1000), 6, mtime=0), "gzip")
         case "2.5M":
             return Body(name, trace_export(8192))
+        case "intake-2k":
+            return Body(name, agent_payload(60), "deflate")
+        case "intake-2M":
+            return Body(name, agent_payload(62_000), "deflate")
         case _:
             message = f"no body {name!r}: choose one of {', '.join(NAMES)}"
             raise ValueError(message)
 
 
-NAMES = ("small", "30k", "73k-gzip", "2.5M")
+NAMES = ("small", "30k", "73k-gzip", "2.5M", "intake-2k", "intake-2M")

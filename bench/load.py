@@ -1,4 +1,4 @@
-"""Sends load and prints what came of it: `python -m bench.load grpc|http --port PORT …`.
+"""Sends load and prints what came of it: `python -m bench.load grpc|http|intake --port PORT …`.
 
 The output is one line of JSON (requests, seconds, rps, p50_ms, p99_ms). Exit code 1, and the reason
 on standard error, when any response was not the expected one: such a run measures nothing.
@@ -17,7 +17,7 @@ from bench.report import LoadReport, RunFailedError
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench.load", description=__doc__)
-    parser.add_argument("protocol", choices=("grpc", "http"))
+    parser.add_argument("protocol", choices=("grpc", "http", "intake"))
     parser.add_argument("--port", type=int, required=True, help="where the proxy listens")
     parser.add_argument("--body", choices=bodies.NAMES, default="small")
     parser.add_argument("--requests", type=int, default=20_000)
@@ -47,7 +47,14 @@ def main(arguments: list[str] | None = None) -> int:
             bdp_pings=options.bdp_pings,
         )
     else:
-        load = HttpLoad(options.port, body, options.requests, options.connections, options.keys)
+        load = HttpLoad(
+            options.port,
+            body,
+            options.requests,
+            options.connections,
+            options.keys,
+            is_intake=options.protocol == "intake",
+        )
     try:
         seconds, durations_s = load.run()
     except (RunFailedError, OSError) as error:

@@ -1,4 +1,4 @@
-"""OTLP/HTTP load as Go's net/http sends it: kept-alive HTTP/1.1 connections, one request at a time.
+"""HTTP load as Go's net/http sends it: kept-alive HTTP/1.1 connections, one request at a time.
 
 Every response is checked: status 200 and the expected body.
 """
@@ -39,6 +39,26 @@ def request_heads(port: int, body: Body, key_count: int) -> list[bytes]:
             "Accept-Encoding: gzip\r\n\r\n"
         ).encode()
         for authorization in keys.authorizations(key_count)
+    ]
+
+
+def agent_heads(port: int, body: Body, key_count: int) -> list[bytes]:
+    """Return one head for each key, as the agents' main forwarder sends it."""
+    return [
+        (
+            "POST /receiver/stsAgent/intake/ HTTP/1.1\r\n"
+            f"Host: 127.0.0.1:{port}\r\n"
+            "User-Agent: stackstate-agent/3.51.0\r\n"
+            f"Content-Length: {len(body.message)}\r\n"
+            "Allow-Arbitrary-Tag-Value: true\r\n"
+            f"Content-Encoding: {body.encoding}\r\n"
+            "Content-Type: application/json\r\n"
+            "Sts-Agent-Version: 3.51.0\r\n"
+            f"Sts-Api-Key: {key}\r\n"
+            "X-Dd-Agent-Attempts: 1\r\n"
+            "Accept-Encoding: gzip\r\n\r\n"
+        ).encode()
+        for key in keys.keys(key_count)
     ]
 
 
@@ -104,7 +124,7 @@ class _Connection:
 
 @dataclass(frozen=True, slots=True)
 class HttpLoad:
-    """A run of OTLP/HTTP requests against one port.
+    """A run of OTLP/HTTP or agents' requests against one port.
 
     Attributes:
         port: where the proxy listens on 127.0.0.1.
@@ -112,6 +132,7 @@ class HttpLoad:
         requests: how many are sent in all.
         connections: how many connections are held, each with one request in flight.
         key_count: how many keys are used in turn.
+        is_intake: whether agents send, not a Collector.
     """
 
     port: int
@@ -119,6 +140,7 @@ class HttpLoad:
     requests: int
     connections: int
     key_count: int = keys.COUNT
+    is_intake: bool = False
 
     def run(self) -> tuple[float, list[float]]:
         """Send all requests; return the seconds they took and each one's duration in seconds.
@@ -143,7 +165,8 @@ class HttpLoad:
     def _send_all(
         self, poll: select.epoll, by_descriptor: dict[int, _Connection]
     ) -> tuple[float, list[float]]:
-        heads = request_heads(self.port, self.body, self.key_count)
+        write_heads = agent_heads if self.is_intake else request_heads
+        heads = write_heads(self.port, self.body, self.key_count)
         durations_s: list[float] = []
         started = 0
         start_s = time.perf_counter()

@@ -58,6 +58,7 @@ http {{
   uwsgi_temp_path ./uwsgi; scgi_temp_path ./scgi;
   map_hash_max_size 262144; map_hash_bucket_size 256;
   map $http_authorization $is_known {{ default 0; include keys.map; }}
+  map $http_sts_api_key $is_agent {{ default 0; include agents.map; }}
   upstream grpc_backend {{
     server 127.0.0.1:{backend}; keepalive 64; keepalive_requests 100000000; keepalive_time 1d;
   }}
@@ -79,6 +80,14 @@ http {{
       proxy_request_buffering off; proxy_pass http://http_backend;
     }}
   }}
+  server {{
+    listen 127.0.0.1:{intake};
+    location / {{
+      if ($is_agent = 0) {{ return 403; }}
+      proxy_http_version 1.1; proxy_set_header Connection "";
+      proxy_request_buffering off; proxy_pass http://http_backend;
+    }}
+  }}
 }}
 """
 
@@ -90,9 +99,13 @@ class Nginx:
 
     def start(self, folder: Path, backend_port: int, core: int | None) -> Running:
         """Start it; see `Proxy.start`."""
-        ports: dict[Kind, int] = {"grpc": free_port(), "http": free_port()}
+        kinds: tuple[Kind, ...] = ("grpc", "http", "intake")
+        ports: dict[Kind, int] = {kind: free_port() for kind in kinds}
         (folder / "keys.map").write_text(
             "".join(f'"{each}" 1;\n' for each in keys.authorizations()), encoding="ascii"
+        )
+        (folder / "agents.map").write_text(
+            "".join(f'"{each}" 1;\n' for each in keys.keys(keys.COUNT)), encoding="ascii"
         )
         configuration = folder / "nginx.conf"
         configuration.write_text(
@@ -169,7 +182,7 @@ class Gateway:
         )
         command = [_command("gateway"), "serve", "--config", str(configuration)]
         program = Program.start(self.name, command, folder=folder, core=core)
-        running = Running(program, {"grpc": port, "http": port})
+        running = Running(program, {"grpc": port, "http": port, "intake": port})
         try:
             _wait_until_ready(program, admin_port)
         except ProgramError:
@@ -183,7 +196,7 @@ class Gateway:
         backend = {"urls": [f"http://127.0.0.1:{backend_port}"]}
         return {
             "listen": [{"address": f"127.0.0.1:{port}"}],
-            "backends": {"otlp_grpc": backend, "otlp_http": backend},
+            "backends": {"otlp_grpc": backend, "otlp_http": backend, "intake": backend},
             "keys": {"stores": [f"sqlite://{folder}/keys.db"]},
             "admin": {"address": f"127.0.0.1:{admin_port}"},
             "limits": {"drain_delay": "0s"},

@@ -7,7 +7,7 @@ from typing import Literal
 
 from bench.process import Program, ProgramError
 
-Kind = Literal["grpc", "http"]
+Kind = Literal["grpc", "http", "intake"]
 
 
 @dataclass(frozen=True, slots=True)
