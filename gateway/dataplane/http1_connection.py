@@ -48,6 +48,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         "_pauses",
         "_phase",
         "_since",
+        "_small_view",
         "_ungranted",
         "opened_at",
         "peer",
@@ -58,6 +59,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         self.plane = plane
         self.peer = peer
         self.opened_at = plane.tick
+        self._small_view = plane.receive_view[:WINDOW_BYTES]
         self._out = Output(plane.budget)
         self._phase: int = HEAD
         self._since = plane.tick
@@ -79,8 +81,13 @@ class Http1Connection(asyncio.BufferedProtocol):
         self._out.begin(cast("asyncio.Transport", transport))
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Give the worker's one buffer (asyncio): what it gets is forwarded or copied at once."""
-        return self.plane.receive_view
+        """Give the worker's one buffer (asyncio): what it gets is forwarded or copied at once.
+
+        All of it only while the backend keeps up with a body: what it does not take must be held.
+        """
+        if self._phase == BODY and not self._ungranted:
+            return self.plane.receive_view
+        return self._small_view
 
     def pause_writing(self) -> None:
         """The client does not read (asyncio)."""
@@ -144,7 +151,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         """The next thing to come is a head."""
         self._phase = HEAD
         self._since = self.plane.tick
-        if self._is_ending:
+        if self._is_ending or self._has_eof:
             self.close()
         elif self._held:
             self.plane.loop.call_soon(self._go_on)

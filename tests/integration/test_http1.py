@@ -463,6 +463,21 @@ async def test_a_client_that_has_half_closed_still_gets_its_answer(
     assert await client.read_to_end() == b""
 
 
+async def test_a_client_that_half_closes_while_its_answer_arrives_gets_all_of_it(
+    sink: RawBackend, gateway: RunningWorker, client: RawPeer
+) -> None:
+    await client.send(post())
+    upstream = await sink.connection()
+    await upstream.receive_request()
+    await upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + bytes(50_000))
+    await client.read(50_000)
+    client.finish_sending()
+    await gateway.until(lambda: connection_of(gateway)._has_eof)
+    await upstream.send(bytes(50_000))
+    assert (await client.read_to_end()).count(b"\x00") > 50_000
+    await gateway.until(lambda: gateway.worker.connections == 0)
+
+
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_a_client_that_goes_away_within_its_body_completes_nothing(
     sink: RawBackend, gateway: RunningWorker, client: RawPeer, how: str
@@ -655,6 +670,30 @@ async def test_an_upload_is_not_read_faster_than_the_backend_takes_it(
     await sending
     await upstream.send(OK)
     assert (await client.receive_answer()).start == "200"
+
+
+async def test_an_upload_that_waits_for_a_backend_holds_little(sink: RawBackend) -> None:
+    one = backend(BackendName.OTLP_HTTP, f"http://127.0.0.1:{sink.port}", max_connections=1)
+    async with (
+        running_worker(backends=[one], keys=[entry(KEY)], sweeping=False) as gateway,
+        raw_client(gateway.port) as busy,
+        raw_client(gateway.port) as waiting,
+    ):
+        await busy.send(post())
+        upstream = await sink.connection()
+        await upstream.receive_request()
+        body = bytes(range(256)) * 20 * KIB
+        sending = asyncio.create_task(waiting.send(post(body)))
+        await gateway.until(
+            lambda: any(getattr(one, "_pauses", 0) for one in gateway.plane.connections)
+        )
+        assert gateway.plane.budget.used <= 192 * KIB
+        for peer, size in ((busy, 0), (waiting, len(body))):
+            if size:
+                assert (await upstream.receive_request()).body == body
+            await upstream.send(OK)
+            assert (await peer.receive_answer()).start == "200"
+        await sending
 
 
 async def test_a_download_is_not_read_faster_than_the_client_takes_it(
