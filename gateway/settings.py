@@ -132,6 +132,15 @@ class Cors(msgspec.Struct, frozen=True):
     max_age_s: int = 3600
 
 
+class Authority(msgspec.Struct, frozen=True):
+    """That keys in no snapshot are asked for; what a worker remembers of the answers."""
+
+    cache_size: int
+    negative_cache_size: int
+    wait_s: float
+    """How long control may take to answer."""
+
+
 class WorkerSettings(msgspec.Struct, frozen=True):
     """Everything that one worker needs besides keys."""
 
@@ -150,5 +159,6 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     cors: Cors = Cors()
     intake: Intake = Intake()
     trusted_networks: tuple[str, ...] = ()
+    authority: Authority | None = None
     log_level: str = "info"
     log_format: Literal["console", "json"] = "json"

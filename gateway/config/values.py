@@ -180,14 +180,16 @@ FilePath = Annotated[
 class Store:
     """Where keys live."""
 
-    kind: Literal["sqlite", "postgresql", "file"]
+    kind: Literal["sqlite", "postgresql", "file", "authority"]
     path: Path = Path()
     """The SQLite file; a file store's file or folder."""
     url: str = field(default="", repr=False)
-    """PostgreSQL's url, which may contain a password."""
+    """PostgreSQL's url, which may contain a password; an authority's."""
 
     def __str__(self) -> str:
         """Write it as in the configuration, without a password and parameters."""
+        if self.kind == "authority":
+            return f"authority+{self.url}"
         if self.kind != "postgresql":
             return f"{self.kind}://{self.path}"
         parts = urlsplit(self.url)
@@ -196,10 +198,9 @@ class Store:
         return f"postgresql://{user.partition(':')[0]}{at}{host}{parts.path}"
 
 
-_LATER_STORES: Final = re.compile(r"authority(\+[a-z]+)?:", re.IGNORECASE)
 _STORE_HELP: Final = (
-    "write sqlite:///absolute/path/keys.db, postgresql://user@host/database or "
-    "file:///absolute/path/keys.yaml"
+    "write sqlite:///absolute/path/keys.db, postgresql://user@host/database, "
+    "file:///absolute/path/keys.yaml or authority+https://host/path"
 )
 _POSTGRESQL_PARAMETERS: Final = frozenset(
     {
@@ -226,9 +227,6 @@ def parse_store(value: object) -> Store:
         return value
     if not isinstance(value, str):
         raise ValueError(_STORE_HELP)  # noqa: TRY004 - pydantic collects ValueErrors only
-    if _LATER_STORES.match(value):
-        msg = f"this kind of store is not supported by this version: {_STORE_HELP}"
-        raise ValueError(msg)
     kind, colon, rest = value.partition("://")
     match kind if colon else "":
         case "sqlite":
@@ -237,6 +235,11 @@ def parse_store(value: object) -> Store:
             return Store("file", _store_path(rest, "file:///absolute/path/keys.yaml"))
         case "postgresql" | "postgres":
             return Store("postgresql", url=_postgresql_url(f"postgresql://{rest}"))
+        case "authority+http" | "authority+https":
+            return Store("authority", url=_authority_url(value.removeprefix("authority+")))
+        case "authority":
+            msg = "say how it is asked: write authority+https://host/path or authority+http://…"
+            raise ValueError(msg)
         case "postgresql+asyncpg" | "postgres+asyncpg":
             msg = "leave out '+asyncpg': write postgresql://user@host/database"
             raise ValueError(msg)
@@ -263,6 +266,17 @@ def _store_path(text: str, form: str) -> Path:
         msg = "a store's path takes no '?', '#' or '%': choose a plain name"
         raise ValueError(msg)
     return path
+
+
+def _authority_url(url: str) -> str:
+    parts = split_url(url)
+    if parts.path in {"", "/"}:
+        msg = (
+            "the url names no path: write .../internal/api/security/ingestion/authorize or "
+            ".../stsAgent/api/v1/validate"
+        )
+        raise ValueError(msg)
+    return url
 
 
 def _postgresql_url(url: str) -> str:

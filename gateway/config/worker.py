@@ -41,8 +41,21 @@ def worker_settings(
         cors=_cors(config.cors),
         intake=_intake(config.backends.intake),
         trusted_networks=tuple(config.trusted_networks),
+        authority=_authority(config.keys),
         log_level=config.log.level,
         log_format=log_format,
+    )
+
+
+def _authority(keys: tree.Keys) -> settings.Authority | None:
+    authorities = sum(store.kind == "authority" for store in keys.stores)
+    if not authorities:
+        return None
+    return settings.Authority(
+        cache_size=keys.cache.size,
+        negative_cache_size=keys.cache.negative_size,
+        # Each waits for its turn, and then for the answer.
+        wait_s=2 * authorities * keys.authority.timeout + _AUTHORITY_GRACE_S,
     )
 
 
@@ -121,6 +134,8 @@ def _forward(forward: tree.Forward) -> settings.Forward:
     )
 
 
+_AUTHORITY_GRACE_S: Final = 2.0
+"""What control may take beyond its authorities' own times."""
 _QUOTA_STATUS: Final[dict[int, Literal[429, 503]]] = {429: 429, 503: 503}
 
 
