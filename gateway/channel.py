@@ -40,6 +40,8 @@ class Keys(msgspec.Struct, tag=True, frozen=True):
     entries: list[KeyEntry]
     first: bool
     last: bool
+    complete: bool = True
+    """As in `KeyChanges`."""
 
 
 class KeyChanges(msgspec.Struct, tag=True, frozen=True):
@@ -54,6 +56,8 @@ class KeyChanges(msgspec.Struct, tag=True, frozen=True):
     removals: list[bytes]
     """Digests that are forgotten altogether (tombstones past their time)."""
     last: bool = True
+    complete: bool = True
+    """Whether an unknown key is a definite no. False: a store is out of reach, nobody can tell."""
 
 
 class Unready(msgspec.Struct, tag=True, frozen=True):

@@ -107,6 +107,8 @@ def store_detail(status: StoreStatus) -> dict[str, Any]:
         "location": status.location,
         "up": status.up,
         "last_sync_ms": status.last_sync_ms,
+        "loaded": status.loaded,
+        "suspended": status.suspended,
         "error": status.error,
     }
 
@@ -128,6 +130,7 @@ def needs_restart(old: Config, new: Config) -> Iterator[str]:
     for path in (
         "keys.stores",
         "keys.tombstones",
+        "keys.max_stale",
         "state_dir",
         "admin.address",
         "admin.metrics_address",

@@ -101,4 +101,5 @@ def _parts(delta: KeyDelta) -> Iterator[KeyChanges]:
     for start in range(0, max(total, 1), SNAPSHOT_CHUNK):
         end = start + SNAPSHOT_CHUNK
         some = upserts[max(0, start - len(removals)) : max(0, end - len(removals))]
-        yield KeyChanges(delta.revision, some, removals[start:end], last=end >= total)
+        is_last = end >= total
+        yield KeyChanges(delta.revision, some, removals[start:end], is_last, delta.complete)

@@ -95,6 +95,8 @@ class Control:
             derive.static_keys_of(self.config),
             tombstones_s=self.config.keys.tombstones,
             with_names=self.config.forward.identity_headers,
+            max_stale_s=self.config.keys.max_stale,
+            state_dir=self.config.state_dir,
             on_status=store_changed,
             on_problem=_log.warning,
         )
@@ -261,7 +263,7 @@ class Control:
     def _facts(self) -> Facts:
         up = self._totals.gauges(metrics.BACKEND_UP)
         return Facts(
-            keys_loaded=self._distribution is not None,
+            keys_loaded=self._distribution is not None and self.keys.is_loaded,
             accepting=self.supervisor.accepting,
             wanted=self.supervisor.wanted or self.config.worker_count,
             stores=[derive.store_detail(status) for status in self.keys.statuses()],

@@ -82,6 +82,8 @@ class Snapshot:
 
     revision: int
     entries: Sequence[KeyEntry]
+    complete: bool = True
+    """As in `channel.KeyChanges`."""
 
 
 class WorkerHandle:
@@ -177,7 +179,8 @@ class WorkerHandle:
         for changes in self._held:
             last += changes.upserts
         self.applied = self._held[-1].revision if self._held else snapshot.revision
-        self.send(Keys(self.applied, last, first=last_start == 0, last=True))
+        complete = self._held[-1].complete if self._held else snapshot.complete
+        self.send(Keys(self.applied, last, first=last_start == 0, last=True, complete=complete))
         self._enter(State.LOADED)
 
     def push(self, changes: KeyChanges) -> None:

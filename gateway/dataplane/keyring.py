@@ -26,6 +26,7 @@ class Keyring:
 
     def __init__(self) -> None:
         self.is_loaded = False
+        self.is_complete = False
         self.revision = -1
         self._keys: dict[bytes, Principal] = {}
         self._loading: dict[bytes, Principal] = {}
@@ -34,8 +35,19 @@ class Keyring:
         """Count the keys, tombstones included."""
         return len(self._keys)
 
-    def load(self, entries: Iterable[KeyEntry], revision: int, *, first: bool, last: bool) -> None:
-        """Take a part of a snapshot; with the last one the whole takes effect at once."""
+    def load(
+        self,
+        entries: Iterable[KeyEntry],
+        revision: int,
+        *,
+        first: bool,
+        last: bool,
+        complete: bool = True,
+    ) -> None:
+        """Take a part of a snapshot; with the last one the whole takes effect at once.
+
+        Unless it is `complete` nobody can tell of an unknown key whether it exists.
+        """
         if first:
             self._loading = {}
         self._loading.update(entries)
@@ -43,6 +55,7 @@ class Keyring:
             self._keys, self._loading = self._loading, {}
             self.revision = revision
             self.is_loaded = True
+            self.is_complete = complete
 
     def apply(
         self,
@@ -51,6 +64,7 @@ class Keyring:
         revision: int,
         *,
         last: bool = True,
+        complete: bool = True,
     ) -> None:
         """Apply changes up to `revision`; what is older than the keyring is thrown away.
 
@@ -63,6 +77,7 @@ class Keyring:
             self._keys.pop(digest, None)
         if last:
             self.revision = revision
+            self.is_complete = complete
 
     def decide(  # noqa: PLR0911 - one return for each verdict is how it reads best
         self, credential: Credential, signal: int, now_ms: int
@@ -76,7 +91,7 @@ class Keyring:
             return Denied(credential.refusal)
         principal = self._keys.get(digest)
         if principal is None:
-            if not self.is_loaded:
+            if not self.is_complete:
                 return _NOT_LOADED
             return _MISTYPED if credential.is_mistyped else _UNKNOWN
         if principal.state:

@@ -112,9 +112,12 @@ class Worker:
         *,
         first: bool = True,
         last: bool = True,
+        complete: bool = True,
     ) -> None:
         """Take a part of a snapshot of all keys; they count from the last part on."""
-        self.plane.keyring.load(entries, revision, first=first, last=last)
+        self.plane.keyring.load(
+            entries, revision, first=first, last=last, complete=complete
+        )
 
     def apply_keys(self, changes: KeyChanges) -> Iterator[None]:
         """Apply a change of the keys in steps: run the loop between them. Done at the end."""
@@ -124,7 +127,10 @@ class Worker:
         for part in range(1, parts + 1):
             some = list(islice(upserts, KEYS_PER_STEP))
             others = list(islice(removals, KEYS_PER_STEP - len(some)))
-            keyring.apply(some, others, changes.revision, last=changes.last and part == parts)
+            is_last = changes.last and part == parts
+            keyring.apply(
+                some, others, changes.revision, last=is_last, complete=changes.complete
+            )
             if part < parts:
                 yield
 
@@ -275,7 +281,13 @@ class WorkerProcess:
             self._loop.call_soon(self._step)
 
     def _load(self, worker: Worker, keys: Keys) -> Iterator[None]:
-        worker.load_keys(keys.entries, keys.revision, first=keys.first, last=keys.last)
+        worker.load_keys(
+            keys.entries,
+            keys.revision,
+            first=keys.first,
+            last=keys.last,
+            complete=keys.complete,
+        )
         yield
         if not keys.last:
             return

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.keys import schema, sqlite
 from gateway.keys.errors import StoreError, StoreUnavailableError
-from gateway.keys.sql import SqlStore
+from gateway.keys.sql import PARTITION, SqlStore
 from gateway.keys.watch import SqliteWatch
 
 APPLICATION_ID: Final = 0x6F746B65
@@ -68,6 +69,14 @@ class SqliteDatabase:
 
     async def announce(self, connection: AsyncConnection) -> None:
         """See `sql.Database`: whoever watches the file needs no telling."""
+
+    async def rows(
+        self, connection: AsyncConnection, query: sa.Select[Any]
+    ) -> AsyncIterator[Sequence[Sequence[Any]]]:
+        """See `sql.Database`."""
+        result = await connection.stream(query)
+        async for rows in result.partitions(PARTITION):
+            yield rows
 
     async def wait_for_change(self, engine: AsyncEngine) -> None:
         """See `sql.Database`. A file put in the place of the old one is read anew as a whole."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +30,7 @@ from gateway.keys.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from gateway.keys.sql import SqlStore
+from gateway.keys.sql import PARTITION, SqlStore
 
 CHANNEL: Final = "otlp_gateway_keys"
 POLL_S: Final = 2.0
@@ -132,6 +132,16 @@ class PostgresqlDatabase:
     async def announce(self, connection: AsyncConnection) -> None:
         """See `sql.Database`: told to all gateways when the transaction commits."""
         await connection.execute(sa.select(sa.func.pg_notify(CHANNEL, "")))
+
+    async def rows(
+        self, connection: AsyncConnection, query: sa.Select[Any]
+    ) -> AsyncIterator[Sequence[Sequence[Any]]]:
+        """See `sql.Database`. Straight from the driver: SQLAlchemy would triple the time."""
+        raw = (await connection.get_raw_connection()).driver_connection
+        assert isinstance(raw, asyncpg.Connection)  # noqa: S101 - `_connect` made it
+        cursor = await raw.cursor(str(query.compile(dialect=connection.dialect)))
+        while rows := await cursor.fetch(PARTITION):
+            yield rows
 
     async def wait_for_change(self, engine: AsyncEngine) -> None:  # noqa: ARG002 - others need it
         """See `sql.Database`."""

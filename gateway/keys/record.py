@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import ClassVar, Final, NamedTuple
 
+import msgspec
+
 from gateway.keys.material import KeyMaterial
 from gateway.model import ALL_SIGNALS, KeyDigest, KeyEntry, KeyState, Principal, Signal
 
@@ -17,13 +19,16 @@ STATIC_PREFIX: Final = "static:"
 """Ids of static keys begin with it; ids of stores' keys are decimal numbers."""
 
 
-@dataclass(frozen=True, slots=True)
-class KeyRecord:
-    """One key of a store, deleted ones included. Times are Unix milliseconds, UTC."""
+class KeyRecord(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One key of a store, deleted ones included. Times are Unix milliseconds, UTC.
+
+    A struct without the collector's header: a million of them are made in a second, take a third
+    less memory than objects, and no collection ever walks them.
+    """
 
     id: int
     """1 … `model.MAX_KEY_ID`, never given out twice."""
-    digest: KeyDigest = field(repr=False)
+    digest: KeyDigest
     name: str
     created_ms: int
     updated_ms: int
@@ -38,6 +43,10 @@ class KeyRecord:
     enabled: bool = True
     signals: frozenset[Signal] | None = None
     """What the key may send; None = everything, signals of later versions too."""
+
+    def __repr__(self) -> str:
+        """Tell which key it is, without its digest."""
+        return f"KeyRecord({self.id}, {self.name!r}, revision {self.revision})"
 
     @property
     def key_id(self) -> str:
@@ -119,6 +128,9 @@ class KeyDelta:
     """Digests to forget altogether."""
     changed_at_ms: int | None = None
     """When the newest of the changes was made, by its maker's clock; None = nobody can tell."""
+    complete: bool = True
+    """Whether a key that workers do not know exists nowhere. False: a store is out of reach, and
+    nobody can tell."""
 
 
 def describe_day(unix_ms: int) -> str:

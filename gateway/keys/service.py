@@ -1,63 +1,39 @@
 """The keys of a running gateway: all of them in memory, always as the stores have them.
 
-Loads every store, follows their changes and tells subscribers what the workers must know. It knows
+Follows every store (`keys.source`) and tells subscribers what the workers must know. It knows
 nothing of workers itself: control pushes the changes and says when they are confirmed. Commands on
 a store without a gateway use `keys.manage`.
 
-A store that fails after the start changes nothing for known keys: they stay as they were last read,
-and the store is asked again every `RETRY_S`.
+While a remote store is away its known keys are served for `max_stale_s`, then no longer decided on;
+a key that is not known may exist, so it is no definite no (`KeyDelta.complete`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from gateway.keys import usage
 from gateway.keys.audit import GATEWAY, Actor, AuditEntry
-from gateway.keys.board import ConfirmationBoard
 from gateway.keys.errors import KeyRefusedError, StoreError
 from gateway.keys.manage import Issued, KeyManager, Rotated, now_unix_ms
 from gateway.keys.material import KeyMaterial
 from gateway.keys.record import KeyDelta, KeyRecord, KeyUsage, KnownKey, StaticKey
 from gateway.keys.registry import Registry
+from gateway.keys.source import Listener, Source, StoreStatus
 from gateway.keys.store import KeyStore, KeyUpdate
 from gateway.model import KeyDigest, KeyEntry, Signal
 
-RETRY_S: Final = 1.0
+__all__ = ["KeyService", "StoreStatus"]
+
 PURGE_S: Final = 60.0
-
-
-@dataclass(slots=True)
-class StoreStatus:
-    """How a store is, for health and metrics."""
-
-    name: str
-    location: str
-    up: bool = False
-    last_sync_ms: int = 0
-    """When the keys in memory were last known to equal the store's; Unix milliseconds."""
-    error: str | None = None
-    """Why it is not up, for people."""
-    errors: dict[str, int] = field(default_factory=dict)
-    """Failures by `errors.STORE_ERROR_REASONS`."""
-
-
-class _Source:
-    """One store and how far it has been read."""
-
-    def __init__(self, number: int, store: KeyStore) -> None:
-        self.number = number
-        self.store = store
-        self.status = StoreStatus(store.name, store.location)
-        self.revision: int | None = None
-        self.board: ConfirmationBoard | None = None
-        self.reading = asyncio.Lock()
+AGE_S: Final = 1.0
+"""Time between two looks at how long stores have been away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,32 +41,42 @@ class _Unconfirmed:
     """Once workers confirm `revision` (the gateway's), `source` stands at `store_revision`."""
 
     revision: int
-    source: _Source
+    source: Source
     store_revision: int
 
 
 class KeyService:
     """All keys of this gateway.
 
-    `stores` are asked in order, after the `static` keys; new keys go to the first. `on_status` is
-    told when a store fails and when it is back, `on_problem` (text) of what loses no key.
+    `stores` are asked in order, after the `static` keys; new keys go to the first that can be
+    written. In `state_dir` snapshots are kept of stores that are not on this host; without it there
+    are none. `on_status` is told when a store fails and when it is back, `on_problem` (text) of
+    what loses no key.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options by name, given in one place
         self,
         stores: Sequence[KeyStore],
         static: Sequence[StaticKey] = (),
         *,
         tombstones_s: float,
         with_names: bool = False,
+        max_stale_s: float = 86_400.0,
+        state_dir: Path | None = None,
         on_status: Callable[[StoreStatus], None] = lambda _: None,
         on_problem: Callable[[str], None] = lambda _: None,
         now_ms: Callable[[], int] = now_unix_ms,
     ) -> None:
-        self._sources = [_Source(number, store) for number, store in enumerate(stores)]
         self._registry = Registry(static, len(stores), with_names=with_names)
+        listener = Listener(self._tell, self._on_read, self._on_status, on_problem, now_ms)
+        self._sources = [
+            Source(number, store, self._registry, listener, state_dir)
+            for number, store in enumerate(stores)
+        ]
+        self._max_stale_ms = round(max_stale_s * 1000)
+        self._confirmed = 0
         self._tombstones_ms = round(tombstones_s * 1000)
-        self._on_status = on_status
+        self._told_status = on_status
         self._on_problem = on_problem
         self._now_ms = now_ms
         self._subscribers: list[Callable[[KeyDelta], None]] = []
@@ -105,11 +91,8 @@ class KeyService:
         """Open the stores, making a missing one, and load all keys. Raises `StoreError`."""
         try:
             for source in self._sources:
-                await source.store.open(create=True)
-                if source.store.file is not None:
-                    # Before loading: a command that misses the board changed the store before.
-                    source.board = ConfirmationBoard(source.store.file)
-                await self._sync(source)
+                await source.start()
+            await self._check_ages()
             await self._start_usage()
             # No worker lives yet: whichever starts later begins with at least this.
             self.publish_confirmed(self.revision)
@@ -124,19 +107,19 @@ class KeyService:
         if self._usage_store is not None:
             await self._usage_store.close()
         for source in self._sources:
-            if source.board is not None:
-                source.board.close()
-                source.board = None
-            await source.store.close()
+            await source.close()
 
     def background(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """Give the tasks, by name, that must run from `start` to `close`.
 
         They never return. One that fails unexpectedly may be started again.
         """
-        tasks: dict[str, Callable[[], Awaitable[None]]] = {"keys.purge": self._purge_for_ever}
+        tasks: dict[str, Callable[[], Awaitable[None]]] = {
+            "keys.purge": self._purge_for_ever,
+            "keys.max_stale": self._check_ages_for_ever,
+        }
         for source in self._sources:
-            tasks[f"keys.follow.{source.number}"] = functools.partial(self._follow, source)
+            tasks.update(source.background())
         if self._usage is not None:
             tasks["keys.usage"] = self._usage.run
         return tasks
@@ -148,9 +131,17 @@ class KeyService:
         """This gateway's count of changes, from whichever store."""
         return self._registry.revision
 
-    def snapshot(self) -> tuple[int, list[KeyEntry]]:
-        """Give the revision and all that a new worker must know."""
-        return self._registry.revision, self._registry.entries()
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the keys of all stores are known, be it from a snapshot."""
+        return all(source.status.loaded for source in self._sources)
+
+    def snapshot(self) -> tuple[int, Sequence[KeyEntry], bool]:
+        """Give the revision, all that a new worker must know, and whether that is complete.
+
+        See `KeyDelta.complete`. The entries are made when they are looked at.
+        """
+        return self._registry.revision, self._registry.entries(), self._registry.is_complete
 
     def record(self, key_id: str) -> KnownKey | None:
         """Look up a key by what workers call it; tombstones are found too."""
@@ -188,6 +179,7 @@ class KeyService:
 
     def publish_confirmed(self, revision: int) -> None:
         """Tell waiting commands that every live worker has at least `revision` (or none lives)."""
+        self._confirmed = max(self._confirmed, revision)
         newest: dict[int, _Unconfirmed] = {}
         while self._unconfirmed and self._unconfirmed[0].revision <= revision:
             confirmed = self._unconfirmed.popleft()
@@ -218,8 +210,9 @@ class KeyService:
         by: Actor = GATEWAY,
     ) -> Issued:
         """As `KeyManager.create`; subscribers have been told when it returns."""
-        issued = await self._manager(by).create(name, description, expires_at_ms, signals)
-        await self._take_over()
+        source = self._writable()
+        issued = await self._manager(source, by).create(name, description, expires_at_ms, signals)
+        source.take_over([issued.record])
         return issued
 
     async def adopt(
@@ -232,20 +225,24 @@ class KeyService:
         by: Actor = GATEWAY,
     ) -> Issued:
         """As `KeyManager.adopt`; subscribers have been told when it returns."""
-        issued = await self._manager(by).adopt(key, name, description, expires_at_ms, signals)
-        await self._take_over()
+        source = self._writable()
+        manager = self._manager(source, by)
+        issued = await manager.adopt(key, name, description, expires_at_ms, signals)
+        source.take_over([issued.record])
         return issued
 
     async def update(self, key_id: int, update: KeyUpdate, by: Actor = GATEWAY) -> KeyRecord:
         """As `KeyManager.update`; subscribers have been told when it returns."""
-        updated = await self._manager(by).update(key_id, update)
-        await self._take_over()
+        source = self._holding(key_id)
+        updated = await self._manager(source, by).update(key_id, update)
+        source.take_over([updated])
         return updated
 
     async def delete(self, key_id: int, by: Actor = GATEWAY) -> KeyRecord:
         """As `KeyManager.delete`; subscribers have been told when it returns."""
-        deleted = await self._manager(by).delete(key_id)
-        await self._take_over()
+        source = self._holding(key_id)
+        deleted = await self._manager(source, by).delete(key_id)
+        source.take_over([deleted])
         return deleted
 
     async def rotate(
@@ -256,32 +253,38 @@ class KeyService:
         by: Actor = GATEWAY,
     ) -> Rotated:
         """As `KeyManager.rotate`; subscribers have been told when it returns."""
-        rotated = await self._manager(by).rotate(key_id, overlap_ms, expires_at_ms)
-        await self._take_over()
+        source = self._holding(key_id)
+        rotated = await self._manager(source, by).rotate(key_id, overlap_ms, expires_at_ms)
+        source.take_over([rotated.issued.record, rotated.predecessor])
         return rotated
 
     async def live_keys(self) -> list[KeyRecord]:
-        """As `KeyManager.live_keys`."""
-        return await self._manager().live_keys()
+        """As `KeyManager.live_keys`, of all stores."""
+        managers = [KeyManager(source.store, self._now_ms) for source in self._sources]
+        keys = [key for manager in managers for key in await manager.live_keys()]
+        return sorted(keys, key=lambda key: (key.name, key.created_ms, key.id))
 
     async def live_page(self, after: int, limit: int) -> list[KeyRecord]:
-        """As `KeyManager.live_page`."""
-        return await self._manager().live_page(after, limit)
+        """As `KeyManager.live_page`, of all stores."""
+        managers = [KeyManager(source.store, self._now_ms) for source in self._sources]
+        keys = [key for manager in managers for key in await manager.live_page(after, limit)]
+        return sorted(keys, key=lambda key: key.id)[:limit]
 
     async def audit(
         self, limit: int, before: int | None = None, key_id: int | None = None
     ) -> list[AuditEntry]:
-        """As `KeyManager.audit`."""
-        return await self._manager().audit(limit, before, key_id)
+        """As `KeyManager.audit`, of the store that new keys go to."""
+        return await self._manager(self._writable()).audit(limit, before, key_id)
 
     async def purge(self) -> None:
         """Forget tombstones that are older than they need to be, here and in the stores."""
         deleted_before_ms = self._now_ms() - self._tombstones_ms
         for source in self._sources:
             try:
-                await source.store.purge(deleted_before_ms)
+                if source.status.up:
+                    await source.store.purge(deleted_before_ms)
             except StoreError as error:
-                self._failed(source, error)
+                source.fail(error)
         delta = self._registry.forget_tombstones(deleted_before_ms)
         if delta is not None:
             self._tell(delta)
@@ -336,52 +339,61 @@ class KeyService:
         self._usage_store = store
         self._usage = usage.UsageRecorder(store, self._on_problem)
 
-    # Following the stores
+    # The stores
 
-    def _manager(self, by: Actor = GATEWAY) -> KeyManager:
-        if not self._sources:
-            msg = "no key store is configured: set keys.stores to keep keys"
+    def _writable(self) -> Source:
+        for source in self._sources:
+            if source.store.is_writable:
+                return source
+        msg = "no key store that can be written is configured: add one to keys.stores"
+        raise KeyRefusedError(msg)
+
+    def _holding(self, key_id: int) -> Source:
+        number = self._registry.store_of(key_id)
+        if number is None:
+            return self._writable()
+        source = self._sources[number]
+        if not source.store.is_writable:
+            msg = f"the key {key_id} stands in {source.store.location}: change it there"
             raise KeyRefusedError(msg)
-        return KeyManager(self._sources[0].store, self._now_ms, by)
+        return source
 
-    async def _take_over(self) -> None:
-        """Take over what was just written. If that fails it is written all the same."""
-        source = self._sources[0]
-        with contextlib.suppress(StoreError):
-            await self._sync(source)
+    def _manager(self, source: Source, by: Actor = GATEWAY) -> KeyManager:
+        return KeyManager(source.store, self._now_ms, by)
 
-    async def _follow(self, source: _Source) -> None:
-        while True:
-            try:
-                await source.store.wait_for_change()
-                await self._sync(source)
-            except StoreError as error:
-                self._failed(source, error)
-                await asyncio.sleep(RETRY_S)
+    def _on_read(self, source: Source) -> None:
+        if source.revision is not None and source.board is not None:
+            self._unconfirmed.append(_Unconfirmed(self.revision, source, source.revision))
+            if self.revision <= self._confirmed:
+                self.publish_confirmed(self._confirmed)
 
-    async def _sync(self, source: _Source) -> None:
-        """Read what changed and tell the subscribers. Raises `StoreError`."""
-        async with source.reading:
-            changes = await source.store.changes(source.revision)
-            if changes.complete or changes.revision != source.revision:
-                source.revision = changes.revision
-                delta = self._registry.apply(source.number, changes)
-                pending = _Unconfirmed(delta.revision, source, changes.revision)
-                self._unconfirmed.append(pending)
+    def _on_status(self, status: StoreStatus) -> None:
+        self._check_completeness()
+        self._told_status(status)
+
+    def _check_completeness(self) -> None:
+        is_complete = all(source.status.up for source in self._sources if source.store.is_remote)
+        delta = self._registry.set_complete(is_complete=is_complete)
+        if delta is not None:
+            self._tell(delta)
+
+    async def _check_ages(self) -> None:
+        """Stop deciding on keys whose store was away for too long, or begin again."""
+        for source in self._sources:
+            status = source.status
+            age_ms = self._now_ms() - status.last_sync_ms
+            is_over = source.store.is_remote and not status.up and age_ms > self._max_stale_ms
+            if is_over == status.suspended:
+                continue
+            status.suspended = is_over
+            for delta in self._registry.suspend(source.number, is_suspended=is_over):
                 self._tell(delta)
-        was_up, source.status.up = source.status.up, True
-        source.status.last_sync_ms = self._now_ms()
-        source.status.error = None
-        if not was_up:
-            self._on_status(source.status)
+                await asyncio.sleep(0)
 
-    def _failed(self, source: _Source, error: StoreError) -> None:
-        status = source.status
-        status.errors[error.reason] = status.errors.get(error.reason, 0) + 1
-        was_up, status.up = status.up, False
-        status.error = str(error)
-        if was_up:
-            self._on_status(status)
+    async def _check_ages_for_ever(self) -> None:
+        while True:
+            await self._check_ages()
+            await asyncio.sleep(AGE_S)
 
     def _tell(self, delta: KeyDelta) -> None:
         for subscriber in list(self._subscribers):

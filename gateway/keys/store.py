@@ -7,7 +7,7 @@ All methods raise `StoreError` when the store cannot be used, and then have chan
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -57,13 +57,11 @@ class KeyUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a store holds beyond a revision."""
+    """What a store holds, or a part of it, or what changed in it."""
 
     revision: int
     """The store's revision when it was read."""
-    records: Collection[KeyRecord]
-    complete: bool
-    """True: these are all records, and what is not among them is gone. False: these changed."""
+    records: Sequence[KeyRecord]
 
 
 class KeyStore(Protocol):
@@ -82,6 +80,10 @@ class KeyStore(Protocol):
         """The file on this host that commands change behind a running gateway's back, if any."""
 
     @property
+    def is_writable(self) -> bool:
+        """Whether keys are made and changed through it."""
+
+    @property
     def is_remote(self) -> bool:
         """Whether it can be away while this host is well: then known keys are served all the same,
         for a time, and unknown ones may exist.
@@ -93,11 +95,17 @@ class KeyStore(Protocol):
     async def close(self) -> None:
         """Let go of files and connections. Nothing may be called afterwards but `open`."""
 
-    async def changes(self, since: int | None) -> Changes:
+    async def changes(self, since: int) -> Changes | None:
         """Read what changed after revision `since`.
 
-        Everything is read where `since` is None, where tombstones above `since` were purged, and
-        where the store is another one than before (restored from a backup, replaced).
+        None where everything must be read: tombstones above `since` were purged, or the store is
+        another one than `everything` last read (restored from a backup, replaced).
+        """
+
+    def everything(self) -> AsyncGenerator[Changes, None]:
+        """Read all keys as they were at one revision, tombstones included, in parts.
+
+        At least one part comes. What is not in any of them is gone.
         """
 
     async def wait_for_change(self) -> None:

@@ -23,6 +23,7 @@ from gateway.keys.manage import KeyManager
 from gateway.keys.record import KeyDelta, KeyRecord
 from gateway.keys.service import KeyService
 from gateway.model import digest_of
+from tests.unit.keys.conftest import read_all
 from tests.support.process import COMMAND, running_gateway
 
 CANARY = "canary-91f2-never-shown"
@@ -340,7 +341,7 @@ def _writing(store: Path) -> Iterator[Writers]:
 async def _stored(path: Path) -> dict[int, KeyRecord]:
     store = sqlite_store(path)
     await store.open(create=False)
-    records = {record.id: record for record in (await store.changes(None)).records}
+    records = {record.id: record for record in (await read_all(store)).records}
     await store.close()
     return records
 

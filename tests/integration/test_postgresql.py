@@ -11,7 +11,7 @@ from typing import TypeVar
 import asyncpg
 import pytest
 
-from gateway.keys import postgresql, service
+from gateway.keys import postgresql, source
 from gateway.keys.errors import (
     StoreDamagedError,
     StoreDeniedError,
@@ -25,6 +25,7 @@ from gateway.keys.service import KeyService
 from gateway.keys.store import NewKey
 from gateway.model import KeyState, Principal, digest_of
 from tests.support.postgresql import PostgresqlServer, postgresql_server
+from tests.unit.keys.conftest import read_all
 
 HANG_S = 60.0
 """Long enough for anything; a test that waits so long has failed."""
@@ -49,13 +50,13 @@ class Workers:
 
     def __init__(self, keys: KeyService) -> None:
         self.keys = keys
-        self.revision, entries = keys.snapshot()
+        self.revision, entries, self.complete = keys.snapshot()
         self.keyring: dict[bytes, Principal] = dict(entries)
         self._changed = asyncio.Event()
         keys.subscribe(self._apply)
 
     def _apply(self, delta: KeyDelta) -> None:
-        self.revision = delta.revision
+        self.revision, self.complete = delta.revision, delta.complete
         self.keyring.update(delta.upserts)
         for digest in delta.removals:
             del self.keyring[digest]
@@ -127,13 +128,13 @@ async def test_a_lost_notification_is_made_up_for_by_looking(
 
 
 def test_the_bounds_without_notifications_leave_room_for_the_reading() -> None:
-    assert postgresql.POLL_S + service.RETRY_S <= 5.0 / 1.5
+    assert postgresql.POLL_S + source.RETRY_S <= 5.0 / 1.5
 
 
 async def test_a_gateway_that_lost_its_connections_misses_nothing(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "RETRY_S", 0.05)
+    monkeypatch.setattr(source, "RETRY_S", 0.05)
     async with gateway(url, poll_s=NEVER_S) as one:
         await is_listening(url, 1)
         connection = await asyncpg.connect(url)
@@ -261,7 +262,7 @@ async def test_tables_that_were_dropped_are_damage(url: str) -> None:
     await connection.execute("DROP TABLE gateway_keys, gateway_key_store")
     await connection.close()
     with pytest.raises(StoreDamagedError, match="its tables are gone"):
-        await store.changes(None)
+        await read_all(store)
     await store.close()
 
 

@@ -8,7 +8,9 @@ import pytest
 
 from gateway.keys.embedded import sqlite_store
 from gateway.keys.postgresql import postgresql_store
+from gateway.keys.record import KeyRecord
 from gateway.keys.sql import SqlStore
+from gateway.keys.store import Changes, KeyStore
 from tests.support.postgresql import PostgresqlServer, postgresql_server
 
 
@@ -23,6 +25,22 @@ class Clock:
 
     def advance(self, seconds: float) -> None:
         self.now_ms += round(seconds * 1000)
+
+
+async def read_all(store: KeyStore) -> Changes:
+    """Read everything that a store holds."""
+    revision, records = -1, list[KeyRecord]()
+    async for part in store.everything():
+        revision = part.revision
+        records += part.records
+    return Changes(revision, records)
+
+
+async def changes(store: KeyStore, since: int) -> Changes:
+    """Read what changed; a store that wants to be read as a whole fails the test."""
+    found = await store.changes(since)
+    assert found is not None
+    return found
 
 
 @pytest.fixture

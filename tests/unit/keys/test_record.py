@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import dataclasses
-
+import msgspec
 import pytest
 
 from gateway.keys.material import InvalidKeyError
@@ -20,7 +19,7 @@ def test_a_plain_key_may_send_everything_for_ever() -> None:
 
 
 def test_a_restricted_key_carries_its_limits_to_the_workers() -> None:
-    record = dataclasses.replace(
+    record = msgspec.structs.replace(
         RECORD, expires_at_ms=5_000, signals=frozenset({Signal.TRACES, Signal.LOGS})
     )
 
@@ -32,11 +31,11 @@ def test_a_restricted_key_carries_its_limits_to_the_workers() -> None:
 
 
 def test_a_deleted_key_is_revoked_whether_it_was_enabled_or_not() -> None:
-    deleted = dataclasses.replace(RECORD, deleted_at_ms=9)
+    deleted = msgspec.structs.replace(RECORD, deleted_at_ms=9)
 
     assert deleted.state is KeyState.REVOKED
-    assert dataclasses.replace(deleted, enabled=False).state is KeyState.REVOKED
-    assert dataclasses.replace(RECORD, enabled=False).state is KeyState.DISABLED
+    assert msgspec.structs.replace(deleted, enabled=False).state is KeyState.REVOKED
+    assert msgspec.structs.replace(RECORD, enabled=False).state is KeyState.DISABLED
 
 
 def test_receiver_keys_get_names_by_their_place_in_the_list() -> None:

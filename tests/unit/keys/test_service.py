@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from gateway.keys import board, service, usage
+from gateway.keys import board, source, usage
 from gateway.keys.board import Confirmation, wait_confirmed
 from gateway.keys.embedded import sqlite_store
 from gateway.keys.errors import KeyRefusedError, StoreDamagedError, StoreForeignError
@@ -30,7 +30,7 @@ class Worker:
     """Applies what the service says, as a worker's keyring does."""
 
     def __init__(self, keys: KeyService) -> None:
-        self.revision, entries = keys.snapshot()
+        self.revision, entries, self.complete = keys.snapshot()
         self.keyring: dict[bytes, Principal] = dict(entries)
         self._changed = asyncio.Event()
         self._keys = keys
@@ -190,7 +190,7 @@ async def test_static_keys_are_known_without_any_store() -> None:
     keys = KeyService([], [StaticKey("prod", digest_of(b"k"))], tombstones_s=1)
     async with _running(keys) as worker:
         assert worker.keyring == {digest_of(b"k"): Principal("static:prod")}
-        with pytest.raises(KeyRefusedError, match="no key store is configured"):
+        with pytest.raises(KeyRefusedError, match="no key store that can be written"):
             await keys.create("n")
 
         keys.replace_static([StaticKey("next", digest_of(b"l"))])
@@ -209,7 +209,7 @@ async def test_names_are_given_to_workers_that_need_them(path: Path) -> None:
 async def test_a_store_that_goes_away_harms_no_known_key_and_comes_back_by_itself(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "RETRY_S", 0.001)
+    monkeypatch.setattr(source, "RETRY_S", 0.001)
     states: asyncio.Queue[bool] = asyncio.Queue()
     keys = _service(path, on_status=lambda status: states.put_nowait(status.up))
     async with _running(keys) as worker:
@@ -291,7 +291,7 @@ async def test_a_backup_that_went_on_elsewhere_is_taken_over_as_a_whole(path: Pa
 async def test_a_foreign_file_put_in_place_while_running_is_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "RETRY_S", 0.001)
+    monkeypatch.setattr(source, "RETRY_S", 0.001)
     states: asyncio.Queue[bool] = asyncio.Queue()
     keys = _service(path, on_status=lambda status: states.put_nowait(status.up))
     async with _running(keys) as worker:
@@ -312,7 +312,7 @@ async def test_a_foreign_file_put_in_place_while_running_is_refused(
 async def test_damage_found_while_running_harms_no_known_key(
     path: Path, store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "RETRY_S", 0.001)
+    monkeypatch.setattr(source, "RETRY_S", 0.001)
     states: asyncio.Queue[StoreStatus] = asyncio.Queue()
     keys = _service(path, on_status=states.put_nowait)
     async with _running(keys) as worker:

@@ -18,6 +18,7 @@ from gateway.keys.schema import keys_table, store_table
 from gateway.keys.sql import SqlStore
 from gateway.keys.store import NewKey
 from gateway.model import Signal, digest_of
+from tests.unit.keys.conftest import changes, read_all
 
 DAY_MS = 86_400_000
 
@@ -107,7 +108,7 @@ async def test_a_refusal_makes_no_revision(store: SqlStore) -> None:
     with pytest.raises(DuplicateKeyError):
         await store.create(_new(1), 6)
 
-    assert (await store.changes(None)).revision == 1
+    assert (await read_all(store)).revision == 1
 
 
 async def test_names_need_not_be_unique(store: SqlStore) -> None:
@@ -156,42 +157,51 @@ async def test_a_deleted_key_cannot_be_rotated(store: SqlStore) -> None:
 async def test_changes_are_what_happened_since_and_nothing_else(store: SqlStore) -> None:
     await store.create(_new(1), 5)
     second = await store.create(_new(2), 5)
-    before = (await store.changes(None)).revision
+    before = (await read_all(store)).revision
     third = await store.create(_new(3), 5)
     deleted = await store.delete(second.id, 6)
 
-    changes = await store.changes(before)
+    found = await changes(store, before)
 
-    assert not changes.complete
-    assert changes.revision == 4
-    assert {record.id: record for record in changes.records} == {
+    assert found.revision == 4
+    assert {record.id: record for record in found.records} == {
         third.id: third,
         second.id: deleted,
     }
-    again = await store.changes(changes.revision)
-    assert (list(again.records), again.complete) == ([], False)
+    assert (await changes(store, found.revision)).records == []
 
 
-async def test_a_first_reading_is_complete(store: SqlStore) -> None:
+async def test_nobody_follows_a_store_that_was_not_read_as_a_whole(store: SqlStore) -> None:
     created = await store.create(_new(1), 5)
 
-    changes = await store.changes(None)
+    assert await store.changes(0) is None
+    assert (await read_all(store)).records == [created]
+    assert (await changes(store, 0)).records == [created]
 
-    assert changes.complete
-    assert list(changes.records) == [created]
+
+async def test_a_reading_of_everything_is_of_one_moment(store: SqlStore) -> None:
+    keys = [await store.create(_new(number), 5) for number in range(3)]
+
+    parts = store.everything()
+    first = await anext(parts)
+    await store.delete(keys[0].id, 100)
+    await store.purge(101)
+    rest = [record async for part in parts for record in part.records]
+
+    assert first.revision == 3
+    assert sorted(record.id for record in rest) == sorted(key.id for key in keys)
+    assert await store.changes(first.revision) is None
 
 
 async def test_who_missed_a_purged_deletion_reads_everything(store: SqlStore) -> None:
     first = await store.create(_new(1), 5)
     second = await store.create(_new(2), 5)
-    before = (await store.changes(None)).revision
+    before = (await read_all(store)).revision
     await store.delete(first.id, 100)
     await store.purge(101)
 
-    changes = await store.changes(before)
-
-    assert changes.complete
-    assert [record.id for record in changes.records] == [second.id]
+    assert await store.changes(before) is None
+    assert [record.id for record in (await read_all(store)).records] == [second.id]
     assert await store.find(first.id) is None
 
 
@@ -200,10 +210,10 @@ async def test_who_saw_the_deletion_need_not_read_everything_after_the_purge(
 ) -> None:
     first = await store.create(_new(1), 5)
     await store.delete(first.id, 100)
-    before = (await store.changes(None)).revision
+    before = (await read_all(store)).revision
     await store.purge(101)
 
-    assert not (await store.changes(before)).complete
+    assert (await changes(store, before)).records == []
 
 
 async def test_a_purge_leaves_younger_tombstones_and_live_keys(store: SqlStore) -> None:
@@ -233,22 +243,20 @@ async def test_a_restored_backup_is_read_as_a_whole(store: SqlStore, path: Path)
     shutil.copy(path, backup)
     await store.open(create=False)
     await store.create(_new(2), 5)
-    since = (await store.changes(None)).revision
+    since = (await read_all(store)).revision
     await store.close()
     backup.replace(path)
     await store.open(create=False)
 
-    changes = await store.changes(since)
-
-    assert changes.complete
-    assert list(changes.records) == [first]
+    assert await store.changes(since) is None
+    assert (await read_all(store)).records == [first]
 
 
 async def test_another_store_in_the_same_place_is_read_as_a_whole(
     store: SqlStore, path: Path, tmp_path: Path
 ) -> None:
     await store.create(_new(1), 5)
-    since = (await store.changes(None)).revision
+    since = (await read_all(store)).revision
     other = sqlite_store(tmp_path / "other.db")
     await other.open(create=True)
     foreign = [await other.create(_new(number), 5) for number in range(5, 8)]
@@ -257,10 +265,9 @@ async def test_another_store_in_the_same_place_is_read_as_a_whole(
     (tmp_path / "other.db").replace(path)
     await store.open(create=False)
 
-    changes = await store.changes(since)
-
-    assert changes.complete
-    assert {record.id for record in changes.records} == {record.id for record in foreign}
+    assert await store.changes(since) is None
+    records = (await read_all(store)).records
+    assert {record.id for record in records} == {record.id for record in foreign}
 
 
 async def test_a_row_that_cannot_be_ours_is_reported_as_damage(store: SqlStore) -> None:
@@ -269,7 +276,7 @@ async def test_a_row_that_cannot_be_ours_is_reported_as_damage(store: SqlStore) 
         await connection.execute(sa.update(keys_table).values(digest=b"short"))
 
     with pytest.raises(StoreDamagedError, match=f"key {created.id} has 5 bytes.*backup"):
-        await store.changes(None)
+        await read_all(store)
 
 
 async def test_signals_of_a_later_version_mean_nothing_here(store: SqlStore) -> None:
@@ -294,7 +301,7 @@ async def test_writers_at_the_same_time_lose_nothing_and_readers_miss_nothing(
     other = sqlite_store(path)
     await other.open(create=False)
     seen: dict[int, KeyRecord] = {}
-    revisions = [(await store.changes(None)).revision]
+    revisions = [(await read_all(store)).revision]
 
     async def write(writer: SqlStore, first: int) -> list[KeyRecord]:
         keys = [await writer.create(_new(number), 1) for number in range(first, first + 20)]
@@ -303,10 +310,9 @@ async def test_writers_at_the_same_time_lose_nothing_and_readers_miss_nothing(
     async def read(until: asyncio.Event) -> None:
         while True:
             is_last = until.is_set()
-            changes = await store.changes(revisions[-1])
-            assert not changes.complete
-            seen.update((record.id, record) for record in changes.records)
-            revisions.append(changes.revision)
+            found = await changes(store, revisions[-1])
+            seen.update((record.id, record) for record in found.records)
+            revisions.append(found.revision)
             if is_last:
                 return
             await asyncio.sleep(0)
@@ -363,7 +369,7 @@ async def _follow_random_operations(path: Path, operations: list[tuple[str, int]
             else:
                 new, _ = await store.rotate(ids[number], digest_of(b"%d" % now_ms), None, 5, now_ms)
                 ids.append(new.id)
-    everything = {record.id: record for record in (await store.changes(None)).records}
+    everything = {record.id: record for record in (await read_all(store)).records}
     for follower in followers:
         await follower.catch_up()
         # A follower forgets tombstones by time, not by being told: it may know more of them.
@@ -380,11 +386,14 @@ class _Follower:
         self.known: dict[int, KeyRecord] = {}
 
     async def catch_up(self) -> None:
-        changes = await self._store.changes(self._revision)
-        if changes.complete:
+        found = None
+        if self._revision is not None:
+            found = await self._store.changes(self._revision)
+        if found is None:
             self.known.clear()
-        self.known.update((record.id, record) for record in changes.records)
-        self._revision = changes.revision
+            found = await read_all(self._store)
+        self.known.update((record.id, record) for record in found.records)
+        self._revision = found.revision
 
 
 async def test_the_one_row_that_orders_writers_stays_one(store: SqlStore) -> None:

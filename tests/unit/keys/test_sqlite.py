@@ -145,7 +145,7 @@ async def test_an_older_store_is_brought_up_to_date_with_what_is_in_it(store: Sq
         rows = (await connection.execute(sa.text("SELECT name, colour FROM gateway_keys"))).all()
         version = (await connection.execute(sa.select(store_table.c.schema_version))).scalar_one()
     assert [tuple(row) for row in rows] == [("kept", "red")]
-    assert version == 2
+    assert version == len(MIGRATIONS) + 1
 
 
 async def test_a_migration_that_fails_leaves_the_store_as_it_was(store: SqlStore) -> None:
@@ -164,7 +164,7 @@ async def test_a_migration_that_fails_leaves_the_store_as_it_was(store: SqlStore
         )
         version = (await connection.execute(sa.select(store_table.c.schema_version))).scalar_one()
     assert "colour" not in columns
-    assert version == 1
+    assert version == len(MIGRATIONS)
 
 
 def test_of_many_who_create_one_wins_and_nothing_is_left_over(path: Path) -> None:
