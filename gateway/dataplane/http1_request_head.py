@@ -45,13 +45,23 @@ _KEPT_NAMES: Final = frozenset(
         b"accept",
         b"accept-encoding",
         b"accept-language",
+        b"allow-arbitrary-tag-value",
         b"connection",
         b"content-encoding",
         b"content-type",
+        b"dd-agent-payload",
+        b"dd-agent-version",
         b"expect",
         b"host",
+        b"sts-agent-version",
+        b"sts-processagentversion",
+        b"sts-time-format",
         b"transfer-encoding",
         b"user-agent",
+        b"x-dd-agent-attempts",
+        b"x-dd-processagentversion",
+        b"x-prometheus-remote-write-version",
+        b"x-scope-orgid",
     }
 )
 """Fields whose values are few and no secrets."""
@@ -153,7 +163,7 @@ class Http1RequestHead(RequestHead):
 
 
 class _Template:
-    """A head but for one Authorization and one Content-Length; all its lines are known ones."""
+    """A head but for one key and one Content-Length; all its lines are known ones."""
 
     __slots__ = ("authority", "content_type", "expects", "fields", "h1", "keeps", "start")
 
@@ -181,16 +191,25 @@ class _Template:
 
 _templates: dict[bytes, _Template] = {}
 """Everything in a head but the two lines → what it means."""
+_KEY_LINES: Final = (
+    (b"\r\nAuthorization: ", b"authorization"),
+    (b"\r\nauthorization: ", b"authorization"),
+    (b"\r\nSts-Api-Key: ", b"sts-api-key"),
+    (b"\r\nsts-api-key: ", b"sts-api-key"),
+)
+"""How the key's line begins, as most senders write it; the field's name."""
 
 
 def read_request_head(raw: bytes, reader: CredentialReader) -> Http1RequestHead:
     """Read a whole head, from its request line to the empty line. Raises `Http1Error`."""
-    at = raw.find(b"\r\nAuthorization: ")
-    if at < 0:
-        at = raw.find(b"\r\nauthorization: ")
-    if at < 0:
+    for mark, name in _KEY_LINES:  # noqa: B007 - used behind the loop
+        at = raw.find(mark)
+        if at >= 0:
+            break
+    else:
         return _read_lines(raw, reader)
-    end = raw.find(b"\r\n", at + 17)
+    value_at = at + len(mark)
+    end = raw.find(b"\r\n", value_at)
     rest = raw[:at] + raw[end:]
     length_at = rest.find(b"\r\nContent-Length: ")
     if length_at < 0:
@@ -205,8 +224,8 @@ def read_request_head(raw: bytes, reader: CredentialReader) -> Http1RequestHead:
         if head.is_known:
             _keep(_templates, known, _Template(head), _LONGEST_TEMPLATE)
         return head
-    value = raw[at + 17 : end]
-    credential = reader.read(b"authorization", value)
+    value = raw[value_at:end]
+    credential = reader.read(name, value)
     length = rest[length_at + 18 : length_end]
     # A readable credential is visible ASCII behind a known scheme; outer whitespace is none of it.
     is_plain = credential.digest is not None and value.strip(b" \t") == value
@@ -214,7 +233,7 @@ def read_request_head(raw: bytes, reader: CredentialReader) -> Http1RequestHead:
         return _read_lines(raw, reader)
     head = template.head()
     head.credentials.append(credential)
-    head.credential_pairs.append((raw[at + 2 : at + 15], value))
+    head.credential_pairs.append((mark[2:-2], value))
     head.credentials_h1 = raw[at + 2 : end + 2]
     head.content_length = int(length)
     return head

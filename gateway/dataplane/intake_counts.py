@@ -28,6 +28,7 @@ _NAMES: Final = frozenset(
         b"x-dd-processagentversion",
     }
 )
+_USER_AGENT: Final = frozenset({b"user-agent"})
 _BY_USER_AGENT: Final = frozenset({Sender.LOGS_AGENT.value, Sender.PROMETHEUS.value})
 """Senders whose version stands behind a slash in User-Agent."""
 
@@ -49,17 +50,14 @@ class IntakeCounts:
             self._plain[metrics.INTAKE_AGENTS.name, (rules.sender, version)] += 1
 
     def _version_of(self, head: RequestHead, sender: str) -> str:
-        of_user_agent = sender in _BY_USER_AGENT
+        names = _USER_AGENT if sender in _BY_USER_AGENT else _NAMES
         for name, value in head.fields:
-            lower = name.lower()
-            if lower in _NAMES:
-                return self._versions.get(value) or self._read(value, value)
-            if of_user_agent and lower == b"user-agent":
-                return self._versions.get(value) or self._read(value, value.partition(b"/")[2])
+            if name.lower() in names:
+                return self._versions.get(value) or self._read(value)
         return metrics.UNKNOWN_VERSION
 
-    def _read(self, value: bytes, text: bytes) -> str:
-        match = _VERSION.match(text)
+    def _read(self, value: bytes) -> str:
+        match = _VERSION.match(value.rpartition(b"/")[2])
         version = match[1].decode() if match is not None else metrics.OTHER_VERSION
         if version not in self._known:
             if len(self._known) >= VERSIONS_KEPT:
