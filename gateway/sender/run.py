@@ -19,7 +19,14 @@ from gateway.sender.grpc_client import GrpcConnection
 from gateway.sender.http_client import HttpConnection
 from gateway.sender.target import Plan, SendProtocol
 from gateway.sender.telemetry import Round, new_round
-from gateway.sender.unreachable import Cause, UnreachableError, cause_of, probe
+from gateway.sender.unreachable import (
+    Cause,
+    UnreachableError,
+    cause_of,
+    probe,
+    speaks_cleartext,
+    speaks_tls,
+)
 
 Connection = GrpcConnection | HttpConnection
 
@@ -133,10 +140,14 @@ async def _connect(plan: Plan) -> Connection:
 
 
 async def _diagnosed(plan: Plan, error: BaseException) -> UnreachableError:
-    """Look closer where a cleartext connection broke: the port may speak something else."""
+    """Look closer where a connection broke: the port may speak something else."""
     failure = cause_of(error)
-    if failure.cause not in {Cause.BROKEN_OFF, Cause.NOT_HTTP} or plan.endpoint.is_tls:
+    if failure.cause not in {Cause.BROKEN_OFF, Cause.NOT_HTTP}:
         return failure
+    if plan.endpoint.is_tls:
+        if await speaks_tls(plan.endpoint) or not await speaks_cleartext(plan.endpoint):
+            return failure
+        return UnreachableError(Cause.NOT_TLS, failure.detail)
     wants_http2 = plan.protocol is SendProtocol.GRPC
     found = await probe(plan.endpoint, wants_http2=wants_http2)
     return failure if found is Cause.BROKEN_OFF else UnreachableError(found, failure.detail)

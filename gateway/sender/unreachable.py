@@ -162,13 +162,24 @@ async def open_stream(
     raise OSError(errno.EADDRNOTAVAIL, "the name has no address")
 
 
+async def speaks_cleartext(endpoint: Endpoint) -> bool:
+    """Whether a port that hangs up on a TLS handshake answers HTTP/1.1 or HTTP/2 without TLS.
+
+    TLS servers may answer an HTTP/1.1 request in cleartext with a hint (nginx and Go do, with 400):
+    ask `speaks_tls` first.
+    """
+    if _is_settings_frame(await _reply(endpoint, _HTTP2_HELLO)):
+        return True
+    return (await _reply(endpoint, _HTTP1_HELLO)).startswith(b"HTTP/1.")
+
+
 async def probe(endpoint: Endpoint, *, wants_http2: bool) -> Cause:
     """Find out why a cleartext connection was closed or answered with something else.
 
     Asks the port, in this order, whether it speaks TLS, HTTP/2 and HTTP/1.1; each question takes a
     connection of its own and at most two seconds.
     """
-    if await _speaks_tls(endpoint):
+    if await speaks_tls(endpoint):
         return Cause.NEEDS_TLS
     speaks_http2 = _is_settings_frame(await _reply(endpoint, _HTTP2_HELLO))
     speaks_http1 = (await _reply(endpoint, _HTTP1_HELLO)).startswith(b"HTTP/1.")
@@ -184,7 +195,8 @@ def _is_settings_frame(data: bytes) -> bool:
     return data[_FRAME_TYPE_AT : _FRAME_TYPE_AT + 1] == bytes([_SETTINGS_TYPE])
 
 
-async def _speaks_tls(endpoint: Endpoint) -> bool:
+async def speaks_tls(endpoint: Endpoint) -> bool:
+    """Whether a TLS handshake gets anywhere, whatever the certificate is."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -52,6 +52,17 @@ async def _cause(plan: Plan) -> Cause:
     pytest.fail("there was an answer")
 
 
+async def _explained(plan: Plan) -> str:
+    """Send as the command does, and return what it says of the address."""
+    attempts = [attempt async for attempt in send(plan)]
+    assert attempts[0].explanation.verdict is Verdict.UNREACHABLE
+    return attempts[0].explanation.headline.partition(" ")[2]
+
+
+async def _hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()
+
+
 @asynccontextmanager
 async def _server(handler: Handler) -> AsyncIterator[str]:
     """Serve raw bytes on a free port; yields its host:port."""
@@ -147,6 +158,27 @@ async def test_a_wanted_client_certificate_is_told(protocol: SendProtocol, tmp_p
 async def test_tls_to_a_cleartext_port_is_told(protocol: SendProtocol) -> None:
     async with _server(_saying(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as address:
         assert await _cause(_plan(f"https://{address}", protocol)) is Cause.NOT_TLS
+
+
+@pytest.mark.parametrize("protocol", [GRPC, HTTP])
+async def test_tls_to_a_cleartext_port_that_hangs_up_is_told(protocol: SendProtocol) -> None:
+    async def answer_only_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if (await reader.read(3)) in {b"OPT", b"POS"}:
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with _server(answer_only_http) as address:
+        assert await _explained(_plan(f"https://{address}", protocol)) == "does not speak TLS"
+
+
+async def test_a_tls_server_that_hangs_up_is_not_taken_for_cleartext(tmp_path: Path) -> None:
+    authority = Authority.create(tmp_path)
+    context = authority.issue("server", ["127.0.0.1"]).server_context()
+    server = await asyncio.start_server(_hang_up, "127.0.0.1", 0, ssl=context)
+    async with server:
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        plan = _plan(url, HTTP, Tls(authority.cert_file))
+        assert await _explained(plan) == "closed the connection without an answer"
 
 
 async def test_tls_without_http2_is_told_to_grpc(tmp_path: Path) -> None:
