@@ -15,13 +15,28 @@ from gateway.keys.material import KeyMaterial
 from gateway.keys.record import KeyRecord, KeyUsage, describe_day
 
 _NONE: Final = "-"
+_DAY_MS: Final = 86_400_000
 _COLUMNS: Final = ("ID", "NAME", "EXPIRATION", "DESCRIPTION", "LAST USED")
 
 
-def end_of(predecessor: KeyRecord) -> str:
-    """Say until when a rotated key works."""
-    at = datetime.fromtimestamp((predecessor.expires_at_ms or 0) / 1000, UTC)
-    return f"The old key {predecessor.id} works until {at:%Y-%m-%d %H:%M:%S} UTC."
+def rotation(successor: KeyRecord, predecessor: KeyRecord) -> str:
+    """Say until when a rotated key works, and its successor where that ends too."""
+    ends_ms = predecessor.expires_at_ms or 0
+    word = "works until" if ends_ms > predecessor.updated_ms else "has not worked since"
+    text = f"Its id is {successor.id}. The old key {predecessor.id} {word} {_moment(ends_ms)} UTC."
+    if successor.expires_at_ms is None:
+        return text
+    return f"{text} The new key expires on {describe_day(successor.expires_at_ms)}."
+
+
+def _moment(unix_ms: int) -> str:
+    return f"{datetime.fromtimestamp(unix_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def _expiration(unix_ms: int) -> str:
+    """Write a day, as keys are given one; with the time of day where a rotation has set it."""
+    midnight = unix_ms % _DAY_MS == 0
+    return describe_day(unix_ms) if midnight else _moment(unix_ms)
 
 
 def as_json(
@@ -68,7 +83,7 @@ def _row(record: KeyRecord, usage: KeyUsage | None) -> tuple[str, ...]:
     return (
         record.key_id,
         record.name,
-        _NONE if expires is None else describe_day(expires),
+        _NONE if expires is None else _expiration(expires),
         record.description or _NONE,
-        f"{datetime.fromtimestamp(used / 1000, UTC):%Y-%m-%d %H:%M:%S}" if used else _NONE,
+        _moment(used) if used else _NONE,
     )

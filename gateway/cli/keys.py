@@ -32,6 +32,7 @@ from gateway.keys.record import describe_day
 from gateway.model import MAX_KEY_ID
 
 _MOST_KEY_FILE_BYTES: Final = 4_096
+_MOST_ID_DIGITS: Final = len(str(MAX_KEY_ID))
 
 app = typer.Typer(
     name="keys",
@@ -44,6 +45,15 @@ app = typer.Typer(
 def _examples(*lines: str) -> str:
     """Write examples below a command's help, each on a line of its own."""
     return "Examples:\n\n" + "\n\n".join(lines)
+
+
+def _key_id(text: str) -> int:
+    """Read the id of a key. Raises `typer.BadParameter`."""
+    digits = text if text.isascii() and text.isdigit() and len(text) <= _MOST_ID_DIGITS else "0"
+    if not 1 <= int(digits) <= MAX_KEY_ID:
+        msg = "an id is a number of up to 16 digits: `gateway keys list` shows them"
+        raise typer.BadParameter(msg)
+    return int(digits)
 
 
 class Output(enum.StrEnum):
@@ -72,9 +82,7 @@ DataOption = Annotated[
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="Text, or JSON for scripts.")]
 IdOption = Annotated[
     int,
-    typer.Option(
-        "--id", "-i", metavar="ID", min=1, max=MAX_KEY_ID, help="The key's id, see `list`."
-    ),
+    typer.Option("--id", "-i", metavar="ID", parser=_key_id, help="The key's id, see `list`."),
 ]
 NameOption = Annotated[
     str,
@@ -239,7 +247,7 @@ def rotate(
         )
         return
     _say_generated(issued.key)
-    info(f"Its id is {issued.record.id}. {views.end_of(predecessor)}")
+    info(views.rotation(issued.record, predecessor))
 
 
 @app.command(

@@ -143,7 +143,8 @@ def _explain(mistake: typer.TyperException) -> None:
         info(mistake.format_message())  # a group without a command shows its help
         return
     hint = f" (see '{context.command_path} --help')" if context is not None else ""
-    error(f"{mistake.format_message()}{hint}")
+    # What typer's validation puts before the words of an error says nothing.
+    error(f"{mistake.format_message().replace('Value error, ', '')}{hint}")
 
 
 def main() -> None:

@@ -167,7 +167,8 @@ def _own_token(file: Path) -> str:
         return file.read_text("utf-8").strip()
     except OSError as error:
         fail(
-            f"no admin token: give one with --token-file or GATEWAY_TOKEN ({error})",
+            f"no admin token in {file} ({error.strerror}): name the gateway's configuration with"
+            " --config, or give the token with --token-file or GATEWAY_TOKEN",
             Exit.BAD_INPUT,
         )
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,45 @@ def test_a_rotation_shows_the_new_key_and_the_end_of_the_old_one(keys: Keys) -> 
         rf"Its id is \d{{15}}\. The old key {old['id']} works until [-\d]+ [:\d]+ UTC\.", end
     )
     assert keys.names() == ["agent-eu", "agent-eu"]
+
+
+def test_a_rotation_says_when_the_new_key_expires(keys: Keys) -> None:
+    old = keys.create("agent-eu")
+
+    done = keys.run(
+        "rotate", "--id", str(old["id"]), "--overlap", "24h", "--expiration", "2999-12-31"
+    )
+
+    assert done.stdout.endswith(" UTC. The new key expires on 2999-12-31.\n")
+
+
+def test_the_rotation_of_an_expired_key_says_that_it_does_not_work(keys: Keys) -> None:
+    old = keys.create("agent-eu")
+    keys.json("rotate", "--id", str(old["id"]), "--overlap", "0s")
+
+    done = keys.run("rotate", "--id", str(old["id"]), "--overlap", "24h")
+
+    assert f"The old key {old['id']} has not worked since " in done.stdout
+
+
+def test_the_list_tells_the_time_at_which_an_overlap_ends(keys: Keys) -> None:
+    old = keys.create("agent-eu")
+    rotated = keys.json("rotate", "--id", str(old["id"]), "--overlap", "1500ms")
+    ends_ms = rotated["rotated-ingestion-api-key"]["expiration"]
+    midnight = ends_ms % 86_400_000 == 0
+
+    table = keys.run("list").stdout
+
+    form = "%Y-%m-%d" if midnight else "%Y-%m-%d %H:%M:%S"
+    assert f"| {datetime.fromtimestamp(ends_ms / 1000, UTC):{form}} |" in table
+
+
+@pytest.mark.parametrize("text", ["abc", "0", "-1", "9007199254740992", "1" * 5000, "\N{FULLWIDTH DIGIT ONE}"])
+def test_what_is_no_id_is_told(keys: Keys, text: str) -> None:
+    done = keys.run("delete", f"--id={text}")
+
+    assert done.returncode == 1
+    assert "an id is a number of up to 16 digits" in done.stderr
 
 
 def test_a_rotation_has_json_of_both_keys(keys: Keys) -> None:
