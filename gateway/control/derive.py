@@ -16,6 +16,7 @@ from gateway.control.sockets import BoundSocket
 from gateway.control.supervisor import Plan
 from gateway.control.web import TlsFiles
 from gateway.keys.embedded import sqlite_store
+from gateway.keys.file import FileStore
 from gateway.keys.postgresql import postgresql_store
 from gateway.keys.record import StaticKey, static_keys
 from gateway.keys.service import StoreStatus
@@ -67,6 +68,8 @@ def stores_of(config: Config) -> list[KeyStore]:
 def _store(store: Store) -> KeyStore:
     if store.kind == "postgresql":
         return postgresql_store(store.url)
+    if store.kind == "file":
+        return FileStore(store.path)
     return sqlite_store(store.path)
 
 

@@ -1,0 +1,83 @@
+"""A running gateway's keys without the gateway: the service, and what its workers would know."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from gateway.keys.record import KeyDelta
+from gateway.keys.service import KeyService
+from gateway.keys.store import KeyStore
+from gateway.model import KeyState, Principal
+
+HANG_S: Final = 60.0
+"""Long enough for anything; a test that waits so long has failed."""
+
+
+class Workers:
+    """Apply what a service says, as its workers' keyrings do."""
+
+    def __init__(self) -> None:
+        self.keys: KeyService
+        self.keyring: dict[bytes, Principal] = {}
+        self.complete = False
+        self.problems: list[str] = []
+        self._changed = asyncio.Event()
+
+    def follow(self, keys: KeyService) -> None:
+        """Begin with what a new worker is told."""
+        self.keys = keys
+        _, entries, self.complete = keys.snapshot()
+        self.keyring = dict(entries)
+        keys.subscribe(self._apply)
+
+    def _apply(self, delta: KeyDelta) -> None:
+        self.complete = delta.complete
+        self.keyring.update(delta.upserts)
+        for digest in delta.removals:
+            self.keyring.pop(digest, None)
+        self.keys.publish_confirmed(delta.revision)
+        self._changed.set()
+
+    def stir(self, *_: object) -> None:
+        """Have those who wait look again."""
+        self._changed.set()
+
+    def accepts(self, digest: bytes) -> bool:
+        """Whether a request with the key would be let in."""
+        return digest in self.keyring and self.keyring[digest].state == KeyState.ACTIVE
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something is so; looked at after each change."""
+        async with asyncio.timeout(HANG_S):
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def until_status(self, condition: Callable[[bool], bool]) -> None:
+        """Wait until the first store is up, or is not."""
+        await self.until(lambda: condition(self.keys.statuses()[0].up))
+
+
+@asynccontextmanager
+async def running_keys(stores: Sequence[KeyStore], **options: Any) -> AsyncIterator[Workers]:
+    """Run a key service on `stores`, with the background tasks that control keeps."""
+    workers = Workers()
+    keys = KeyService(
+        stores,
+        **{"tombstones_s": 1_000.0, **options},
+        on_status=workers.stir,
+        on_problem=workers.problems.append,
+    )
+    await keys.start()
+    workers.follow(keys)
+    tasks = [asyncio.ensure_future(run()) for run in keys.background().values()]
+    try:
+        yield workers
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await keys.close()
