@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 VERSIONS_KEPT: Final = 50
 """Different versions that a worker tells apart."""
+_REQUESTS: Final = metrics.INTAKE_REQUESTS.name
+_AGENTS: Final = metrics.INTAKE_AGENTS.name
 _VERSION: Final = re.compile(rb"v?([0-9]{1,4}(?:\.[0-9]{1,4}){1,2})(?![0-9])")
 _NAMES: Final = frozenset(
     {
@@ -44,10 +46,10 @@ class IntakeCounts:
 
     def note(self, rules: IntakeRules, result: str, head: RequestHead, is_known: bool) -> None:
         """Count a request at its end; `is_known`: its key is a good one."""
-        self._plain[metrics.INTAKE_REQUESTS.name, (rules.label, rules.sender, result)] += 1
+        sender = rules.sender
+        self._plain[_REQUESTS, (rules.label, sender, result)] += 1
         if is_known:
-            version = self._version_of(head, rules.sender)
-            self._plain[metrics.INTAKE_AGENTS.name, (rules.sender, version)] += 1
+            self._plain[_AGENTS, (sender, self._version_of(head, sender))] += 1
 
     def _version_of(self, head: RequestHead, sender: str) -> str:
         names = _USER_AGENT if sender in _BY_USER_AGENT else _NAMES

@@ -6,6 +6,7 @@ query is read, and rid of its key, without touching its other parameters: they g
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
@@ -37,14 +38,16 @@ def _is_key(parameter: bytes) -> bool:
     return name == QUERY or (b"%" in name and _decoded(name) == QUERY)
 
 
+def key_values_in(query: bytes) -> Iterator[bytes]:
+    """Give the keys of a query (application/x-www-form-urlencoded); an empty one is none."""
+    for parameter in query.split(b"&"):
+        if _is_key(parameter) and (value := _decoded(parameter.partition(b"=")[2])):
+            yield value
+
+
 def keys_in(query: bytes, reader: CredentialReader) -> list[Credential]:
-    """Read the keys of a query (application/x-www-form-urlencoded); an empty one is none."""
-    values = (
-        _decoded(parameter.partition(b"=")[2])
-        for parameter in query.split(b"&")
-        if _is_key(parameter)
-    )
-    return [reader.read(_QUERY_CARRIER, value) for value in values if value]
+    """Read the keys of a query."""
+    return [reader.read(_QUERY_CARRIER, value) for value in key_values_in(query)]
 
 
 def without_key(query: bytes | None) -> bytes | None:
@@ -63,7 +66,10 @@ def choose_intake(head: RequestHead, reader: CredentialReader, rules: IntakeRule
 
     A Kubernetes token `passes_unchecked` where the route says so and nothing stands beside it.
     """
-    found = [credential.on_intake or credential for credential in head.credentials]
+    credentials = head.credentials
+    if len(credentials) == 1 and head.query is None and credentials[0].digest is not None:
+        return credentials[0]  # the usual case
+    found = [credential.on_intake or credential for credential in credentials]
     if head.query is not None:
         found += keys_in(head.query, reader)
     chosen = choose(found)
