@@ -11,7 +11,7 @@ PINS := $(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
 STAMP := .venv/.made-from-$(PINS)
 
 # What Python alone can run. `interop` needs programs that Go builds.
-TESTS := $(wildcard $(addprefix tests/,unit integration e2e conformance chaos fuzz bench))
+TESTS := $(wildcard $(addprefix tests/,unit integration contract conformance e2e chaos fuzz bench))
 CODE := gateway tests bench
 
 .PHONY: help demo test interop bench lint lock clean
