@@ -202,6 +202,7 @@ def test_no_key_is_kept_among_the_known_lines_and_heads() -> None:
     credential = b"Authorization: StackState " + KEY
     read(b"Host: a", credential, b"Content-Length: 5")
     read(b"Host: a", credential, b"Content-Length: 5", b"X-Secret: " + KEY)
+    read(b"Host: a", b"Sts-Api-Key: " + KEY, b"Content-Length: 5", b"Sts-Agent-Version: 3.1")
     read(b"Host: a", credential, start=b"POST /intake?api_key=" + KEY + b" HTTP/1.1")
     kept = b" ".join([*module._lines, *module._starts, *module._names, *module._templates])
     assert KEY not in kept
@@ -214,7 +215,13 @@ HEAD = (b"Host: a", b"User-Agent: x", b"Content-Type: application/json")
 
 
 @pytest.mark.parametrize(
-    "credential", [b"Authorization: StackState ", b"authorization: stackstate  "]
+    "credential",
+    [
+        b"Authorization: StackState ",
+        b"authorization: stackstate  ",
+        b"Sts-Api-Key: ",
+        b"sts-api-key: ",
+    ],
 )
 @pytest.mark.parametrize("length", [b"Content-Length: ", b"content-length: "])
 def test_a_head_that_is_known_but_for_its_key_and_its_length_means_the_same(
@@ -256,6 +263,11 @@ def test_a_known_head_does_not_hide_what_is_malformed(lines: tuple[bytes, ...]) 
         ((b"Authorization: StackState k", b"Authorization: StackState k"), ["", ""]),
         ((b"Authorization: StackState k ",), [""]),
         ((b"Sts-Api-Key: k", b"Authorization: StackState k"), ["", ""]),
+        ((b"Sts-Api-Key: k", b"Sts-Api-Key: other"), ["", ""]),
+        ((b"Sts-Api-Key: ",), ["KEY_EMPTY"]),
+        ((b"Sts-Api-Key: k ",), [""]),
+        ((b"STS-API-KEY: k",), [""]),
+        ((b"DD-Api-Key: k",), ["KEY_MISSING"]),
     ],
 )
 def test_a_known_head_does_not_hide_how_a_credential_came(
