@@ -214,6 +214,53 @@ REVOCATION_LAG: Final = Metric(
     from_worker=False,
 )
 
+KEY_CACHE_ENTRIES: Final = Metric(
+    "gateway_key_cache_entries",
+    Kind.GAUGE,
+    "Verdicts of a remote authority that are remembered",
+    ("kind",),
+    from_worker=False,
+)
+KEY_CACHE_HITS: Final = Metric(
+    "gateway_key_cache_hits_total",
+    Kind.COUNTER,
+    "Keys whose verdict was remembered",
+    ("kind",),
+)
+KEY_CACHE_MISSES: Final = Metric(
+    "gateway_key_cache_misses_total",
+    Kind.COUNTER,
+    "Keys whose verdict was not remembered, or is to be asked for again",
+    ("kind",),
+    from_worker=False,
+)
+KEY_CACHE_STALE: Final = Metric(
+    "gateway_key_cache_stale_served_total",
+    Kind.COUNTER,
+    "Keys whose verdict was used beyond its time, because no authority could be asked",
+    ("kind",),
+)
+KEY_CACHE_COALESCED: Final = Metric(
+    "gateway_key_cache_coalesced_total",
+    Kind.COUNTER,
+    "Questions about a key that joined one under way",
+    ("kind",),
+)
+AUTHORITY_REQUESTS: Final = Metric(
+    "gateway_authority_requests_total",
+    Kind.COUNTER,
+    "Requests to a remote authority",
+    ("result",),
+    from_worker=False,
+)
+AUTHORITY_DURATION: Final = Metric(
+    "gateway_authority_duration_seconds",
+    Kind.HISTOGRAM,
+    "Time that a request to a remote authority took",
+    ("result",),
+    from_worker=False,
+)
+
 WORKERS: Final = Metric(
     "gateway_workers", Kind.GAUGE, "Workers that accept connections", from_worker=False
 )
@@ -266,6 +313,18 @@ different ones than are told apart.
 """
 SOURCES: Final = ("keyring", "cache", "stale", "authority", "none")
 """Values of the label `source`."""
+CACHE_KINDS: Final = ("positive", "negative")
+"""Values of the label `kind` of the cache of verdicts."""
+AUTHORITY_RESULTS: Final = (
+    "allowed",
+    "denied",
+    "throttled",
+    "error",
+    "timeout",
+    "unreachable",
+    "unexpected",
+)
+"""Values of the label `result` of what a remote authority answered."""
 CONNECTION_REFUSAL_REASONS: Final = (
     "limit",
     "tls_handshake",

@@ -62,7 +62,7 @@ def upstream_connections(config: Config) -> int:
 
 def stores_of(config: Config) -> list[KeyStore]:
     """Make the configured key stores; nothing is opened."""
-    return [_store(store) for store in config.keys.stores]
+    return [_store(store) for store in config.keys.stores if store.kind != "authority"]
 
 
 def _store(store: Store) -> KeyStore:
@@ -132,6 +132,8 @@ def needs_restart(old: Config, new: Config) -> Iterator[str]:
     """Name what has changed but is only read at the start."""
     for path in (
         "keys.stores",
+        "keys.authority",
+        "keys.cache",
         "keys.tombstones",
         "keys.max_stale",
         "state_dir",

@@ -55,7 +55,10 @@ class Keys(Protocol):
 
 
 class Measures:
-    """The series of all metrics that no worker reports. `accepting` counts accepting workers."""
+    """The series of all metrics that no worker reports.
+
+    `accepting` counts accepting workers, `statuses` tells how stores are (else: those of `keys`).
+    """
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class Measures:
         accepting: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
         unix_s: Callable[[], float] = time.time,
+        statuses: Callable[[], Sequence[StoreStatus]] | None = None,
     ) -> None:
         self.reload_succeeded = True
         self.reloaded_at_s = unix_s()
@@ -73,6 +77,7 @@ class Measures:
         self._accepting = accepting
         self._clock = clock
         self._unix_s = unix_s
+        self._statuses = statuses or keys.statuses
         self._of_keys: dict[str, Series] = {}
         self._of_keys_at: tuple[int, float] | None = None
 
@@ -86,7 +91,7 @@ class Measures:
                 (address,): expiry for address, expiry in self.certificates.items()
             },
             metrics.BUILD_INFO.name: {(__version__,): 1.0},
-            **_of_stores(self._keys.statuses()),
+            **_of_stores(self._statuses()),
             **self._key_series(),
         }
 

@@ -11,7 +11,7 @@ import contextlib
 import os
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -26,9 +26,11 @@ from gateway.control.admin_servers import AdminServers
 from gateway.control.admin_token import TokenError
 from gateway.control.announce import announce, store_changed
 from gateway.control.api.catalogue import Api
+from gateway.control.authorities import lookups_of
 from gateway.control.distribution import Distribution
 from gateway.control.exposition import Exposition
 from gateway.control.health import Facts, Health
+from gateway.control.lookups import NO_CACHE, Lookups
 from gateway.control.measures import Measures, certificate_expiries
 from gateway.control.refusals import Refusals
 from gateway.control.reports import Reports
@@ -46,11 +48,11 @@ from gateway.control.sockets import (
 )
 from gateway.control.supervisor import WORKER_COMMAND, Supervisor, Timing
 from gateway.control.tasks import Tasks
-from gateway.control.totals import Totals
+from gateway.control.totals import Labels, Totals
 from gateway.control.trace import TraceApi, Traces
 from gateway.control.usage import ELECTION_S, KeyTraffic
 from gateway.control.worker_handle import Snapshot, WorkerHandle
-from gateway.keys.service import KeyService
+from gateway.keys.service import KeyService, StoreStatus
 
 _STOPPING: Final = "the gateway is draining: it was told to stop"
 
@@ -103,14 +105,18 @@ class Control:
         self.health = Health(self._facts)
         self.supervisor = Supervisor(self, self.options.worker_command, self.options.timing)
         self.traces = Traces(lambda: self.supervisor.workers, self.supervisor.send_to_all)
+        self.lookups: Lookups | None = None
+        """Set where a remote authority is configured."""
         self._distribution: Distribution | None = None
         self._snapshot: weakref.ref[Snapshot] = weakref.ref(Snapshot(-1, []))
-        self._measures = Measures(self.keys, lambda: self.supervisor.accepting)
+        self._measures = Measures(
+            self.keys, lambda: self.supervisor.accepting, statuses=self._statuses
+        )
         self._exposition = Exposition(
             self._totals,
             self._traffic,
             self.key_name,
-            self._measures.series,
+            self._measured,
             lambda: derive.backends_of(self.config),
         )
         self._refusals = Refusals(self.key_name, self.options.on_refusal)
@@ -133,6 +139,9 @@ class Control:
 
         Raises `BindError`, `StoreError`, `TokenError`, `StartError`; then `close` is still due.
         """
+        self.lookups = lookups_of(
+            self.config, self._totals, self.tasks, self.supervisor.send_to_all
+        )
         self._note_config()
         self._raise_descriptors()
         await self._start_admin()
@@ -149,7 +158,7 @@ class Control:
         self._measures.reload_succeeded = True
         self._measures.reloaded_at_s = time.time()
         self._measures.certificates = certificate_expiries(derive.certificate_files(self.config))
-        stores = {status.name for status in self.keys.statuses()}
+        stores = {status.name for status in self._statuses()}
         start_at_zero(self._totals, derive.backends_of(self.config), stores)
 
     def _raise_descriptors(self) -> None:
@@ -230,6 +239,8 @@ class Control:
         """Take a question, or what a trace sees (`supervisor.Listener`)."""
         if isinstance(message, Traced):
             self.traces.take(worker, message)
+        elif self.lookups is not None:
+            self.lookups.take(worker, message)
 
     def on_workers_changed(self) -> None:
         """Look at the workers again (`supervisor.Listener`)."""
@@ -255,6 +266,15 @@ class Control:
             await asyncio.sleep(ELECTION_S)
             self._traffic.elect()
 
+    def _statuses(self) -> list[StoreStatus]:
+        """Tell how each store is, remote authorities too."""
+        authorities = self.lookups.statuses() if self.lookups is not None else []
+        return [*self.keys.statuses(), *authorities]
+
+    def _measured(self) -> Mapping[str, Mapping[Labels, float]]:
+        cache = self.lookups.series() if self.lookups is not None else NO_CACHE
+        return {**self._measures.series(), **dict(cache)}
+
     def _observe_lag(self, seconds: float) -> None:
         """Count how long a change took; new keys and changes of them go to the first store."""
         for status in self.keys.statuses()[:1]:
@@ -266,7 +286,7 @@ class Control:
             keys_loaded=self._distribution is not None and self.keys.is_loaded,
             accepting=self.supervisor.accepting,
             wanted=self.supervisor.wanted or self.config.worker_count,
-            stores=[derive.store_detail(status) for status in self.keys.statuses()],
+            stores=[derive.store_detail(status) for status in self._statuses()],
             backends=[
                 {"backend": name, "address": address, "up": derive.is_up(up.get((name, address)))}
                 for name, addresses in derive.backends_of(self.config)
@@ -352,6 +372,8 @@ class Control:
             stack.callback(self._sockets.close)
             stack.callback(self._admin_sockets.close)
             stack.push_async_callback(self.keys.close)
+            if self.lookups is not None:
+                stack.push_async_callback(self.lookups.close)
             stack.push_async_callback(self._admin.close)
             stack.push_async_callback(self.tasks.close)
             stack.push_async_callback(self.supervisor.close)

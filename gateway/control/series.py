@@ -117,6 +117,7 @@ def gauges_at_zero(metric: Metric, backends: Backends) -> dict[Labels, float]:
 def _closed(backends: Backends) -> Iterator[tuple[Metric, Labels]]:
     yield from _of_requests()
     yield from _of_intake()
+    yield from _of_authorities()
     for source, outcomes in SOURCE_OUTCOMES.items():
         yield metrics.AUTH_DURATION, (source,)
         for (protocol, signal), outcome in product(ROUTES, outcomes):
@@ -135,6 +136,21 @@ def _closed(backends: Backends) -> Iterator[tuple[Metric, Labels]]:
             yield metric, (value,)
     for metric, outcome in product((metrics.KEY_REQUESTS, metrics.KEY_BYTES), KEY_OUTCOMES):
         yield metric, (OTHER, "", outcome)
+
+
+def _of_authorities() -> Iterator[tuple[Metric, Labels]]:
+    caches = (
+        metrics.KEY_CACHE_HITS,
+        metrics.KEY_CACHE_MISSES,
+        metrics.KEY_CACHE_STALE,
+        metrics.KEY_CACHE_COALESCED,
+    )
+    for metric, kind in product(caches, metrics.CACHE_KINDS):
+        yield metric, (kind,)
+    for metric, result in product(
+        (metrics.AUTHORITY_REQUESTS, metrics.AUTHORITY_DURATION), metrics.AUTHORITY_RESULTS
+    ):
+        yield metric, (result,)
 
 
 def _of_requests() -> Iterator[tuple[Metric, Labels]]:

@@ -16,6 +16,7 @@ from gateway import metrics
 from gateway.dataplane import replies
 from gateway.dataplane.credentials import Credential, choose
 from gateway.dataplane.intake_credentials import choose_intake, without_key
+from gateway.dataplane.keyring import NOT_HERE
 from gateway.model import Denied, Principal, Protocol, Verdict
 from gateway.outcome import (
     BACKEND_REFUSED,
@@ -187,10 +188,15 @@ class Exchange:
     def _decide(self, route: Route, credential: Credential) -> None:
         self.decided_at_ms = time.time_ns() // 1_000_000
         verdict = self.plane.keyring.decide(credential, route.signal_bit, self.decided_at_ms)
+        if verdict is NOT_HERE and self.plane.lookups is not None:
+            self.plane.lookups.decide(self, route, credential)
+            return
         self.decided(route, credential, verdict, "keyring" if credential.digest else "none")
 
     def decided(self, route: Route, credential: Credential, verdict: Verdict, source: str) -> None:
-        """Go on with the verdict on the key. `source`: whence it came, see `metrics.SOURCES`."""
+        """Go on with the verdict on the key, at once or after a look-up. `source`: whence it came,
+        see `metrics.SOURCES`.
+        """
         if type(verdict) is Principal:
             self._record_verdict(route, "allowed", source)
             self._principal = verdict
@@ -203,7 +209,9 @@ class Exchange:
             self.plane.refusals.note(self, credential, outcome, verdict.principal)
             self.refuse(refusal)
         else:
-            self._record_verdict(route, "undecided", "none")
+            self._record_verdict(
+                route, "undecided", "authority" if source == "authority" else "none"
+            )
             self.refuse(REFUSALS["UNDECIDED"])
 
     def _go_on(self, route: Route) -> None:
@@ -250,9 +258,20 @@ class Exchange:
             return
         if self.head.expects_continue:
             self.downstream.accept_body()
-        self._replay = []
+        waiting = self._waiting
+        if waiting is None:
+            self._replay = []
+        else:  # what came while the verdict was looked up
+            self._hold_for_replay(waiting)
         self._pool = pool
         pool.open(self)
+
+    def _hold_for_replay(self, waiting: list[bytes]) -> None:
+        length = sum(map(len, waiting))
+        if length <= REPLAY_BYTES:
+            self._replay = waiting.copy()
+            self._replay_bytes = length
+            self.plane.budget.charge(length)
 
     def attach(self, upstream: Upstream) -> None:
         """Take the backend's side (pool): the head has been sent, what has waited of the body
@@ -464,6 +483,8 @@ class Exchange:
             and self._principal.shared
             and self.plane.settings.forward.key == "client"
         )
+        if relayed and self.plane.lookups is not None:
+            self.plane.lookups.doubt(self.head)
         return not relayed
 
     def _backend_refused(self, route: Route) -> None:

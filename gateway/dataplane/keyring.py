@@ -1,7 +1,8 @@
 """The keys of a worker, and the one decision function over them.
 
 A keyring is *complete*: it holds every key of every snapshot store, so that an unknown digest is a
-definite no and costs no look-up. Until the first snapshot has come nothing can be decided.
+definite no and costs no look-up. Until the first snapshot has come nothing can be decided. Where a
+remote authority is configured it is *partial*: other keys are for `lookups`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from typing import Final
 from gateway.dataplane.credentials import Credential
 from gateway.model import Denied, KeyEntry, KeyState, Principal, Undecided, Verdict
 
-_NOT_LOADED = Undecided()
+_CANNOT_TELL = Undecided()
+NOT_HERE: Final = Undecided()
+"""The verdict of a partial keyring on a key that it does not hold; compared by identity."""
 _UNKNOWN = Denied("KEY_UNKNOWN")
 _MISTYPED = Denied("KEY_TYPO")
 _NOT_ACTIVE: Final[dict[int, str]] = {
@@ -24,7 +27,9 @@ _NOT_ACTIVE: Final[dict[int, str]] = {
 class Keyring:
     """Digest → principal, with the store's revision that it equals."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_partial: bool = False) -> None:
+        self.is_partial = is_partial
+        """Whether a remote authority may know keys that are not here."""
         self.is_loaded = False
         self.is_complete = False
         self.revision = -1
@@ -91,8 +96,10 @@ class Keyring:
             return Denied(credential.refusal)
         principal = self._keys.get(digest)
         if principal is None:
+            if self.is_partial and self.is_loaded:
+                return NOT_HERE
             if not self.is_complete:
-                return _NOT_LOADED
+                return _CANNOT_TELL
             return _MISTYPED if credential.is_mistyped else _UNKNOWN
         if principal.state:
             return Denied(_NOT_ACTIVE[principal.state], principal)

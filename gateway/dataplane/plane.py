@@ -20,6 +20,7 @@ from gateway.dataplane.intake_counts import IntakeCounts
 from gateway.dataplane.intake_routes import IntakeRoutes
 from gateway.dataplane.keyring import Keyring
 from gateway.dataplane.local import Local
+from gateway.dataplane.lookups import Lookups
 from gateway.dataplane.pool import Pool
 from gateway.dataplane.quotas import Quotas
 from gateway.dataplane.refusals import RefusalLog
@@ -57,7 +58,8 @@ class DataPlane:
         self.budget = Budget(settings.limits.buffer_memory_bytes)
         self.counters = Counters()
         self.credentials = CredentialReader(settings.schemes)
-        self.keyring = Keyring()
+        self.keyring = Keyring(is_partial=settings.authority is not None)
+        self.lookups = Lookups(self, settings.authority) if settings.authority else None
         self.refusals = RefusalLog()
         self.tracer: Tracer | None = None
         """Set while somebody watches requests."""
@@ -115,6 +117,8 @@ class DataPlane:
         for pool in self.pools.values():
             pool.sweep(self.tick)
         self.local.sweep(self.tick)
+        if self.lookups is not None:
+            self.lookups.sweep(self.tick)
         gauges = self.counters.gauges
         gauges[metrics.CONNECTIONS.name, ()] = len(self.connections)
         gauges[metrics.BUFFER_BYTES.name, ()] = self.budget.used

@@ -33,8 +33,10 @@ from gateway.channel import (
     ChannelError,
     Down,
     Drain,
+    Forget,
     KeyChanges,
     Keys,
+    LookedUp,
     Ready,
     Report,
     Start,
@@ -91,6 +93,8 @@ class Worker:
             self.plane = DataPlane(settings)
             counts = SharedCounts(settings.counts_fd, settings.index, settings.workers)
             self._door = FrontDoor(self.plane, counts)
+            if self.plane.lookups is not None:
+                self.plane.lookups.send = self._send
         except (TlsFileError, OSError, ValueError) as error:
             raise WorkerStartError(str(error)) from error
         for listener in settings.listeners:
@@ -161,6 +165,16 @@ class Worker:
     def watch(self, watches: Iterable[Watch]) -> None:
         """Trace the requests that these watches match, and no others."""
         self.plane.tracer = self._tracer if self._tracer.watch(watches) else None
+
+    def take_verdict(self, message: LookedUp | Forget) -> None:
+        """Take what control says about keys of a remote authority."""
+        lookups = self.plane.lookups
+        if lookups is None:
+            return
+        if isinstance(message, LookedUp):
+            lookups.answer(message)
+        else:
+            lookups.forget(message.digests)
 
     def flush(self) -> None:
         """Tell what traces have not been told yet."""
@@ -258,6 +272,8 @@ class WorkerProcess:
                 worker.become_unready()
             case Watches(watches):
                 worker.watch(watches)
+            case LookedUp() | Forget():
+                worker.take_verdict(message)
             case Drain(timeout_s):
                 self._begin_drain(worker, timeout_s)
             case _:

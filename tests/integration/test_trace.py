@@ -123,11 +123,11 @@ async def test_lines_beyond_the_bound_are_counted_instead_of_held() -> None:
 async def test_nothing_is_taken_down_once_nobody_watches() -> None:
     async with running_worker(keys=KEYS) as gateway:
         told = _Told(gateway)
-        assert gateway.plane.tracer is None
-        gateway.worker.watch([Watch(1)])
-        assert gateway.plane.tracer is not None
-        gateway.worker.watch([])
-        assert gateway.plane.tracer is None
+        states = [gateway.plane.tracer is not None]
+        for watches in ([Watch(1)], []):
+            gateway.worker.watch(watches)
+            states.append(gateway.plane.tracer is not None)
+        assert states == [False, True, False]
         await _post(gateway.port)
         gateway.worker.flush()
         assert told.requests() == []
@@ -209,7 +209,14 @@ async def test_a_trace_needs_a_token(shared_gateway: Gateway) -> None:
 
 async def test_the_command_prints_a_line_per_request(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, {}) as gateway:
-        command = [COMMAND, "trace", "--config", gateway.config_file, "--for", "10m"]
+        command: list[str | Path] = [
+            COMMAND,
+            "trace",
+            "--config",
+            gateway.config_file,
+            "--for",
+            "10m",
+        ]
         async with running([*command, "--output", "json"]) as shown:
             while not shown.stdout:  # it begins at some time: then it shows all that follow
                 await _post(gateway.port)
@@ -250,7 +257,7 @@ async def test_the_command_says_what_is_wrong(
 
 
 async def test_the_command_says_that_its_token_was_refused(shared_gateway: Gateway) -> None:
-    arguments = [COMMAND, "trace", "--url", shared_gateway.admin_url]
+    arguments: list[str | Path] = [COMMAND, "trace", "--url", shared_gateway.admin_url]
     async with running(arguments, env={"GATEWAY_TOKEN": "wrong"}) as command:
         assert await command.wait() == 2
         assert "401" in "\n".join(command.stderr)

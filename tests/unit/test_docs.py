@@ -226,6 +226,8 @@ def test_a_metrics_type_and_labels_are_the_real_ones(name: str) -> None:
         ("result", "requests", set(Result)),
         ("outcome", "keys", set(AuthOutcome)),
         ("source", "keys", set(metrics.SOURCES)),
+        ("kind", "cache of verdicts", set(metrics.CACHE_KINDS)),
+        ("result", "authorities", set(metrics.AUTHORITY_RESULTS)),
         ("backend", "backends", set(BackendName)),
         ("reason", "connections refused", set(metrics.CONNECTION_REFUSAL_REASONS)),
         ("reason", "worker restarts", set(metrics.RESTART_REASONS)),

@@ -43,7 +43,10 @@ ROOMS: Final = {
     "wire": _room("model outcome", "hpack httptools"),
     "otlp": _room("model outcome", "cramjam google.protobuf google.rpc opentelemetry.proto"),
     # keys and configuration
-    "keys": _room("model outcome", "aiosqlite asyncpg cachetools msgspec sqlalchemy yaml"),
+    "keys": _room(
+        "model outcome",
+        "aiohttp aiosqlite asyncpg cachetools circuitbreaker msgspec sqlalchemy tenacity yaml",
+    ),
     "config": _room("intake keys.material model settings", "pydantic pydantic_core yaml"),
     # the two kinds of process, which never import each other
     "dataplane": _room(
