@@ -145,7 +145,7 @@ _TEXTS: Final = {
     "dict_type": "must be a mapping: write 'key: value' lines below it",
     "model_type": "must be a mapping: write 'key: value' lines below it",
     "model_attributes_type": "must be a mapping: write 'key: value' lines below it",
-    "too_short": "must have at least one item: remove the key to get its default",
+    "too_short": "must have at least one item",
     "string_too_short": "must not be empty",
     "string_pattern_mismatch": "must not contain control characters",
 }
