@@ -75,17 +75,16 @@ class ServerStream(Stream):
 
     def withhold(self) -> None:
         """Say that the request was not processed: the caller sends it again."""
-        self.connection.reset(self.id, ErrorCode.REFUSED_STREAM)
-        self.connection.stream_ended()
+        self.break_off(ErrorCode.REFUSED_STREAM)
 
     def abort(self) -> None:
         """Break off, so that no client takes the answer for complete."""
         if self.queue:
-            self.connection.reset(self.id, ErrorCode.CANCEL)
+            self.break_off(ErrorCode.CANCEL)
         elif self.exchange.is_grpc:
             self.send_trailers(replies.grpc_trailers(_LOST))
         else:
-            self.connection.reset(self.id, ErrorCode.INTERNAL_ERROR)
+            self.break_off(ErrorCode.INTERNAL_ERROR)
 
     def grant(self, length: int, keeps_up: bool) -> None:
         """Let the caller send more."""
@@ -102,10 +101,23 @@ class ServerStream(Stream):
         """
         if self.remote_ended:
             self.connection.forget(self)
-            self.connection.stream_ended()
         else:
             self.connection.reset(self.id, ErrorCode.NO_ERROR)
-            self.connection.stream_ended()
+        self.part()
+        self.connection.stream_ended()
+
+    def break_off(self, code: ErrorCode) -> None:
+        """Reset the stream and forget it, with all that waits to be sent."""
+        self.connection.reset(self.id, code)
+        self.connection.trailers_waiting.pop(self, None)
+        self.part()
+        self.connection.stream_ended()
+
+    def part(self) -> None:
+        """Let go of the exchange: the two would keep each other, and what they hold, until the
+        next full collection.
+        """
+        del self.exchange
 
 
 _CONTINUE: Final = hpack.encode_field(b":status", b"100")
@@ -134,17 +146,20 @@ class Http2Server(Http2Transport[ServerStream]):
         self._draining = False
         self._drained_at = 0.0
         self._final_goaway = False
+        self._block_awaited: list[bytes] | None = None
+        self._block_awaited_since = 0.0
         plane.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel what is open (asyncio)."""
         self.lost()
         self.plane.connections.discard(self)
-        streams, self.streams = self.streams, {}
         self.trailers_waiting.clear()
-        for stream in streams.values():
+        while self.streams:
+            _, stream = self.streams.popitem()
             self.forget(stream)
             stream.exchange.caller_gone()
+            stream.part()
 
     # Requests
 
@@ -216,12 +231,12 @@ class Http2Server(Http2Transport[ServerStream]):
 
     def _refuse_large_head(self, stream_id: int, *, ended: bool) -> None:
         """Answer 431 without a body: there is no head that an exchange could begin with."""
-        stream = ServerStream(stream_id, self)
-        stream.remote_ended = ended
-        self.streams[stream_id] = stream
         outcome = HEAD_TOO_LARGE
         self.plane.counters.unrouted("http").requests[str(outcome.http), outcome.result.value] += 1
-        stream.send_head(FieldSection(outcome.http, [(b"content-length", b"0")]), ended=True)
+        section = FieldSection(outcome.http, [(b"content-length", b"0")])
+        self.send_headers(ServerStream(stream_id, self), section.encoded_h2(), ended=True)
+        if not ended:
+            self.reset(stream_id, ErrorCode.NO_ERROR)
 
     def data_received(self, stream: ServerStream, chunk: bytes, ended: bool) -> None:
         """Hand body bytes to the exchange; their number must be what was declared."""
@@ -252,6 +267,7 @@ class Http2Server(Http2Transport[ServerStream]):
         """The caller gave up."""
         self.trailers_waiting.pop(stream, None)
         stream.exchange.caller_gone()
+        stream.part()
         self.stream_ended()
 
     def stream_fault(self, fault: StreamFault) -> None:
@@ -261,6 +277,7 @@ class Http2Server(Http2Transport[ServerStream]):
         if stream is not None:
             self.trailers_waiting.pop(stream, None)
             stream.exchange.caller_gone()
+            stream.part()
         self.stream_ended()
 
     def failed(self, code: ErrorCode, text: str) -> None:
@@ -281,10 +298,14 @@ class Http2Server(Http2Transport[ServerStream]):
         self.calm()
         limits = self.plane.settings.limits
         for stream in list(self.streams.values()):
-            stream.exchange.sweep(now)
-        if not self.settings_seen or self._block is not None:
-            if now - max(self.last_received, self.opened_at) > limits.header_timeout_s:
-                self.fail(ErrorCode.PROTOCOL_ERROR, "no complete header block in time")
+            exchange = stream.exchange
+            exchange.sweep(now)
+            if stream.queue and exchange.is_over and now - exchange.progress_at > (
+                limits.stall_timeout_s
+            ):
+                stream.break_off(ErrorCode.CANCEL)  # a caller who takes no answer
+        if self._is_head_late(now, limits.header_timeout_s):
+            self.fail(ErrorCode.PROTOCOL_ERROR, "no complete header block in time")
         elif (
             not self.streams
             and now - max(self.last_received, self._idle_since) > limits.idle_timeout_s
@@ -292,6 +313,21 @@ class Http2Server(Http2Transport[ServerStream]):
             self.start_drain()
         if self._draining and not self._final_goaway and now - self._drained_at > _DRAIN_PING_S:
             self._finish_drain()
+
+    def _is_head_late(self, now: float, timeout_s: float) -> bool:
+        """Whether SETTINGS, a header block, or the rest of a frame should have come by now.
+
+        A block has to be complete in time; of a frame the next bytes must come: how long ago it
+        began is not noted, and it is no longer than 16 kB.
+        """
+        if not self.settings_seen:
+            return now - self.opened_at > timeout_s
+        if self._block is not self._block_awaited:
+            self._block_awaited = self._block
+            self._block_awaited_since = min(now, self.last_received)
+        if self._block is not None:
+            return now - self._block_awaited_since > timeout_s
+        return bool(self._pending) and now - self.last_received > timeout_s
 
     def start_drain(self) -> None:
         """Announce the end (RFC 9113 §6.8): first without a limit, then, when the client has

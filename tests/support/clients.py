@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import h11
 from h2.config import H2Configuration
-from h2.connection import H2Connection
+from h2.connection import ConnectionState, H2Connection
 from h2.events import (
     ConnectionTerminated,
     DataReceived,
@@ -27,6 +27,7 @@ from h2.events import (
     TrailersReceived,
 )
 from h2.settings import SettingCodes, Settings
+from hyperframe.frame import Frame, GoAwayFrame
 
 from tests.support.exchange import Fields, split_messages
 
@@ -69,6 +70,17 @@ class Response:
         return message.data
 
 
+class _Connection(H2Connection):
+    """The library forbids everything behind a GOAWAY; but streams that are open go on (RFC 9113
+    §6.8).
+    """
+
+    def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[Event]]:
+        taken = super()._receive_goaway_frame(frame)
+        self.state_machine.state = ConnectionState.CLIENT_OPEN
+        return taken
+
+
 class Http2Client:
     """One HTTP/2 connection, with TLS where a context is given. An asynchronous context manager."""
 
@@ -78,7 +90,7 @@ class Http2Client:
         self._port = port
         self._tls = tls
         # Recorded heads are replayed as they were, so nothing here may judge or tidy them.
-        self._http2 = H2Connection(
+        self._http2 = _Connection(
             H2Configuration(
                 client_side=True,
                 header_encoding="utf-8",
