@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import signal
@@ -38,6 +39,8 @@ from gateway.terminal import is_fancy
 
 KEY_NAME: Final = "demo"
 """Name of the key that the first start makes."""
+_UNUSABLE: Final = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.EROFS, errno.ENOSPC}
+"""What is wrong with a folder, as opposed to a bug of ours."""
 _INTERRUPTED: Final = 130
 """How shells report a program that Ctrl-C ended at once."""
 
@@ -145,9 +148,11 @@ def _errors_in_words(folder: Path) -> Iterator[None]:
         raise DemoError("; ".join(str(fault) for fault in error.faults)) from error
     except (BindError, ListenError, StartError, StoreError, TokenError) as error:
         raise DemoError(str(error)) from error
-    except PermissionError as error:
-        msg = f"{folder} cannot be used: {error.strerror}. Choose another folder with --data"
-        raise DemoError(msg) from error
     except (FileExistsError, NotADirectoryError) as error:
         msg = f"{folder} is no folder: choose another one with --data"
+        raise DemoError(msg) from error
+    except OSError as error:
+        if error.errno not in _UNUSABLE:
+            raise
+        msg = f"{folder} cannot be used: {error.strerror}. Choose another folder with --data"
         raise DemoError(msg) from error

@@ -216,6 +216,13 @@ async def test_a_folder_that_cannot_be_one_is_told(tmp_path: Path) -> None:
     assert "is no folder: choose another one with --data" in program.output
 
 
+async def test_a_folder_that_cannot_be_made_is_told() -> None:
+    async with running([COMMAND, "demo", "--data", Path("/proc/otlp-gateway")]) as program:
+        assert await program.wait() == 1
+    assert "[ERROR] /proc/otlp-gateway cannot be used: " in program.output
+    assert "Choose another folder with --data" in program.output
+
+
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP])
 async def test_it_ends_as_well_when_it_is_killed_or_its_terminal_is_closed(
     tmp_path: Path, end: signal.Signals
