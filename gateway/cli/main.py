@@ -27,7 +27,7 @@ class Command(NamedTuple):
 COMMANDS: Final = {
     "serve": Command("Run the gateway.", "gateway.cli.serve", "serve"),
     "demo": Command(
-        "Run gateway, key store and receiver at once: no configuration.",
+        "Run everything at once, to try it out.",
         "gateway.cli.demo",
         "demo",
     ),
