@@ -15,6 +15,7 @@ from gateway.control.slot import StartError
 from gateway.control.tasks import Tasks
 from gateway.control.totals import Totals
 from gateway.keys.authority import AuthoritySettings
+from gateway.keys.verdict_file import VerdictFile
 from gateway.keys.verdicts import CacheLimits
 
 
@@ -30,7 +31,8 @@ def lookups_of(
     if not authorities:
         return None
     limits = _limits(keys)
-    return Lookups(authorities, limits, totals, tasks, send_to_all, store_changed)
+    file = VerdictFile(config.state_dir, [settings.url for settings in authorities])
+    return Lookups(authorities, limits, totals, tasks, send_to_all, store_changed, file)
 
 
 def _limits(keys: Keys) -> CacheLimits:

@@ -7,9 +7,12 @@ all workers forget what they were told.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
+
+import structlog
 
 from gateway import metrics
 from gateway.channel import Down, Forget, LookedUp, Lookup
@@ -19,6 +22,8 @@ from gateway.control.worker_handle import WorkerHandle
 from gateway.keys.authority import AuthorityClient, AuthorityError, AuthoritySettings, Failure
 from gateway.keys.errors import StoreUnavailableError
 from gateway.keys.service import StoreStatus
+from gateway.keys.snapshot import SnapshotError
+from gateway.keys.verdict_file import VerdictFile
 from gateway.keys.verdicts import Answer, CacheLimits, Verdicts
 from gateway.model import Principal
 
@@ -30,8 +35,12 @@ NO_CACHE: Final[Mapping[str, Mapping[Labels, float]]] = {
     metrics.KEY_CACHE_ENTRIES.name: dict.fromkeys(((kind,) for kind in metrics.CACHE_KINDS), 0.0)
 }
 """What a scrape shows where no authority is configured."""
+SAVE_S: Final = 30.0
+"""How often what is known is written down."""
 _ID_BYTES: Final = 6
 _MS_PER_S: Final = 1_000
+
+_log = structlog.get_logger("gateway.control")
 
 
 class _Watched:
@@ -93,7 +102,7 @@ class Lookups:
     """All authorities of this gateway. Made inside the event loop; `close` is due.
 
     `send_to_all` sends to every worker, `on_status` is told when an authority fails and when it is
-    back.
+    back; `file` outlives the gateway. `run` must run beside it.
     """
 
     def __init__(
@@ -104,19 +113,45 @@ class Lookups:
         tasks: Tasks,
         send_to_all: Callable[[Down], None],
         on_status: Callable[[StoreStatus], None],
+        file: VerdictFile,
     ) -> None:
         self._totals = totals
+        self._file = file
+        self._changed = asyncio.Event()
+        self._is_started = False
+        self._is_writing_failing = False
         self._tasks = tasks
         self._watched = [
             _Watched(AuthorityClient(settings, self._on_request), on_status)
             for settings in authorities
         ]
-        self._verdicts = Verdicts(
-            self._watched,
-            limits,
-            _Counts(totals),
-            lambda digest: send_to_all(Forget([digest])),
-        )
+        self._send_to_all = send_to_all
+        self._verdicts = Verdicts(self._watched, limits, _Counts(totals), self._on_change)
+
+    async def start(self) -> None:
+        """Know what was known before the last end, for as long as it may be served stale."""
+        self._is_started = True
+        try:
+            confirmed = await self._file.read()
+        except SnapshotError as error:
+            _log.warning(
+                "what the authority has said is not known any more: keys are asked for again",
+                file=str(self._file.path),
+                reason=str(error),
+            )
+            return
+        now_ms = time.time() * _MS_PER_S
+        for digest, confirmed_ms in confirmed:
+            self._verdicts.restore(digest, (now_ms - confirmed_ms) / _MS_PER_S)
+
+    async def run(self) -> None:
+        """Write down what is known, now and then, and at once when a verdict turned."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SAVE_S):
+                    await self._changed.wait()
+            self._changed.clear()
+            await self._save()
 
     def statuses(self) -> list[StoreStatus]:
         """Tell how each authority is."""
@@ -139,7 +174,33 @@ class Lookups:
     async def close(self) -> None:
         """Ask no more."""
         await self._verdicts.close()
+        if self._is_started:  # else what the file holds is not known here
+            await self._save()
         await asyncio.gather(*(each.client.close() for each in self._watched))
+
+    def _on_change(self, digest: bytes) -> None:
+        self._send_to_all(Forget([digest]))
+        self._changed.set()
+
+    async def _save(self) -> None:
+        now_ms = time.time() * _MS_PER_S
+        confirmed = [
+            (digest, round(now_ms - age_s * _MS_PER_S))
+            for digest, age_s in await self._verdicts.confirmed()
+        ]
+        try:
+            await self._file.write(confirmed)
+        except OSError as error:
+            if not self._is_writing_failing:
+                _log.warning(
+                    "what the authority says cannot be written down: a restart while it is away "
+                    "would not know it",
+                    file=str(self._file.path),
+                    reason=error.strerror,
+                )
+            self._is_writing_failing = True
+        else:
+            self._is_writing_failing = False
 
     def _on_request(self, result: str, seconds: float) -> None:
         self._totals.count(metrics.AUTHORITY_REQUESTS, (result,))

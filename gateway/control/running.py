@@ -202,10 +202,14 @@ class Control:
             self._observe_lag,
         )
         self.keys.subscribe(self._distribution.on_delta)
+        if self.lookups is not None:
+            await self.lookups.start()
 
     def _start_tasks(self) -> None:
         for name, run in self.keys.background().items():
             self.tasks.keep(name, run)
+        if self.lookups is not None:
+            self.tasks.keep("authority.verdicts", self.lookups.run)
         self.tasks.keep("supervisor.watch", self.supervisor.watch)
         self.tasks.keep("usage.election", self._elect)
         self.tasks.keep("refusals.summary", self._refusals.run)

@@ -96,7 +96,12 @@ class SnapshotFile:
         self.wants_rewriting.clear()
         self._queue = []
         try:
-            file = await asyncio.to_thread(self._write, records, synced_ms)
+            writing = asyncio.ensure_future(asyncio.to_thread(self._write, records, synced_ms))
+            try:
+                file = await asyncio.shield(writing)
+            except asyncio.CancelledError:
+                (await writing).close()  # a thread cannot be cancelled
+                raise
         except OSError as error:
             self._failed(error)
             return
@@ -177,7 +182,7 @@ class SnapshotFile:
     def _read(self) -> Stored | None:
         try:
             with self.path.open("rb") as file:
-                _check_owner(os.fstat(file.fileno()))
+                check_owner(os.fstat(file.fileno()))
                 return self._parse(file)
         except FileNotFoundError:
             return None
@@ -213,7 +218,8 @@ class SnapshotFile:
         raise SnapshotError(msg)
 
 
-def _check_owner(status: os.stat_result) -> None:
+def check_owner(status: os.stat_result) -> None:
+    """Refuse a file that others could have written. Raises `SnapshotError`."""
     if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         msg = "other users could have written it; it must belong to the gateway's user, mode 0600"
         raise SnapshotError(msg)

@@ -26,6 +26,9 @@ RETRY_S: Final = 5.0
 DOUBT_S: Final = 5.0
 """A verdict younger than this is not doubted: the backend may refuse for reasons of its own."""
 
+_STEP: Final = 5_000
+"""Keys that are listed in one turn of the event loop."""
+
 Why = Literal["unknown", "refresh", "doubt"]
 
 
@@ -177,6 +180,27 @@ class Verdicts:
         asking = self._asking[digest] = asyncio.create_task(self._ask(digest, key))
         asking.add_done_callback(lambda _: self._asking.pop(digest, None))
         return asyncio.shield(asking)
+
+    def restore(self, digest: bytes, age_s: float) -> None:
+        """Know a key that was confirmed `age_s` seconds ago, before this start.
+
+        It is to be asked for before it is used, unless nobody can be asked.
+        """
+        now = self._clock()
+        stale_until = now - max(0.0, age_s) + self._limits.max_stale_s
+        if now < stale_until:
+            self._positive[digest] = _Confirmed(now - max(0.0, age_s), now, now, stale_until)
+
+    async def confirmed(self) -> list[tuple[bytes, float]]:
+        """List the keys that are known to be good, each with its age in seconds, in short steps."""
+        ages: list[tuple[bytes, float]] = []
+        for position, digest in enumerate(list(self._positive)):
+            known = self._positive.get(digest)
+            if known is not None:
+                ages.append((digest, self._clock() - known.at))
+            if position % _STEP == _STEP - 1:
+                await asyncio.sleep(0)
+        return ages
 
     async def close(self) -> None:
         """Ask no more."""

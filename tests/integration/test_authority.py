@@ -190,6 +190,22 @@ async def test_known_keys_outlive_their_authority_and_it_is_asked_again_when_it_
             await setting.until_metric(1, "gateway_key_store_up", store="authority")
 
 
+async def test_a_restart_while_the_authority_is_away_loses_no_known_key(tmp_path: Path) -> None:
+    async with ScriptedAuthority(knows(GOOD)) as authority:
+        async with serving(tmp_path, authority) as setting:
+            assert await setting.send_many(GOOD, BAD) == {ACCEPTED: 1, DENIED: 1}
+        file = tmp_path / "state" / "authority.verdicts"
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert GOOD.encode() not in file.read_bytes()
+        await authority.stop()
+        async with serving(tmp_path, authority) as setting:
+            assert await setting.send_many(GOOD, BAD) == {ACCEPTED: 1, AGAIN: 1}
+        file.write_bytes(file.read_bytes()[:-1])
+        async with serving(tmp_path, authority) as setting:
+            assert await setting.send(GOOD) == AGAIN
+            assert "is not known any more" in setting.gateway.program.output
+
+
 async def test_made_up_keys_reach_the_authority_at_the_configured_rate_at_most(
     tmp_path: Path,
 ) -> None:
