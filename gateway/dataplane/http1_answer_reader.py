@@ -22,7 +22,6 @@ _KEPT_NAMES: Final = frozenset(
     {b"connection", b"content-length", b"content-type", b"date", b"keep-alive", b"server", b"vary"}
 )
 """Heads of other fields than these are not kept: they might hold anything."""
-_SWITCHING_PROTOCOLS: Final = 101
 _FIRST_FINAL: Final = 200
 
 
@@ -194,11 +193,9 @@ class AnswerReader:
             self._is_chunked = True
 
     def on_headers_complete(self) -> None:
-        """Take a head; interim ones are passed over (RFC 9110 §15.2)."""
+        """Take a head; interim ones are passed over (RFC 9110 §15.2), and llhttp refuses a 101."""
         status = self._parser.get_status_code()
         if status < _FIRST_FINAL:
-            if status == _SWITCHING_PROTOCOLS:
-                raise http1.Http1Error
             return
         fields = self._fields
         if self._hop_by_hop:

@@ -317,6 +317,5 @@ def _take_connection(head: Http1RequestHead, value: bytes) -> None:
         head.keeps_alive = False
     named = [option for option in options if option not in SIMPLE_OPTIONS]
     if named:
-        head.is_known = False
         head.fields = [pair for pair in head.fields if pair[0].lower() not in named]
         head.h1 = None

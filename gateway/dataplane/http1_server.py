@@ -297,7 +297,6 @@ class Http1Server(Http1Connection):
         """The answer is complete: go on with the next request, or end the connection."""
         self._exchange = None
         self._head = None
-        self._ungranted = 0
         if self._pauses:
             self._resume(PAUSED_FLOW)
         if self._out.transport is None:

@@ -138,7 +138,7 @@ class Http1Upstream(asyncio.BufferedProtocol):
         head = exchange.head
         target, query = exchange.forwarded_target()
         if query is not None:
-            # Over HTTP/2 a target may hold what would end the request line here.
+            # Over HTTP/2 it may hold more than visible ASCII, which a request line may not.
             query = _NOT_VISIBLE.sub(lambda match: b"%%%02X" % match[0][0], query)
             target = b"%b?%b" % (target, query)
         if self._is_chunked:

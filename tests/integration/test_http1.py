@@ -682,6 +682,8 @@ async def test_an_upload_that_waits_for_a_backend_holds_little(sink: RawBackend)
         await busy.send(post())
         upstream = await sink.connection()
         await upstream.receive_request()
+        await waiting.send(post(key=None))
+        await waiting.receive_answer()
         body = bytes(range(256)) * 20 * KIB
         sending = asyncio.create_task(waiting.send(post(body)))
         await gateway.until(

@@ -11,6 +11,7 @@ import pytest
 
 from gateway import metrics
 from gateway.dataplane.exchange import HELD_ANSWER_BYTES
+from gateway.dataplane.http1_upstream import Http1Upstream
 from gateway.model import BackendName
 from gateway.settings import TlsClient
 from tests.support.certs import Authority
@@ -334,6 +335,19 @@ async def test_a_request_that_met_a_fresh_connection_may_have_been_processed(
     assert sink.accepted == 1
 
 
+async def test_a_request_whose_answer_has_begun_is_not_sent_again(
+    sink: RawBackend, client: RawPeer, upstream: RawPeer
+) -> None:
+    await exchange(client, upstream)
+    await client.send(post())
+    await upstream.receive_request()
+    await upstream.send(b"HTTP/1.1 200")
+    upstream.close()
+    answer = await client.receive_answer()
+    assert (answer.start, reason(answer)) == ("503", "BACKEND_LOST")
+    assert sink.accepted == 1
+
+
 async def test_a_body_that_is_too_long_to_be_held_is_not_sent_again(
     sink: RawBackend, client: RawPeer, upstream: RawPeer
 ) -> None:
@@ -500,6 +514,34 @@ async def test_an_early_answer_does_not_wait_for_a_body_that_the_backend_does_no
     assert gateway.plane.budget.used == 0
 
 
+async def test_an_early_answer_ends_a_connection_on_which_body_bytes_still_wait(
+    gateway: RunningWorker, client: RawPeer, upstream: RawPeer
+) -> None:
+    head = post(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+    await client.send(head)
+    await upstream.has_begun()
+    (connection,) = gateway.plane.pools[BackendName.OTLP_HTTP]._addresses[0].connections
+    assert isinstance(connection, Http1Upstream)
+    sent = 0
+    while not connection._out.is_paused:
+        await client.send(b"8000\r\n" + bytes(0x8000) + b"\r\n")
+        sent += 0x8000
+        await gateway.until(lambda: bytes_taken(connection) == sent)  # noqa: B023 - awaited here
+    await client.send(b"0\r\n\r\n")
+    await gateway.until(lambda: connection._request_ended)
+    assert connection._out.is_paused
+    await upstream.send(OK)
+    assert (await client.receive_answer()).value("connection") is None
+    await gateway.until(lambda: connection.capacity == 0 and not connection._out.transport)
+    assert gateway.plane.budget.used == 0
+
+
+def bytes_taken(connection: Http1Upstream) -> int:
+    """Return how many body bytes the gateway has read from the client."""
+    assert connection._exchange is not None
+    return connection._exchange.request_bytes
+
+
 # What the backend may not decide
 
 
@@ -573,7 +615,7 @@ async def test_a_request_over_http_2_reaches_an_http_1_1_backend(
 
     async def serve() -> None:
         request = await upstream.receive_request()
-        assert (request.start, request.body) == ("POST /v1/traces?a%20b=%C3%A4", b"hello")
+        assert (request.start, request.body) == ("POST /v1/traces?a=%C3%A4", b"hello")
         assert request.value("transfer-encoding") == "chunked"
         await upstream.send(
             b"HTTP/1.1 200 OK\r\nX-A: b\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
@@ -581,7 +623,7 @@ async def test_a_request_over_http_2_reaches_an_http_1_1_backend(
 
     async with Http2Client(gateway.port) as client:
         serving = asyncio.create_task(serve())
-        answer = await client.request("/v1/traces?a b=\u00e4", FIELDS, b"hello")
+        answer = await client.request("/v1/traces?a=\u00e4", FIELDS, b"hello")
         await serving
     assert (answer.status, answer.body, answer.field("x-a")) == (200, b"abc", "b")
     assert answer.field("transfer-encoding") is None
