@@ -16,7 +16,7 @@ from gateway.keys.errors import InvalidInputError, StoreError
 from gateway.keys.manage import KeyManager
 from gateway.keys.record import KeyRecord, KeyUsage
 from gateway.keys.store import KeyStore
-from gateway.keys.usage import UsageStore, path_for
+from gateway.keys.usage import path_for
 
 CONFIRM_S: Final = 1.0
 """How long a command waits for running gateways."""
@@ -86,13 +86,13 @@ async def read_all(store: KeyStore) -> tuple[list[KeyRecord], Mapping[str, KeyUs
     """Read all keys that are not deleted, by name, and the usage of keys by their ids."""
     async with _opened(store, create=False) as manager:
         records = await manager.live_keys()
-    return records, await _read_usage(store.file) if store.file is not None else {}
+    return records, await _read_usage(store)
 
 
-async def _read_usage(store: Path) -> Mapping[str, KeyUsage]:
+async def _read_usage(store: KeyStore) -> Mapping[str, KeyUsage]:
     """Read when keys were last used; where that cannot be read there is a warning, no error."""
-    usage_store = UsageStore(path_for(store))
-    if not usage_store.path.exists():
+    usage_store = store.usage()
+    if usage_store is None or (store.file is not None and not path_for(store.file).exists()):
         return {}
     try:
         await usage_store.open(create=False)

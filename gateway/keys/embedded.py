@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from gateway.keys import schema, sqlite
 from gateway.keys.errors import StoreError, StoreUnavailableError
 from gateway.keys.sql import PARTITION, SqlStore
+from gateway.keys.usage import UsageStore, path_for
 from gateway.keys.watch import SqliteWatch
 
 APPLICATION_ID: Final = 0x6F746B65
@@ -69,6 +70,10 @@ class SqliteDatabase:
 
     async def announce(self, connection: AsyncConnection) -> None:
         """See `sql.Database`: whoever watches the file needs no telling."""
+
+    def usage(self) -> UsageStore:
+        """See `sql.Database`: in a file beside, because whoever watches this one would wake."""
+        return UsageStore(path_for(self._path))
 
     async def rows(
         self, connection: AsyncConnection, query: sa.Select[Any]

@@ -118,6 +118,9 @@ class FileStore:
             await asyncio.sleep(self._interval_s)
         return None
 
+    def usage(self) -> None:
+        """See `KeyStore`: a file that others write is no place for it."""
+
     async def find(self, key_id: int) -> KeyRecord | None:
         """See `KeyStore`."""
         return next((each for each in self._records.values() if each.id == key_id), None)

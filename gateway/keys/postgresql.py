@@ -30,6 +30,7 @@ from gateway.keys.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from gateway.keys.shared_usage import SharedUsage
 from gateway.keys.sql import PARTITION, SqlStore
 
 CHANNEL: Final = "otlp_gateway_keys"
@@ -132,6 +133,10 @@ class PostgresqlDatabase:
     async def announce(self, connection: AsyncConnection) -> None:
         """See `sql.Database`: told to all gateways when the transaction commits."""
         await connection.execute(sa.select(sa.func.pg_notify(CHANNEL, "")))
+
+    def usage(self) -> SharedUsage:
+        """See `sql.Database`: in a table beside, over a connection of its own."""
+        return SharedUsage(self._connect, self.translated)
 
     async def rows(
         self, connection: AsyncConnection, query: sa.Select[Any]

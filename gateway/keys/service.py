@@ -73,6 +73,7 @@ class KeyService:
             Source(number, store, self._registry, listener, state_dir)
             for number, store in enumerate(stores)
         ]
+        self._state_dir = state_dir
         self._max_stale_ms = round(max_stale_s * 1000)
         self._confirmed = 0
         self._tombstones_ms = round(tombstones_s * 1000)
@@ -81,7 +82,7 @@ class KeyService:
         self._now_ms = now_ms
         self._subscribers: list[Callable[[KeyDelta], None]] = []
         self._unconfirmed: deque[_Unconfirmed] = deque()
-        self._usage_store: usage.UsageStore | None = None
+        self._usage_store: usage.UsageKeeper | None = None
         self._usage: usage.UsageRecorder | None = None
         self._last_used_ms: dict[str, int] = {}
 
@@ -321,23 +322,29 @@ class KeyService:
         return {each: sums.get(each, KeyUsage()).plus(recorder.pending(each)) for each in key_ids}
 
     async def _start_usage(self) -> None:
-        file = next((s.store.file for s in self._sources if s.store.file is not None), None)
-        if file is None:
+        places = (source.store.usage() for source in self._sources)
+        store: usage.UsageKeeper | None = next((each for each in places if each is not None), None)
+        if store is None and self._state_dir is not None and self._sources:
+            store = usage.UsageStore(self._state_dir / "keys.usage")
+        if store is None:
             return
-        store = usage.UsageStore(usage.path_for(file))
         try:
             await store.open(create=True)
-            sums = await store.load()
-            gone = [key_id for key_id in sums if key_id.isdigit() and self.record(key_id) is None]
-            if gone:
-                await store.forget(gone)
         except StoreError as error:
             await store.close()
             self._on_problem(f"usage of keys is not kept: {error}")
             return
-        self._last_used_ms = {key_id: each.last_used_ms for key_id, each in sums.items()}
         self._usage_store = store
         self._usage = usage.UsageRecorder(store, self._on_problem)
+        try:
+            sums = await store.load()
+            gone = [key_id for key_id in sums if key_id.isdigit() and self.record(key_id) is None]
+            if gone and all(source.status.up for source in self._sources):
+                await store.forget(gone)
+        except StoreError as error:
+            self._on_problem(f"usage of keys cannot be read: {error}")
+            return
+        self._last_used_ms = {key_id: each.last_used_ms for key_id, each in sums.items()}
 
     # The stores
 

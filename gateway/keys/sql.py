@@ -25,6 +25,7 @@ from gateway.keys.material import new_key_id
 from gateway.keys.record import KeyRecord, describe_day
 from gateway.keys.schema import keys_table, store_table
 from gateway.keys.store import Changes, KeyUpdate, NewKey
+from gateway.keys.usage import UsageKeeper
 from gateway.model import KeyDigest, Signal
 
 PARTITION = 2_000
@@ -59,6 +60,9 @@ class Database(Protocol):
 
     async def announce(self, connection: AsyncConnection) -> None:
         """Tell all watchers of a change, within the transaction that makes it."""
+
+    def usage(self) -> UsageKeeper:
+        """See `KeyStore.usage`."""
 
     def rows(
         self, connection: AsyncConnection, query: sa.Select[Any]
@@ -140,6 +144,10 @@ class SqlStore:
     async def wait_for_change(self) -> None:
         """See `KeyStore`."""
         await self._database.wait_for_change(self._opened())
+
+    def usage(self) -> UsageKeeper | None:
+        """See `KeyStore`."""
+        return self._database.usage()
 
     async def find(self, key_id: int) -> KeyRecord | None:
         """See `KeyStore`."""

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from gateway.keys.audit import GATEWAY, Actor, AuditEntry
 from gateway.keys.record import KeyRecord
+from gateway.keys.usage import UsageKeeper
 from gateway.model import KeyDigest, Signal
 
 
@@ -113,6 +114,9 @@ class KeyStore(Protocol):
 
         A change made before the call counts as well if no earlier call returned for it.
         """
+
+    def usage(self) -> UsageKeeper | None:
+        """Make what keeps its keys' usage; None where it has no place for that. Not opened yet."""
 
     async def find(self, key_id: int) -> KeyRecord | None:
         """Read one record, tombstones included."""

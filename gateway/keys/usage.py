@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
@@ -40,6 +40,25 @@ _usage: Final = sa.Table(
 def path_for(store: Path) -> Path:
     """Where the usage of the keys in `store` is kept."""
     return store.with_name(store.name + ".usage")
+
+
+class UsageKeeper(Protocol):
+    """Where usage is kept: a file beside the store, or a table in its database."""
+
+    async def open(self, *, create: bool) -> None:
+        """Make it usable; `create` makes a missing one. Raises `StoreError`."""
+
+    async def close(self) -> None:
+        """Let go of files and connections."""
+
+    async def load(self, key_ids: Collection[str] | None = None) -> dict[str, KeyUsage]:
+        """Read all sums, or those of some keys. Raises `StoreError`."""
+
+    async def add(self, usage: Mapping[str, KeyUsage]) -> None:
+        """Add to the sums, in one transaction. Raises `StoreError`, and then nothing was added."""
+
+    async def forget(self, key_ids: Collection[str]) -> None:
+        """Drop the sums of keys that no longer exist. Raises `StoreError`."""
 
 
 class UsageStore:
@@ -125,7 +144,7 @@ class UsageRecorder:
     the next attempt.
     """
 
-    def __init__(self, store: UsageStore, on_problem: Callable[[str], None]) -> None:
+    def __init__(self, store: UsageKeeper, on_problem: Callable[[str], None]) -> None:
         self._store = store
         self._on_problem = on_problem
         self._pending: dict[str, KeyUsage] = {}

@@ -43,7 +43,7 @@ async def test_an_entry_is_read_with_all_its_members(tmp_path: Path) -> None:
     assert record.description == "EU agents"
     assert record.expires_at_ms == 32_503_593_600_000
     assert record.state is KeyState.DISABLED
-    assert record.signals == {Signal.LOGS, Signal.TRACES}
+    assert record.signals == frozenset({Signal.LOGS, Signal.TRACES})
 
 
 async def test_an_id_that_is_not_given_stays_the_same(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ async def test_a_faulty_file_is_refused_and_shows_no_key(
 async def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     path = tmp_path / "keys.yaml"
     path.write_text("- {name: a}\n- {key: good}\n- {key: b, id: x}\n")
-    with pytest.raises(StoreDamagedError, match="key 1: .*; key 3: "):
+    with pytest.raises(StoreDamagedError, match=r"key 1: .*; key 3: "):
         await FileStore(path).open(create=True)
 
 

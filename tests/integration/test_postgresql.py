@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import asyncpg
 import pytest
 
-from gateway.keys import postgresql, source
+from gateway.keys import postgresql, service, source
 from gateway.keys.errors import (
     StoreDamagedError,
     StoreDeniedError,
@@ -20,15 +21,14 @@ from gateway.keys.errors import (
     StoreUnavailableError,
 )
 from gateway.keys.postgresql import postgresql_store
-from gateway.keys.record import KeyDelta
+from gateway.keys.record import KeyUsage
 from gateway.keys.service import KeyService
-from gateway.keys.store import NewKey
-from gateway.model import KeyState, Principal, digest_of
+from gateway.keys.store import Changes, NewKey
+from gateway.model import digest_of
+from tests.support.keys import HANG_S, Workers, running_keys
 from tests.support.postgresql import PostgresqlServer, postgresql_server
 from tests.unit.keys.conftest import read_all
 
-HANG_S = 60.0
-"""Long enough for anything; a test that waits so long has failed."""
 NEVER_S = 3_600.0
 T = TypeVar("T")
 
@@ -45,46 +45,13 @@ async def _url(server: PostgresqlServer) -> str:
     return await server.new_database()
 
 
-class Workers:
-    """Apply what a service says, as its workers' keyrings do."""
-
-    def __init__(self, keys: KeyService) -> None:
-        self.keys = keys
-        self.revision, entries, self.complete = keys.snapshot()
-        self.keyring: dict[bytes, Principal] = dict(entries)
-        self._changed = asyncio.Event()
-        keys.subscribe(self._apply)
-
-    def _apply(self, delta: KeyDelta) -> None:
-        self.revision, self.complete = delta.revision, delta.complete
-        self.keyring.update(delta.upserts)
-        for digest in delta.removals:
-            del self.keyring[digest]
-        self._changed.set()
-
-    def accepts(self, digest: bytes) -> bool:
-        return digest in self.keyring and self.keyring[digest].state == KeyState.ACTIVE
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(HANG_S):
-            while not condition():
-                self._changed.clear()
-                await self._changed.wait()
-
-
 @asynccontextmanager
-async def gateway(url: str, **options: float) -> AsyncIterator[Workers]:
+async def gateway(
+    url: str, *, poll_s: float = postgresql.POLL_S, **options: Any
+) -> AsyncIterator[Workers]:
     """Run a gateway's key service on the database."""
-    keys = KeyService([postgresql_store(url, **options)], tombstones_s=1_000)
-    await keys.start()
-    tasks = [asyncio.ensure_future(run()) for run in keys.background().values()]
-    try:
-        yield Workers(keys)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await keys.close()
+    async with running_keys([postgresql_store(url, poll_s=poll_s)], **options) as workers:
+        yield workers
 
 
 async def is_listening(url: str, count: int) -> None:
@@ -287,3 +254,220 @@ async def test_a_restored_backup_is_noticed_and_read_as_a_whole(url: str) -> Non
 
         assert one.accepts(kept.key.digest)
         await connection.close()
+
+
+async def test_two_gateways_agree_with_the_database_after_a_thousand_changes_and_a_crash(
+    server: PostgresqlServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "RETRY_S", 0.05)
+    chance = random.Random(5)
+    live: dict[int, bytes] = {}
+    uncertain: set[bytes] = set()
+
+    async def change(keys: KeyService) -> None:
+        """Create or delete; what a crash interrupts may or may not have been done."""
+        victim = chance.choice([*live]) if live and chance.random() < 0.45 else None
+        try:
+            if victim is None:
+                issued = await keys.create(f"key {chance.random()}")
+                live[issued.record.id] = issued.key.digest
+            else:
+                digest = live.pop(victim)
+                uncertain.add(digest)
+                await keys.delete(victim)
+                uncertain.discard(digest)
+        except StoreUnavailableError:
+            await asyncio.sleep(0.02)
+
+    async def write(keys: KeyService) -> None:
+        for _ in range(500):
+            await change(keys)
+
+    async def crash() -> None:
+        while len(live) < 40:
+            await asyncio.sleep(0.01)
+        server.kill()
+        await asyncio.to_thread(server.start)
+
+    async with gateway(url) as one, gateway(url) as other:
+        await asyncio.gather(write(one.keys), write(other.keys), crash())
+        stored = {
+            row["digest"]: row["deleted_at_ms"] is None
+            for row in await _fetch(url, "SELECT digest, deleted_at_ms FROM gateway_keys")
+        }
+        revisions = [
+            row["revision"] for row in await _fetch(url, "SELECT revision FROM gateway_key_store")
+        ]
+
+        def agree(workers: Workers) -> bool:
+            known = {digest: workers.accepts(digest) for digest in workers.keyring}
+            return known == stored and workers.complete
+
+        await one.until(lambda: agree(one))
+        await other.until(lambda: agree(other))
+
+    assert revisions[0] >= len(stored)
+    # Whatever was acknowledged is so: creates that exist, deletes that hold.
+    assert {digest for digest in live.values() if not stored[digest]} == set()
+    accepted = {digest for digest, is_live in stored.items() if is_live}
+    acknowledged = set(live.values())
+    assert acknowledged <= accepted
+    assert len(accepted - acknowledged - uncertain) <= 2, "at most what each writer was doing"
+
+
+async def _fetch(url: str, query: str) -> list[asyncpg.Record]:
+    connection = await asyncpg.connect(url)
+    try:
+        return list(await connection.fetch(query))
+    finally:
+        await connection.close()
+
+
+async def test_known_keys_go_on_while_the_server_is_away_and_changes_are_told_to_wait(
+    server: PostgresqlServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "RETRY_S", 0.05)
+    async with gateway(url, poll_s=0.05) as one:
+        issued = await one.keys.create("agent")
+
+        server.kill()
+        await one.until_status(lambda up: not up)
+
+        assert one.accepts(issued.key.digest)
+        assert not one.complete
+        with pytest.raises(StoreUnavailableError):
+            await one.keys.create("while it is away")
+        with pytest.raises(StoreUnavailableError):
+            await one.keys.live_keys()
+
+        server.start()
+        await one.until(lambda: one.complete)
+        another = await one.keys.create("when it is back")
+        assert one.accepts(issued.key.digest)
+        assert one.accepts(another.key.digest)
+
+
+async def test_keys_that_are_too_old_are_no_longer_decided_on_until_the_server_is_back(
+    server: PostgresqlServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "RETRY_S", 0.05)
+    monkeypatch.setattr(service, "AGE_S", 0.01)
+    async with gateway(url, poll_s=0.05, max_stale_s=0) as one:
+        issued = await one.keys.create("agent")
+
+        server.kill()
+        await one.until(lambda: issued.key.digest not in one.keyring)
+        assert not one.complete
+        assert one.keys.statuses()[0].suspended
+
+        server.start()
+        await one.until(lambda: one.accepts(issued.key.digest) and one.complete)
+
+
+async def test_a_gateway_starts_without_its_server_and_loads_the_keys_later(
+    server: PostgresqlServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "RETRY_S", 0.05)
+    store = postgresql_store(url)
+    await store.open(create=True)
+    created = await store.create(NewKey(digest_of(b"a"), "a"), 1)
+    await store.close()
+    server.kill()
+
+    async with gateway(url) as one:
+        assert not one.keys.is_loaded
+        assert not one.complete
+
+        server.start()
+        await one.until(lambda: one.accepts(created.digest) and one.complete)
+        assert one.keys.is_loaded
+
+
+async def test_a_revocation_does_not_wait_for_a_reading_of_everything(url: str) -> None:
+    async with gateway(url, poll_s=0.02) as one, gateway(url) as other:
+        victims = [await other.keys.create(f"victim {number}") for number in range(2)]
+        await one.until(lambda: all(one.accepts(each.key.digest) for each in victims))
+        reading = one.keys._sources[0]
+        parts = _Halting(reading.store)
+        reading.store = parts  # the same store, slower
+        loading = asyncio.create_task(reading.load())
+        await parts.begun.wait()
+
+        await other.keys.delete(victims[0].record.id)
+        await one.until(lambda: not one.accepts(victims[0].key.digest))
+        await one.keys.delete(victims[1].record.id)
+        assert not one.accepts(victims[1].key.digest)
+
+        assert not loading.done()
+        parts.go_on.set()
+        await loading
+        assert not any(one.accepts(each.key.digest) for each in victims)
+
+
+class _Halting:
+    """A store whose reading of everything halts before the first keys are given."""
+
+    def __init__(self, store: object) -> None:
+        self._store: Any = store
+        self.begun = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def everything(self) -> AsyncGenerator[Changes, None]:
+        parts = [part async for part in self._store.everything()]
+        yield parts[0]
+        self.begun.set()
+        await self.go_on.wait()
+        for part in parts[1:]:
+            yield part
+
+
+async def test_usage_of_several_gateways_adds_up_and_survives_a_crash(
+    server: PostgresqlServer, url: str
+) -> None:
+    async with gateway(url) as one, gateway(url) as other:
+        issued = await one.keys.create("agent")
+        key_id = issued.record.key_id
+        await other.until(lambda: other.accepts(issued.key.digest))
+        for turn in range(3):
+            for keys in (one.keys, other.keys):
+                keys.note_usage(
+                    key_id, allowed=True, requests=2, body_bytes=10, last_used_ms=100 + turn
+                )
+                keys.note_usage(key_id, allowed=False, requests=1, body_bytes=0, last_used_ms=0)
+            if turn == 1:
+                server.kill()
+            for keys in (one.keys, other.keys):
+                assert keys._usage is not None
+                await keys._usage.flush()
+            server.start()
+        await asyncio.gather(
+            *(keys._usage.flush() for keys in (one.keys, other.keys) if keys._usage)
+        )
+
+        sums = await one.keys.usage_of([key_id])
+
+    assert sums == {key_id: KeyUsage(requests=12, bytes=60, refusals=6, last_used_ms=102)}
+    again = postgresql_store(url).usage()
+    assert again is not None
+    await again.open(create=False)
+    assert (await again.load())[key_id].requests == 12
+    await again.close()
+
+
+async def test_usage_is_written_in_one_statement_for_all_keys(url: str) -> None:
+    async with gateway(url) as one:
+        keeper = postgresql_store(url).usage()
+        assert keeper is not None
+        await keeper.open(create=True)
+        await keeper.add({f"{number}": KeyUsage(1, 1, 0, 5) for number in range(3_000)})
+        await keeper.add({f"{number}": KeyUsage(1, 1, 0, 4) for number in reversed(range(3_000))})
+
+        sums = await keeper.load()
+
+        assert set(sums.values()) == {KeyUsage(2, 2, 0, 5)}
+        assert len(sums) == 3_000
+        assert one.keyring == {}
+        await keeper.close()

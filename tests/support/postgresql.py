@@ -108,6 +108,12 @@ class PostgresqlServer:
         await connection.close()
         return self.url(name)
 
+    async def execute(self, url: str, statement: str) -> None:
+        """Run a statement."""
+        connection = await asyncpg.connect(url)
+        await connection.execute(statement)
+        await connection.close()
+
     def _run(self, program: str, *arguments: str) -> None:
         command: list[str | Path] = [_programs() / program, "-D", self._data, *arguments]
         ended = subprocess.run(

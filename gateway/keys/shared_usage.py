@@ -1,0 +1,108 @@
+"""Usage of keys in PostgreSQL, where several gateways add to the same sums.
+
+Each gateway adds what it gathered in one statement; sums are added up by the database, so none is
+lost and none overwritten. Rows are taken in the order of their ids, so that two gateways never wait
+for each other in a circle. The table is beside the keys' and touches nothing of theirs: nobody is
+woken by it. A server that is away makes a write fail, and the next one connects again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Final
+
+import asyncpg
+
+from gateway.keys.errors import StoreDamagedError
+from gateway.keys.record import KeyUsage
+
+_TABLE: Final = """
+CREATE TABLE IF NOT EXISTS gateway_key_usage (
+    key_id text PRIMARY KEY,
+    requests bigint NOT NULL,
+    bytes bigint NOT NULL,
+    refusals bigint NOT NULL,
+    last_used_ms bigint NOT NULL
+) WITH (fillfactor = 70)"""
+_ADD: Final = """
+INSERT INTO gateway_key_usage AS old (key_id, requests, bytes, refusals, last_used_ms)
+SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
+    AS new (key_id, requests, bytes, refusals, last_used_ms) ORDER BY key_id
+ON CONFLICT (key_id) DO UPDATE SET
+    requests = old.requests + excluded.requests,
+    bytes = old.bytes + excluded.bytes,
+    refusals = old.refusals + excluded.refusals,
+    last_used_ms = greatest(old.last_used_ms, excluded.last_used_ms)"""
+_LOAD: Final = (
+    "SELECT key_id, requests, bytes, refusals, last_used_ms FROM gateway_key_usage"
+    " WHERE $1::text[] IS NULL OR key_id = ANY($1)"
+)
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+
+
+class SharedUsage:
+    """Key id → sums since the beginning. `connect` and `translated` are the key store's."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Connection]],
+        translated: Callable[[], contextlib.AbstractContextManager[None]],
+    ) -> None:
+        self._connect = connect
+        self._translated = translated
+        self._connection: Connection | None = None
+        self._creates = False
+        self._using = asyncio.Lock()
+
+    async def open(self, *, create: bool) -> None:
+        """Say whether the table may be made. The server is asked when there is something to do."""
+        self._creates = create
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+
+    async def load(self, key_ids: Collection[str] | None = None) -> dict[str, KeyUsage]:
+        """Read all sums, or those of some keys. Raises `StoreError`."""
+        try:
+            async with self._connected() as connection:
+                rows = await connection.fetch(_LOAD, None if key_ids is None else list(key_ids))
+        except StoreDamagedError:
+            if self._creates:
+                raise
+            return {}  # no gateway has written any yet
+        return {row["key_id"]: KeyUsage(*tuple(row)[1:]) for row in rows}
+
+    async def add(self, usage: Mapping[str, KeyUsage]) -> None:
+        """Add to the sums, in one statement. Raises `StoreError`, and then tries again later."""
+        columns = zip(*((key_id, *sums) for key_id, sums in usage.items()), strict=True)
+        async with self._connected() as connection:
+            await connection.execute(_ADD, *map(list, columns))
+
+    async def forget(self, key_ids: Collection[str]) -> None:
+        """Drop the sums of keys that no longer exist. Raises `StoreError`."""
+        async with self._connected() as connection:
+            await connection.execute(
+                "DELETE FROM gateway_key_usage WHERE key_id = ANY($1::text[])", list(key_ids)
+            )
+
+    @contextlib.asynccontextmanager
+    async def _connected(self) -> AsyncIterator[Connection]:
+        async with self._using:
+            try:
+                with self._translated():
+                    if self._connection is None or self._connection.is_closed():
+                        self._connection = await self._connect()
+                        if self._creates:
+                            # Of two that make it at once one may still fail, and tries again.
+                            await self._connection.execute(_TABLE)
+                    yield self._connection
+            except BaseException:
+                await self.close()
+                raise
