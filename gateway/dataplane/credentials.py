@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
+from gateway.dataplane.heads import FIELD_VALUE
 from gateway.keys import material
 from gateway.model import MAX_KEY_BYTES, KeyDigest, digest_of
 from gateway.wire import hpack
@@ -49,6 +50,8 @@ class Credential(NamedTuple):
     """What it is on the agents' intake, where that differs."""
     passes_unchecked: bool = False
     """Whether it is for the receiver alone to judge."""
+    is_verbatim: bool = True
+    """Whether the representation that it was read from may be passed on as it came."""
 
 
 MISSING: Final = Credential(None, "KEY_MISSING")
@@ -105,7 +108,11 @@ class CredentialReader:
         fingerprint = hashlib.sha256(raw).digest()
         kept = self._kept.get(fingerprint)
         if kept is None:
-            kept = self._keep(fingerprint, self._parse(*hpack.decode_field(raw)))
+            name, value = hpack.decode_field(raw)
+            credential = self._parse(name, value)
+            if not FIELD_VALUE.match(value):
+                credential = credential._replace(is_verbatim=False)
+            kept = self._keep(fingerprint, credential)
         return kept
 
     def _keep(self, fingerprint: bytes, credential: Credential) -> Credential:

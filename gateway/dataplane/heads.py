@@ -7,6 +7,7 @@ server sides' work.
 from __future__ import annotations
 
 import enum
+import re
 from typing import TYPE_CHECKING, Final
 
 from gateway.wire import hpack
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
     from gateway.dataplane.credentials import Credential
 
 Pair = tuple[bytes, bytes]
+
+FIELD_VALUE: Final = re.compile(
+    rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?\Z"
+)
+"""What a field may hold on the next hop (RFC 9110 §5.5): no control characters, no outer
+whitespace.
+"""
 
 
 class FieldKind(enum.IntEnum):

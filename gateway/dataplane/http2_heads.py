@@ -12,7 +12,7 @@ import re
 from typing import Final
 
 from gateway.dataplane.credentials import CredentialReader
-from gateway.dataplane.heads import FieldKind, Pair, RequestHead, kind_of
+from gateway.dataplane.heads import FIELD_VALUE, FieldKind, Pair, RequestHead, kind_of
 from gateway.wire import hpack
 
 _FIELDS_KEPT: Final = 5_000
@@ -43,9 +43,8 @@ _AUTHORIZATION: Final = (b"\x0f\x08", b"\x1f\x08")
 indexed.
 """
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+\Z")
-_VALUE: Final = re.compile(
-    rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?\Z"
-)
+_PSEUDO_VALUE: Final = re.compile(rb"[\x21-\x7e\x80-\xff]*\Z")
+"""No blank either: over HTTP/1.1 it would end the request's target."""
 _PSEUDO_BITS: Final = {b":method": 1, b":scheme": 2, b":path": 4, b":authority": 8}
 _REQUIRED_PSEUDO: Final = 7
 _REGULAR_SEEN: Final = 16
@@ -72,7 +71,7 @@ class _Field:
         self.bit = 0
         if self.kind is FieldKind.PSEUDO:
             self.bit = _PSEUDO_BITS.get(name, 0)
-            is_valid = self.bit != 0 and _VALUE.match(value) is not None
+            is_valid = self.bit != 0 and _PSEUDO_VALUE.match(value) is not None
         elif self.kind is FieldKind.CREDENTIAL:
             # What is wrong with it has a better answer than a reset: `CredentialReader` finds it.
             is_valid = True
@@ -82,15 +81,27 @@ class _Field:
             is_valid = (
                 self.kind is not FieldKind.CONNECTION_SPECIFIC
                 and _NAME.match(name) is not None
-                and _VALUE.match(value) is not None
+                and FIELD_VALUE.match(value) is not None
             )
         if not is_valid:
             raise MalformedHeadError
-        self.h2 = (
-            raw
-            if raw is not None and hpack.is_self_contained(raw)
-            else hpack.encode_field(name, value)
-        )
+        if self.kind is FieldKind.CREDENTIAL and not FIELD_VALUE.match(value):
+            self.h2 = _tidied(pair)
+        else:
+            self.h2 = (
+                raw
+                if raw is not None and hpack.is_self_contained(raw)
+                else hpack.encode_field(name, value)
+            )
+
+
+def _tidied(pair: Pair) -> bytes:
+    """Encode a credential for the next hop without outer whitespace; nothing if it holds what no
+    field may. A request with such a field may still have a good key in another one.
+    """
+    name, value = pair
+    value = value.strip(b" \t")
+    return hpack.encode_field(name, value) if FIELD_VALUE.match(value) else b""
 
 
 class _Prefix:
@@ -125,6 +136,11 @@ def _decoded(raw: bytes) -> _Field:
     return field
 
 
+def _check_size(block: bytes, raws: list[bytes]) -> None:
+    if len(block) + 32 * len(raws) > hpack.MAX_HEADER_LIST_BYTES:
+        raise hpack.HeaderListTooLargeError
+
+
 class HeadReader:
     """Reads the heads of one connection."""
 
@@ -146,11 +162,11 @@ class HeadReader:
             if prefix is not None and block.startswith(prefix.raw):
                 raws = hpack.split(block[len(prefix.raw) :])
                 if raws is not None:
+                    _check_size(block, raws)
                     return self._finish(prefix, raws)
             raws = hpack.split(block)
             if raws is not None:
-                if len(block) + 32 * len(raws) > hpack.MAX_HEADER_LIST_BYTES:
-                    raise hpack.HeaderListTooLargeError
+                _check_size(block, raws)
                 prefix, rest = self._begin(raws)
                 return self._finish(prefix, rest)
         return self._from_pairs(self._decoder.decode(block))
@@ -196,8 +212,11 @@ class HeadReader:
         for raw in raws:
             if raw.startswith(_AUTHORIZATION):
                 seen |= _REGULAR_SEEN
-                head.credentials.append(self._credentials.read_raw(raw))
-                head.credentials_h2 += raw
+                credential = self._credentials.read_raw(raw)
+                head.credentials.append(credential)
+                head.credentials_h2 += (
+                    raw if credential.is_verbatim else _tidied(hpack.decode_field(raw))
+                )
                 continue
             timeout = _timeouts.get(raw)
             if timeout is not None:
