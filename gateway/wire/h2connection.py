@@ -225,9 +225,10 @@ class Connection(Sender[StreamT]):
         self._partial_left = length
         self._partial = stream
         self._partial_ends = bool(flags & http2.END_STREAM)
+        at = self._continue_data(b, at + 9)
         if stream is None:
             self._stray(stream_id)
-        return self._continue_data(b, at + 9)
+        return at
 
     def _continue_data(self, b: bytes, at: int) -> int:
         """Pass on the next part of a DATA frame that came in parts; return the position behind

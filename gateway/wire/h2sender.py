@@ -122,8 +122,10 @@ class Sender(Generic[StreamT]):
         while queue and self.writable:
             chunk = queue[0]
             room = min(len(chunk), self.send_window, stream.send_window, http2.MAX_FRAME)
-            if room <= 0 and chunk:
-                break
+            if room <= 0:
+                if chunk:
+                    break
+                room = 0  # an end without data needs no window, not even one above 0
             if room == len(chunk):
                 queue.popleft()
             else:
