@@ -18,8 +18,8 @@ StreamT = TypeVar("StreamT", bound=Stream)
 _JOIN_BYTES: Final = 64 * 1024
 """Up to this many bytes one write is cheaper than one `writev` of many parts."""
 _UNSENT_CONTROL_BYTES: Final = 256 * 1024
-"""A peer that does not read gets no more than this of answers to its own frames; then it is not
-read either.
+"""A client that does not read gets no more than this of answers to its own frames; then it is not
+read either. A backend is always read: its WINDOW_UPDATEs and answers are what frees memory.
 """
 
 
@@ -68,7 +68,7 @@ class Http2Transport(asyncio.BufferedProtocol, Connection[StreamT]):
             self.plane.report_bug(self.bug_place)
             self.abort()
             return
-        if self.plane.budget.used >= self.plane.budget.limit:
+        if self.is_server and self.plane.budget.used >= self.plane.budget.limit:
             self._pause_for_budget()
 
     def eof_received(self) -> bool:
@@ -83,7 +83,7 @@ class Http2Transport(asyncio.BufferedProtocol, Connection[StreamT]):
             unsent = transport.get_write_buffer_size()
             self.plane.budget.charge(unsent - self._charged)
             self._charged = unsent
-            if unsent > _UNSENT_CONTROL_BYTES:
+            if self.is_server and unsent > _UNSENT_CONTROL_BYTES:
                 self._pause_reading()
 
     def resume_writing(self) -> None:

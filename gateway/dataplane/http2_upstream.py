@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import structlog
@@ -30,6 +31,12 @@ long again, and it is not.
 _PING: Final = b"alive?.."
 _IDLE_S: Final = 60.0
 _LAST_ID: Final = 2**31 - 1_001
+
+_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+\Z")
+_FORBIDDEN: Final = re.compile(rb"[\0\r\n]")
+"""What makes a field's value malformed (RFC 9113 §8.2.1). Outer blanks would too, but gRPC servers
+send messages that end with one.
+"""
 
 _sections: dict[bytes, FieldSection] = {}
 
@@ -182,6 +189,8 @@ class Http2Upstream(Http2Transport[UpstreamStream]):
             if not section.status:
                 raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR)
             if section.status < 200:
+                if ended:
+                    raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR)
                 return
             stream.head_seen = True
             if ended:
@@ -281,7 +290,9 @@ class Http2Upstream(Http2Transport[UpstreamStream]):
             self._ready.set_exception(
                 ConnectError(f"the backend does not speak HTTP/2, which gRPC needs: {text}")
             )
+        self._pool.connection_lost(self)
         self.close_transport()
+        self._lose_requests()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Every open request is lost (asyncio)."""
@@ -293,6 +304,9 @@ class Http2Upstream(Http2Transport[UpstreamStream]):
                 )
             )
         self._pool.connection_lost(self)
+        self._lose_requests()
+
+    def _lose_requests(self) -> None:
         for stream in list(self.streams.values()):
             self.forget(stream)
             stream.exchange.upstream_lost(False)
@@ -343,7 +357,7 @@ def _read_section(pairs: list[Pair]) -> FieldSection | None:
             if status or fields or len(value) != 3 or not value.isdigit():
                 return None
             status = int(value)
-        elif name[:1] == b":":
+        elif not _NAME.match(name) or _FORBIDDEN.search(value):
             return None
         elif name not in ANSWER_HOP_BY_HOP:
             fields.append((name, value))
