@@ -74,12 +74,14 @@ class UpstreamConnection(Protocol):
 class _Address:
     """One url of the backend and its connections."""
 
-    __slots__ = ("connecting", "connections", "failed_at", "free", "is_up", "target")
+    __slots__ = ("connecting", "connections", "failed_at", "free", "is_up", "leaving", "target")
 
     def __init__(self, target: Target) -> None:
         self.target = target
         self.connections: set[UpstreamConnection] = set()
         self.free: dict[UpstreamConnection, None] = {}
+        self.leaving: set[UpstreamConnection] = set()
+        """Take no new request, and have open ones."""
         self.connecting: set[asyncio.Task[None]] = set()
         self.failed_at = float("-inf")
         self.is_up: bool | None = None
@@ -104,6 +106,11 @@ class Pool:
             for target in backend.targets
             if target.tls
         }
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections may take requests, or are full."""
+        return sum(len(address.connections) for address in self._addresses)
 
     # Requests
 
@@ -187,6 +194,8 @@ class Pool:
         address = self._address_of(connection)
         address.connections.discard(connection)
         address.free.pop(connection, None)
+        if connection.busy:
+            address.leaving.add(connection)
         self._gauge(address)
         if self._waiting:
             self._grow()
@@ -243,10 +252,19 @@ class Pool:
         try:
             async with asyncio.timeout(self.backend.connect_timeout_s):
                 connection = await self._connection(address.target)
-        except (OSError, ssl.SSLError, TimeoutError, ConnectError) as error:
+        except (OSError, UnicodeError, ssl.SSLError, TimeoutError, ConnectError) as error:
+            self._no_longer_connecting(address)
             self._connect_failed(address, error)
             return
+        self._no_longer_connecting(address)
         self._connected(address, connection)
+
+    @staticmethod
+    def _no_longer_connecting(address: _Address) -> None:
+        """Count this attempt no more: what follows decides on the next one."""
+        task = asyncio.current_task()
+        if task is not None:
+            address.connecting.discard(task)
 
     async def _connection(self, target: Target) -> UpstreamConnection:
         """Resolve the name, connect to one of its addresses, wait until requests may be opened."""
@@ -321,10 +339,9 @@ class Pool:
                 address=address.target.address,
                 error=str(error) or type(error).__name__,
             )
-        if not any(
-            other.connections or other.connecting - {asyncio.current_task()}
-            for other in self._addresses
-        ):
+        if self._waiting and not self._is_closed:
+            self._grow()  # another address may do
+        if not any(other.connections or other.connecting for other in self._addresses):
             self._fail_waiting()
 
     def _fail_waiting(self) -> None:
@@ -343,7 +360,8 @@ class Pool:
     def sweep(self, now: float) -> None:
         """Once a second."""
         for address in self._addresses:
-            for connection in list(address.connections):
+            address.leaving = {connection for connection in address.leaving if connection.busy}
+            for connection in (*address.connections, *address.leaving):
                 connection.sweep(now)
         self.maintain()
         if self._waiting:
