@@ -314,10 +314,11 @@ class Exchange:
             return
         replay = self._replay
         if replay is not None:
-            if self._replay_bytes + length <= REPLAY_BYTES:
+            budget = self.plane.budget
+            if self._replay_bytes + length <= REPLAY_BYTES and not budget.is_near:
                 replay.append(chunk)
                 self._replay_bytes += length
-                self.plane.budget.used += length
+                budget.used += length
             else:
                 self._drop_replay()
         up = self._up
@@ -385,6 +386,9 @@ class Exchange:
                 return
             if section.status == 404 or section.grpc_status == _UNIMPLEMENTED:
                 self._route_missing(route)
+        elif ended:
+            self.upstream_lost(False)  # no status: cut short, whoever did it
+            return
         if self.plane.cors is not None:
             section = self.plane.cors.decorated(section, self.head)
         if ended:
@@ -405,6 +409,9 @@ class Exchange:
         if self.is_over or section is None:
             return
         self.progress_at = self.plane.tick
+        if ended and self._code_of(section) is None:
+            self.upstream_lost(False)  # trailers with the status were to come
+            return
         length = len(chunk)
         self.response_bytes += length
         held = self._answer_body
@@ -439,7 +446,11 @@ class Exchange:
     def answer_trailers(self, section: FieldSection) -> None:
         """Take the trailers, which end the backend's answer."""
         route = self.route
-        if self.is_over or route is None:
+        head = self._answer_head
+        if self.is_over or route is None or head is None:
+            return
+        if section.grpc_status < 0 and self._code_of(head) is None:
+            self.upstream_lost(False)  # trailers without a status
             return
         self.backend_code = code = self._code_of(section) or "UNKNOWN"
         self.plane.counters.backend_requests[str(route.backend), code] += 1
@@ -607,6 +618,7 @@ class Exchange:
         self, section: FieldSection, body: bytes, trailers: FieldSection | None = None
     ) -> None:
         """Answer a local route, whole."""
+        self._up = None
         self._over(self._code_of(trailers or section) or "OK", Result.ACCEPTED)
         self.downstream.send_head(section, not body and trailers is None)
         if body:
@@ -742,6 +754,7 @@ class Exchange:
             return
         self.is_over = True
         plane = self.plane
+        self.progress_at = plane.tick
         if self._replay is not None:
             self._drop_replay()
         if self._waiting or self._answer_body:

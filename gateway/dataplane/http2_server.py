@@ -300,9 +300,8 @@ class Http2Server(Http2Transport[ServerStream]):
         for stream in list(self.streams.values()):
             exchange = stream.exchange
             exchange.sweep(now)
-            if stream.queue and exchange.is_over and now - exchange.progress_at > (
-                limits.stall_timeout_s
-            ):
+            idle = now - exchange.progress_at
+            if stream.queue and exchange.is_over and idle > limits.stall_timeout_s:
                 stream.break_off(ErrorCode.CANCEL)  # a caller who takes no answer
         if self._is_head_late(now, limits.header_timeout_s):
             self.fail(ErrorCode.PROTOCOL_ERROR, "no complete header block in time")
