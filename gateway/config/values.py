@@ -269,6 +269,9 @@ def _store_path(text: str, form: str) -> Path:
 
 
 def _authority_url(url: str) -> str:
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        msg = "the url names a user: send credentials with keys.authority.headers instead"
+        raise ValueError(msg)
     parts = split_url(url)
     if parts.path in {"", "/"}:
         msg = (

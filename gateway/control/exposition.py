@@ -72,9 +72,8 @@ class Exposition(Collector):
         return encode(self), content_type
 
     def _gauges(self, metric: Metric, own: Measured) -> Mapping[Labels, float]:
-        if metric.from_worker:
-            return gauges_at_zero(metric, self._backends()) | self._totals.gauges(metric)
-        return own.get(metric.name, {})
+        values = self._totals.gauges(metric) if metric.from_worker else own.get(metric.name, {})
+        return {**gauges_at_zero(metric, self._backends()), **values}
 
     def _per_key(self) -> dict[str, dict[Labels, float]]:
         requests = dict(self._totals.counters(metrics.KEY_REQUESTS))

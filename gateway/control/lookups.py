@@ -31,10 +31,6 @@ STORE: Final = "authority"
 """The `store` label."""
 ID_PREFIX: Final = "authority:"
 """Before what stands for the id of a key that an authority allowed: the digest's beginning."""
-NO_CACHE: Final[Mapping[str, Mapping[Labels, float]]] = {
-    metrics.KEY_CACHE_ENTRIES.name: dict.fromkeys(((kind,) for kind in metrics.CACHE_KINDS), 0.0)
-}
-"""What a scrape shows where no authority is configured."""
 SAVE_S: Final = 30.0
 """How often what is known is written down."""
 _ID_BYTES: Final = 6

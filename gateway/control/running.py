@@ -30,7 +30,7 @@ from gateway.control.authorities import lookups_of
 from gateway.control.distribution import Distribution
 from gateway.control.exposition import Exposition
 from gateway.control.health import Facts, Health
-from gateway.control.lookups import NO_CACHE, Lookups
+from gateway.control.lookups import Lookups
 from gateway.control.measures import Measures, certificate_expiries
 from gateway.control.refusals import Refusals
 from gateway.control.reports import Reports
@@ -276,8 +276,8 @@ class Control:
         return [*self.keys.statuses(), *authorities]
 
     def _measured(self) -> Mapping[str, Mapping[Labels, float]]:
-        cache = self.lookups.series() if self.lookups is not None else NO_CACHE
-        return {**self._measures.series(), **dict(cache)}
+        cache = self.lookups.series() if self.lookups is not None else {}
+        return {**self._measures.series(), **cache}
 
     def _observe_lag(self, seconds: float) -> None:
         """Count how long a change took; new keys and changes of them go to the first store."""

@@ -104,11 +104,13 @@ def start_at_zero(totals: Totals, backends: Backends, stores: Iterable[str] = ()
 
 
 def gauges_at_zero(metric: Metric, backends: Backends) -> dict[Labels, float]:
-    """Give the series of a worker's gauge that exist while no worker reports: those that count."""
+    """Give the series of a gauge that exist while nobody reports it: those that count."""
     if metric is metrics.IN_FLIGHT:
         return {(str(protocol),): 0.0 for protocol in Protocol}
     if metric in (metrics.CONNECTIONS, metrics.BUFFER_BYTES):
         return {(): 0.0}
+    if metric is metrics.KEY_CACHE_ENTRIES:
+        return {(kind,): 0.0 for kind in metrics.CACHE_KINDS}
     if metric is metrics.BACKEND_CONNECTIONS:
         return {(name, address): 0.0 for name, addresses in backends for address in addresses}
     return {}
