@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import getpass
 import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
+from gateway.cli.key_access import Members
+from gateway.cli.key_views import as_json, audit_as_json
 from gateway.cli.output import warning
+from gateway.keys.audit import Actor, AuditEntry
 from gateway.keys.board import Confirmation, wait_confirmed
 from gateway.keys.embedded import sqlite_store
 from gateway.keys.errors import InvalidInputError, StoreError
-from gateway.keys.manage import KeyManager
+from gateway.keys.manage import Issued, KeyManager
+from gateway.keys.material import KeyMaterial
 from gateway.keys.record import KeyRecord, KeyUsage
-from gateway.keys.store import KeyStore
+from gateway.keys.store import KeyStore, KeyUpdate, NewKey
 from gateway.keys.usage import path_for
 
 CONFIRM_S: Final = 1.0
@@ -53,36 +59,98 @@ def store_of(config: Path | None, data: Path | None) -> KeyStore:
     raise InvalidInputError(msg)
 
 
-def change(
-    store: KeyStore,
-    run: Callable[[KeyManager], Awaitable[_Result]],
-    revision_of: Callable[[_Result], int],
-    *,
-    create: bool = False,
-) -> _Result:
-    """Change the store, wait for running gateways, and warn where one did not answer.
+class StoredKeys:
+    """A `KeyAccess` on a store, whether a gateway runs on it or not."""
 
-    `create` makes a missing store. Gateways on other machines are not waited for: a change in
-    PostgreSQL reaches them by itself. Raises `KeysError`.
-    """
+    def __init__(self, store: KeyStore) -> None:
+        self._store = store
 
-    async def change_and_wait() -> tuple[_Result, Confirmation]:
-        async with _opened(store, create=create) as manager:
-            result = await run(manager)
-        if store.file is None:
-            return result, Confirmation.NO_GATEWAY
-        return result, await wait_confirmed(store.file, revision_of(result), CONFIRM_S)
+    def create(self, new: NewKey, adopted: KeyMaterial | None) -> Members:
+        """See `KeyAccess`."""
 
-    result, confirmation = asyncio.run(change_and_wait())
-    if confirmation is Confirmation.PENDING:
-        warning(
-            f"stored, but a running gateway has not confirmed the change within {CONFIRM_S:g} s:"
-            " it may take effect later"
+        async def add(manager: KeyManager) -> Issued:
+            given = (new.name, new.description, new.expires_at_ms, new.signals)
+            if adopted is None:
+                return await manager.create(*given)
+            return await manager.adopt(adopted, *given)
+
+        issued = self._change(add, lambda issued: issued.record.revision, create=True)
+        return as_json(issued.record, None if adopted is not None else issued.key)
+
+    def list_keys(self) -> list[Members]:
+        """See `KeyAccess`."""
+        records, usage = asyncio.run(_read_all(self._store))
+        return [as_json(record, usage=usage.get(record.key_id)) for record in records]
+
+    def update(self, key_id: int, update: KeyUpdate) -> Members:
+        """See `KeyAccess`."""
+        updated = self._change(
+            lambda manager: manager.update(key_id, update), lambda key: key.revision
         )
-    return result
+        return as_json(updated)
+
+    def rotate(self, key_id: int, overlap_ms: int, expires_at_ms: int | None) -> Members:
+        """See `KeyAccess`."""
+        rotated = self._change(
+            lambda manager: manager.rotate(key_id, overlap_ms, expires_at_ms),
+            lambda rotated: rotated.predecessor.revision,
+        )
+        issued = as_json(rotated.issued.record, rotated.issued.key)
+        return {**issued, "predecessor": as_json(rotated.predecessor)}
+
+    def delete(self, key_id: int) -> None:
+        """See `KeyAccess`."""
+        self._change(lambda manager: manager.delete(key_id), lambda key: key.revision)
+
+    def audit(self, limit: int, key_id: int | None) -> list[Members]:
+        """See `KeyAccess`."""
+
+        async def read() -> list[AuditEntry]:
+            async with _opened(self._store, create=False) as manager:
+                return await manager.audit(limit, key_id=key_id)
+
+        return [audit_as_json(entry) for entry in asyncio.run(read())]
+
+    def _change(
+        self,
+        run: Callable[[KeyManager], Awaitable[_Result]],
+        revision_of: Callable[[_Result], int],
+        *,
+        create: bool = False,
+    ) -> _Result:
+        """Change the store, wait for running gateways, and warn where one did not answer.
+
+        `create` makes a missing store. Gateways on other machines are not waited for: a change in
+        PostgreSQL reaches them by itself. Raises `KeysError`.
+        """
+        store = self._store
+
+        async def change_and_wait() -> tuple[_Result, Confirmation]:
+            async with _opened(store, create=create) as manager:
+                result = await run(manager)
+            if store.file is None:
+                return result, Confirmation.NO_GATEWAY
+            return result, await wait_confirmed(store.file, revision_of(result), CONFIRM_S)
+
+        result, confirmation = asyncio.run(change_and_wait())
+        if confirmation is Confirmation.PENDING:
+            warning(
+                "stored, but a running gateway has not confirmed the change within"
+                f" {CONFIRM_S:g} s: it may take effect later"
+            )
+        return result
 
 
-async def read_all(store: KeyStore) -> tuple[list[KeyRecord], Mapping[str, KeyUsage]]:
+def whoever_runs_this() -> Actor:
+    """Name the user and the host for the audit log."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = str(os.getuid())
+    return Actor(f"user {user}", f"host {socket.gethostname()}")
+
+
+async def _read_all(store: KeyStore) -> tuple[list[KeyRecord], Mapping[str, KeyUsage]]:
     """Read all keys that are not deleted, by name, and the usage of keys by their ids."""
     async with _opened(store, create=False) as manager:
         records = await manager.live_keys()
@@ -108,6 +176,6 @@ async def _read_usage(store: KeyStore) -> Mapping[str, KeyUsage]:
 async def _opened(store: KeyStore, *, create: bool) -> AsyncIterator[KeyManager]:
     await store.open(create=create)
     try:
-        yield KeyManager(store)
+        yield KeyManager(store, by=whoever_runs_this())
     finally:
         await store.close()

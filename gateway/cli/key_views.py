@@ -1,32 +1,36 @@
-"""How keys look on paper: JSON as StackState's API has it, and the table of `gateway keys list`."""
+"""How keys look on paper: JSON as the management API has it, and tables for people."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from rich.cells import cell_len
 
+from gateway.cli.key_access import Members
 from gateway.cli.output import info
+from gateway.keys.audit import AuditEntry
 from gateway.keys.material import KeyMaterial
 from gateway.keys.record import KeyRecord, KeyUsage, describe_day
 
 _NONE: Final = "-"
 _DAY_MS: Final = 86_400_000
 _COLUMNS: Final = ("ID", "NAME", "EXPIRATION", "DESCRIPTION", "LAST USED")
+_AUDIT_COLUMNS: Final = ("TIME", "WHO", "FROM", "ACTION", "KEY ID", "KEY NAME", "CHANGES")
 
 
-def rotation(successor: KeyRecord, predecessor: KeyRecord) -> str:
+def rotation(successor: Members, predecessor: Members) -> str:
     """Say until when a rotated key works, and its successor where that ends too."""
-    ends_ms = predecessor.expires_at_ms or 0
-    word = "works until" if ends_ms > predecessor.updated_ms else "has not worked since"
-    text = f"Its id is {successor.id}. The old key {predecessor.id} {word} {_moment(ends_ms)} UTC."
-    if successor.expires_at_ms is None:
+    ends_ms = predecessor["expiration"]
+    word = "works until" if ends_ms > predecessor["lastUpdateTimestamp"] else "has not worked since"
+    old = f"The old key {predecessor['id']} {word} {_moment(ends_ms)} UTC."
+    text = f"Its id is {successor['id']}. {old}"
+    if "expiration" not in successor:
         return text
-    return f"{text} The new key expires on {describe_day(successor.expires_at_ms)}."
+    return f"{text} The new key expires on {describe_day(successor['expiration'])}."
 
 
 def _moment(unix_ms: int) -> str:
@@ -41,22 +45,45 @@ def _expiration(unix_ms: int) -> str:
 
 def as_json(
     record: KeyRecord, key: KeyMaterial | None = None, usage: KeyUsage | None = None
-) -> dict[str, object]:
-    """Render a key as StackState's API does (`IngestionApiKey`): what is absent is left out."""
-    members: dict[str, object] = {
+) -> Members:
+    """Render a key as the API does (`IngestionApiKey`): what is absent is left out."""
+    members: Members = {
         "id": record.id,
         "lastUpdateTimestamp": record.updated_ms,
         "name": record.name,
+        "enabled": record.enabled,
     }
     if record.description is not None:
         members["description"] = record.description
     if record.expires_at_ms is not None:
         members["expiration"] = record.expires_at_ms
+    if record.signals is not None:
+        members["signals"] = sorted(record.signals)
     if key is not None:
         members["apiKey"] = key.reveal()
-    if usage is not None and usage.last_used_ms:
-        members["lastUsedTimestamp"] = usage.last_used_ms
+    if usage is not None:
+        if usage.last_used_ms:
+            members["lastUsedTimestamp"] = usage.last_used_ms
+        members["usage"] = {
+            "requests": usage.requests,
+            "bytes": usage.bytes,
+            "refusals": usage.refusals,
+        }
     return members
+
+
+def audit_as_json(entry: AuditEntry) -> Members:
+    """Render an entry of the audit log as the API does (`AuditEntry`)."""
+    return {
+        "id": entry.id,
+        "timestamp": entry.at_ms,
+        "action": entry.action,
+        "keyId": entry.key_id,
+        "keyName": entry.key_name,
+        "who": entry.by.who,
+        "origin": entry.by.origin,
+        "changes": dict(entry.changes),
+    }
 
 
 def print_json(value: object, stream: IO[str] | None = None) -> None:
@@ -66,9 +93,17 @@ def print_json(value: object, stream: IO[str] | None = None) -> None:
     stream.write(text.encode("utf-8", "replace").decode() + "\n")
 
 
-def print_table(records: Sequence[KeyRecord], usage: Mapping[str, KeyUsage]) -> None:
+def print_table(keys: Iterable[Members]) -> None:
     """Write the keys as a table like the `sts` CLI's, with one more column."""
-    lines = [_COLUMNS, *(_row(record, usage.get(record.key_id)) for record in records)]
+    _print_rows([_COLUMNS, *(_row(key) for key in keys)])
+
+
+def print_audit(entries: Iterable[Members]) -> None:
+    """Write the audit log as a table."""
+    _print_rows([_AUDIT_COLUMNS, *(_audit_row(entry) for entry in entries)])
+
+
+def _print_rows(lines: Sequence[tuple[str, ...]]) -> None:
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         padded = (
@@ -77,13 +112,34 @@ def print_table(records: Sequence[KeyRecord], usage: Mapping[str, KeyUsage]) -> 
         info(" | ".join(padded))
 
 
-def _row(record: KeyRecord, usage: KeyUsage | None) -> tuple[str, ...]:
-    expires = record.expires_at_ms
-    used = usage.last_used_ms if usage is not None else 0
+def _row(key: Members) -> tuple[str, ...]:
+    expires, used = key.get("expiration"), key.get("lastUsedTimestamp")
+    marks = "" if key.get("enabled", True) else " (disabled)"
     return (
-        record.key_id,
-        record.name,
+        str(key["id"]),
+        key["name"] + marks,
         _NONE if expires is None else _expiration(expires),
-        record.description or _NONE,
+        key.get("description") or _NONE,
         _moment(used) if used else _NONE,
     )
+
+
+def _audit_row(entry: Members) -> tuple[str, ...]:
+    changes = (f"{name}: {_change(name, value)}" for name, value in entry["changes"].items())
+    return (
+        _moment(entry["timestamp"]),
+        entry["who"],
+        entry["origin"],
+        entry["action"],
+        str(entry["keyId"]),
+        entry["keyName"],
+        "; ".join(changes) or _NONE,
+    )
+
+
+def _change(name: str, value: Any) -> str:  # noqa: ANN401 - JSON
+    if name == "expiration" and isinstance(value, int):
+        return f"{_moment(value)} UTC"
+    if name == "signals":
+        return "all" if value is None else ",".join(value)
+    return _NONE if value is None else str(value)

@@ -24,6 +24,8 @@ from gateway.model import KeyDigest, Signal, digest_of
 
 MAX_NAME_LENGTH: Final = 255
 MAX_DESCRIPTION_LENGTH: Final = 1_000
+LATEST_MS: Final = 253_402_214_400_000
+"""9999-12-31, the last day that can be written: no key expires later."""
 _DAY_MS: Final = 24 * 60 * 60 * 1000
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
@@ -184,7 +186,7 @@ class KeyManager:
             return None
         # In whole days, because an expiry is the beginning of a day.
         days = -(-found.expires_at_ms // _DAY_MS) - found.created_ms // _DAY_MS
-        return (now_ms // _DAY_MS + max(days, 1)) * _DAY_MS
+        return min((now_ms // _DAY_MS + max(days, 1)) * _DAY_MS, LATEST_MS)
 
     @staticmethod
     def _check_expiry(expires_at_ms: int | None, now_ms: int) -> None:

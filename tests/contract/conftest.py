@@ -21,6 +21,7 @@ from tests.support.process import merge
 TOKEN = "svctok-contract"
 STATIC_KEY = "the-operators-own-receiver-key"
 KEYS = "/api/security/ingestion/api_keys"
+ADOPT = "/api/security/ingestion/adopt"
 AUDIT = "/api/security/ingestion/audit"
 AUTHORIZE = "/api/security/ingestion/authorize"
 

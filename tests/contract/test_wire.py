@@ -12,6 +12,7 @@ from typing import Any
 
 from gateway.model import digest_of
 from tests.contract.conftest import (
+    ADOPT,
     AUDIT,
     AUTHORIZE,
     KEYS,
@@ -248,11 +249,11 @@ async def test_one_key_can_be_asked_for(gateway: Gateway) -> None:
 
 async def test_an_existing_key_is_adopted_and_not_repeated(gateway: Gateway) -> None:
     body = {"apiKey": "a-key-from-elsewhere", "name": "old"}
-    adopted = await gateway.ask("POST", f"{KEYS}/adopt", body)
+    adopted = await gateway.ask("POST", ADOPT, body)
     assert adopted.status == 200
     assert b"a-key-from-elsewhere" not in adopted.raw
     assert await gateway.send("a-key-from-elsewhere") == 503
-    again = await gateway.ask("POST", f"{KEYS}/adopt", body)
+    again = await gateway.ask("POST", ADOPT, body)
     assert again.status == 409
     assert is_errors_response(again, "DuplicateError")
     assert str(adopted.json["id"]) in again.json["errors"][0]["message"]
@@ -261,7 +262,7 @@ async def test_an_existing_key_is_adopted_and_not_repeated(gateway: Gateway) -> 
 async def test_what_cannot_be_a_key_is_not_adopted_and_not_repeated(gateway: Gateway) -> None:
     impossible: list[object] = ["", "two words", "k" * 513, "schlüssel", None, 7]
     for key in impossible:
-        answered = await gateway.ask("POST", f"{KEYS}/adopt", {"apiKey": key, "name": "n"})
+        answered = await gateway.ask("POST", ADOPT, {"apiKey": key, "name": "n"})
         assert answered.status == 400, key
         assert "apiKey" in answered.json["message"]
         assert not isinstance(key, str) or not key or key not in answered.json["message"]
@@ -377,7 +378,7 @@ async def test_every_change_is_listed_with_who_when_and_from_where(gateway: Gate
 async def test_the_audit_log_contains_no_key_and_no_token(gateway: Gateway) -> None:
     created = await gateway.create()
     rotated = (await gateway.ask("POST", f"{KEYS}/{created['id']}/rotate", {"overlap": 1})).json
-    await gateway.ask("POST", f"{KEYS}/adopt", {"apiKey": "a-key-from-elsewhere", "name": "old"})
+    await gateway.ask("POST", ADOPT, {"apiKey": "a-key-from-elsewhere", "name": "old"})
     raw = (await gateway.ask("GET", AUDIT)).raw
     for secret in (created["apiKey"], rotated["apiKey"], "a-key-from-elsewhere", TOKEN):
         assert secret.encode() not in raw
@@ -455,7 +456,7 @@ GUARDED: list[tuple[str, str, Any]] = [
     ("GET", "/api/server/info", None),
     ("GET", KEYS, None),
     ("POST", KEYS, {"name": "n"}),
-    ("POST", f"{KEYS}/adopt", {"name": "n", "apiKey": "k"}),
+    ("POST", ADOPT, {"name": "n", "apiKey": "k"}),
     ("GET", f"{KEYS}/1", None),
     ("PATCH", f"{KEYS}/1", {"name": "n"}),
     ("POST", f"{KEYS}/1/rotate", {"overlap": 1}),

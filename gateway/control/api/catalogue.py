@@ -9,7 +9,7 @@ from typing import Any, Final
 from gateway.control.api import shapes
 from gateway.control.api.authorize import Authorizer
 from gateway.control.api.errors import Reply
-from gateway.control.api.keys import AUDIT_PATH, KEYS_PATH, KeysApi
+from gateway.control.api.keys import ADOPT_PATH, AUDIT_PATH, KEYS_PATH, KeysApi
 from gateway.control.api.openapi import document
 from gateway.control.api.operations import CONFIRMED, Answer, Call, Operation, Parameter
 from gateway.control.web import Route, json_response
@@ -152,7 +152,7 @@ def _key_operations(api: KeysApi) -> list[Operation]:
         Operation(
             "adoptIngestionApiKey",
             "POST",
-            [f"{KEYS_PATH}/adopt"],
+            [ADOPT_PATH],
             "Accept a key that exists elsewhere.",
             api.adopt,
             {200: _changed("The key, without itself.", shapes.IngestionApiKey), **_CHANGE},

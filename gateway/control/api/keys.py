@@ -26,6 +26,7 @@ from gateway.keys.store import KeyUpdate
 from gateway.model import Signal
 
 KEYS_PATH: Final = "/api/security/ingestion/api_keys"
+ADOPT_PATH: Final = "/api/security/ingestion/adopt"
 AUDIT_PATH: Final = "/api/security/ingestion/audit"
 _PAGE: Final = 1_000
 """Keys that are read and sent at once where no page is asked for."""

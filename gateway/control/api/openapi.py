@@ -32,6 +32,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "otlp-gateway", "version": __version__, "description": _ABOUT},
+        "servers": [{"url": "/"}],
         "paths": paths,
         "components": {
             "schemas": components,

@@ -13,11 +13,9 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from gateway.keys.audit import Action
-from gateway.keys.manage import MAX_DESCRIPTION_LENGTH, MAX_NAME_LENGTH
+from gateway.keys.manage import LATEST_MS, MAX_DESCRIPTION_LENGTH, MAX_NAME_LENGTH
 from gateway.model import MAX_KEY_BYTES, MAX_KEY_ID, Signal
 
-LATEST_MS: Final = 253_402_300_799_999
-"""The last millisecond of the year 9999: later ones have no date."""
 MOST_OVERLAP_MS: Final = 366 * 24 * 60 * 60 * 1000
 MOST_PER_PAGE: Final = 1_000
 

@@ -17,7 +17,7 @@ from gateway.keys.errors import (
     InvalidInputError,
     KeyNotFoundError,
 )
-from gateway.keys.manage import KeyManager
+from gateway.keys.manage import LATEST_MS, KeyManager
 from gateway.keys.material import KeyMaterial
 from gateway.keys.schema import MIGRATIONS, migrate
 from gateway.keys.sql import SqlStore
@@ -156,6 +156,13 @@ async def test_an_update_that_cannot_be_changes_nothing(
     with pytest.raises(InvalidInputError, match=text):
         await alice.update(before.id, update)
     assert await alice.live_keys() == [before]
+
+
+async def test_a_successor_does_not_expire_after_the_last_day_that_can_be_written(
+    alice: KeyManager,
+) -> None:
+    made = (await alice.create("one", None, LATEST_MS)).record
+    assert (await alice.rotate(made.id, 0)).issued.record.expires_at_ms == LATEST_MS
 
 
 async def test_keys_are_read_in_pages_by_id(alice: KeyManager) -> None:

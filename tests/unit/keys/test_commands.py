@@ -111,6 +111,7 @@ def test_created_keys_have_the_api_s_json(keys: Keys) -> None:
     assert isinstance(key.pop("lastUpdateTimestamp"), int)
     assert key == {
         "name": "agent-eu",
+        "enabled": True,
         "description": "EU agents",
         "expiration": 4102358400000,
     }
@@ -119,7 +120,7 @@ def test_created_keys_have_the_api_s_json(keys: Keys) -> None:
 def test_absent_members_are_left_out_of_the_json(keys: Keys) -> None:
     created = keys.create("n")
 
-    assert set(created) == {"apiKey", "id", "lastUpdateTimestamp", "name"}
+    assert set(created) == {"apiKey", "enabled", "id", "lastUpdateTimestamp", "name"}
     (listed,) = keys.json("list")["ingestion-api-keys"]
     assert set(listed) == {"id", "lastUpdateTimestamp", "name"}
 
