@@ -167,6 +167,11 @@ class Lookups:
         else:
             self._tasks.once("key look-up", lambda: _answer_later(worker, digest, answer))
 
+    async def ask(self, digest: bytes, key: str) -> str:
+        """Give the verdict on a key that no store holds: `allowed`, `denied` or `undecided`."""
+        answer = self._verdicts.look_up(digest, key, "unknown")
+        return (answer if isinstance(answer, Answer) else await answer).verdict
+
     async def close(self) -> None:
         """Ask no more."""
         await self._verdicts.close()

@@ -184,7 +184,8 @@ class Control:
 
     async def _start_admin(self) -> None:
         handlers = Admin(self._exposition, self.health, self.reload, lambda: effective(self.config))
-        api = Api(self.keys, self.confirmed)
+        asked = None if self.lookups is None else self.lookups.ask
+        api = Api(self.keys, self.confirmed, asked)
         routes = [*handlers.routes(), *TraceApi(self.traces).routes(), *api.routes()]
         servers = self._admin
         await servers.start(self.config, routes, handlers.public_routes(), api.authorize_routes())

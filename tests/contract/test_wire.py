@@ -10,6 +10,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from aiohttp import web
+
 from gateway.model import digest_of
 from tests.contract.conftest import (
     ADOPT,
@@ -24,6 +26,7 @@ from tests.contract.conftest import (
 )
 from tests.support.listening import until_refused
 from tests.support.postgresql import postgresql_server
+from tests.support.process import free_ports
 
 INTERNAL = "/internal" + AUTHORIZE
 DAY_MS = 86_400_000
@@ -547,3 +550,35 @@ async def test_without_its_store_the_api_says_try_again_and_known_keys_go_on(
             while (await gateway.ask("DELETE", path)).status != 204:
                 await asyncio.sleep(0.05)
         assert await gateway.send(created["apiKey"]) == 401
+
+
+# A remote authority behind it
+
+
+async def test_authorize_asks_the_authority_about_what_no_store_holds(
+    start: Start, tmp_path: Path
+) -> None:
+    async def judge(request: web.Request) -> web.Response:
+        key = (await request.json())["apiKey"]
+        return web.Response(status={"theirs": 204, "trouble": 500}.get(key, 403))
+
+    app = web.Application()
+    app.router.add_post("/authorize", judge)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    (port,) = free_ports(1)
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    try:
+        stores = [
+            f"sqlite:///{tmp_path}/keys.db",
+            f"authority+http://127.0.0.1:{port}/authorize",
+        ]
+        gateway = await start(keys={"stores": stores})
+        created = await gateway.create()
+        assert await ask_both(gateway, created["apiKey"]) == {(204, b"")}
+        assert await ask_both(gateway, "theirs") == {(204, b"")}
+        assert await ask_both(gateway, "nobodys") == {(403, b"")}
+        assert await ask_both(gateway, "ü") == {(403, b"")}
+        assert await ask_both(gateway, "trouble") == {(503, b"")}
+    finally:
+        await runner.cleanup()

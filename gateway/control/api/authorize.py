@@ -8,6 +8,7 @@ which the collector does not remember.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from aiohttp import hdrs
@@ -16,16 +17,24 @@ from gateway.control.api import shapes
 from gateway.control.api.errors import STORE_RETRY_S, Reply
 from gateway.control.api.operations import Call
 from gateway.keys.manage import now_unix_ms
+from gateway.keys.material import InvalidKeyError, KeyMaterial
 from gateway.keys.record import KeyRecord, StaticKey
 from gateway.keys.service import KeyService
 from gateway.model import KeyState, digest_of
 
+AskAuthority = Callable[[bytes, str], Awaitable[str]]
+"""Digest and key → `allowed`, `denied` or `undecided`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Authorizer:
-    """Says whether keys are good, by what the gateway knows."""
+    """Says whether keys are good, by what the gateway knows or a remote authority says.
+
+    `ask_authority` gives the verdict on a key that no store holds; None where there is none to ask.
+    """
 
     keys: KeyService
+    ask_authority: AskAuthority | None = None
 
     async def authorize(self, call: Call) -> Reply:
         """204 for a good key, 403 for another one, 503 where nobody can tell."""
@@ -34,15 +43,33 @@ class Authorizer:
         if isinstance(key, StaticKey):
             return Reply(204 if call.parameters.get("withReceiverKey", False) else 403)
         if key is None:
-            if all(status.up for status in self.keys.statuses()):
-                return Reply(403)
-            return Reply(503, None, {hdrs.RETRY_AFTER: str(STORE_RETRY_S)})
+            return await self._unknown(body.api_key)
         if not _is_good(key, now_unix_ms()):
             return Reply(403)
         self.keys.note_usage(
             key.key_id, allowed=True, requests=0, body_bytes=0, last_used_ms=now_unix_ms()
         )
         return Reply(204)
+
+    async def _unknown(self, key: str) -> Reply:
+        """Judge a key that no store holds, as far as can be told."""
+        verdict = "denied"
+        if not all(status.up for status in self.keys.statuses()):
+            verdict = "undecided"
+        if self.ask_authority is not None and _can_be_a_key(key):
+            asked = await self.ask_authority(digest_of(key.encode()), key)
+            verdict = asked if asked != "denied" else verdict
+        if verdict == "undecided":
+            return Reply(503, None, {hdrs.RETRY_AFTER: str(STORE_RETRY_S)})
+        return Reply(204 if verdict == "allowed" else 403)
+
+
+def _can_be_a_key(text: str) -> bool:
+    try:
+        KeyMaterial.adopt(text)
+    except InvalidKeyError:
+        return False
+    return True
 
 
 def _is_good(key: KeyRecord, now_ms: int) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gateway.control.api import shapes
-from gateway.control.api.authorize import Authorizer
+from gateway.control.api.authorize import AskAuthority, Authorizer
 from gateway.control.api.errors import Reply
 from gateway.control.api.keys import ADOPT_PATH, AUDIT_PATH, KEYS_PATH, KeysApi
 from gateway.control.api.openapi import document
@@ -59,10 +59,11 @@ async def _server_info(call: Call) -> Reply:  # noqa: ARG001 - an operation's si
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """The API of one gateway; `confirmed` as `KeysApi` has it."""
+    """The API of one gateway; `confirmed` and `ask_authority` as in `KeysApi`, `Authorizer`."""
 
     keys: KeyService
     confirmed: Callable[[int], Awaitable[bool]]
+    ask_authority: AskAuthority | None = None
     operations: list[Operation] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,7 +77,7 @@ class Api:
                 {200: Answer("The version.", shapes.ServerInfo), **_GUARDED},
             ),
             *_key_operations(KeysApi(self.keys, self.confirmed)),
-            _authorize(self.keys),
+            self._authorize(),
         ]
         object.__setattr__(self, "operations", operations)
 
@@ -92,17 +93,20 @@ class Api:
 
     def authorize_routes(self) -> list[Route]:
         """All there is on `admin.authorize_address`."""
-        return _authorize(self.keys).routes()
+        return self._authorize().routes()
+
+    def _authorize(self) -> Operation:
+        return _authorize(Authorizer(self.keys, self.ask_authority))
 
 
-def _authorize(keys: KeyService) -> Operation:
+def _authorize(authorizer: Authorizer) -> Operation:
     flag = Parameter("withReceiverKey", "query", bool, "Whether receiver keys are good, too.")
     return Operation(
         "authorizeIngestionApiKey",
         "POST",
         AUTHORIZE_PATHS,
         "Say whether a key is good. Takes no token.",
-        Authorizer(keys).authorize,
+        authorizer.authorize,
         {
             204: Answer("The key is good."),
             400: _BAD,

@@ -122,7 +122,7 @@ def test_absent_members_are_left_out_of_the_json(keys: Keys) -> None:
 
     assert set(created) == {"apiKey", "enabled", "id", "lastUpdateTimestamp", "name"}
     (listed,) = keys.json("list")["ingestion-api-keys"]
-    assert set(listed) == {"id", "lastUpdateTimestamp", "name"}
+    assert set(listed) == {"enabled", "id", "lastUpdateTimestamp", "name"}
 
 
 def test_the_list_is_a_table_by_name(keys: Keys) -> None:
