@@ -72,6 +72,30 @@ async def test_an_answer_that_breaks_off_is_never_taken_for_an_end(how: Any, aft
         sink.take_faults()
 
 
+async def test_an_answer_too_large_to_be_held_arrives_whole() -> None:
+    """It streams, within the caller's windows."""
+    large = bytes(range(256)) * 4_000
+    async with (
+        RawSink(lambda _: Answer(body=large)) as sink,
+        running_worker(backends=sink_backends(sink), keys=KEYS) as gateway,
+    ):
+        response = await _export(gateway.port)
+        assert (response.grpc_status, response.message) == (0, large)
+
+
+@pytest.mark.parametrize("how", ["reset", "close"])
+async def test_an_answer_too_large_to_be_held_that_breaks_off_has_no_good_end(how: Any) -> None:
+    """The caller is told so in the trailers, or by a reset that it takes for a cancellation."""
+    broken = Answer(body=bytes(1_000_000), breaks=Break(how, "half"))
+    async with (
+        RawSink(lambda _: broken) as sink,
+        running_worker(backends=sink_backends(sink), keys=KEYS) as gateway,
+    ):
+        response = await _export(gateway.port)
+        assert response.grpc_status == 14 or (response.grpc_status, response.reset) == (None, 8)
+        assert gateway.count(metrics.REQUESTS, "grpc", "traces", "UNAVAILABLE") == 1
+
+
 async def test_a_backend_that_goes_away_still_answers_what_it_has_taken() -> None:
     """A graceful GOAWAY ends nothing that is open; what comes later goes to a new connection."""
     release = asyncio.Event()
