@@ -224,6 +224,44 @@ async def test_a_backend_that_comes_back_is_used_again() -> None:
             await sink.__aenter__()
 
 
+class _Names:
+    """The worker's loop, but for the resolution of names."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.port = 0
+        """Where every name leads to."""
+        self.asked: list[str] = []
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    async def getaddrinfo(self, host: str, *_: Any, **__: Any) -> list[Any]:
+        self.asked.append(host)
+        where = ("127.0.0.1", self.port)
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", where)]
+
+
+async def test_the_backends_name_is_resolved_again_at_each_new_connection() -> None:
+    """A backend that has moved is found without a restart."""
+    named = backend(BackendName.OTLP_GRPC, "http://backend.test:4317", min_connections=0)
+    async with (
+        RawSink() as old,
+        RawSink() as new,
+        running_worker(backends=(named,), keys=KEYS) as gateway,
+    ):
+        names = _Names(gateway.plane.loop)
+        gateway.plane.loop = cast("asyncio.AbstractEventLoop", names)
+        names.port = old.grpc_port
+        codes = [(await _export(gateway.port)).grpc_status for _ in range(2)]
+        assert (codes, len(old.requests), names.asked) == ([0, 0], 2, ["backend.test"])
+        names.port = new.grpc_port
+        old.http2_connections[0].abort()
+        await _until_connected(gateway, 0)
+        assert (await _export(gateway.port)).grpc_status == 0
+        assert (len(new.requests), names.asked) == (1, ["backend.test"] * 2)
+
+
 async def test_a_caller_that_goes_away_cancels_its_request() -> None:
     """By RST_STREAM or by closing; the backend hears of it, other streams do not."""
     release = asyncio.Event()
