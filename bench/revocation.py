@@ -60,7 +60,7 @@ async def connect_to_each_worker(running: Running) -> list[GrpcClient]:
     by_worker: dict[int, GrpcClient] = {}
     for _ in range(len(workers) * _MAX_CONNECTIONS_PER_WORKER):
         client = await GrpcClient.connect(running.ports["grpc"])
-        pid = await _owner(client, workers)
+        pid = await owner_of(client, workers)
         if pid in by_worker:
             await client.close()
         else:
@@ -71,7 +71,7 @@ async def connect_to_each_worker(running: Running) -> list[GrpcClient]:
     raise RunFailedError(message)
 
 
-async def _owner(client: GrpcClient, workers: list[psutil.Process]) -> int:
+async def owner_of(client: GrpcClient, workers: list[psutil.Process]) -> int:
     """Return the process that has accepted the client's connection."""
     deadline_s = time.monotonic() + _GIVE_UP_S
     while time.monotonic() < deadline_s:

@@ -16,6 +16,7 @@ from gateway.model import KeyEntry, KeyState
 
 STEP: Final = 2_000
 """Keys that are handled at once where there may be a million."""
+_RECENT_PARTS: Final = 4
 
 
 class Registry:
@@ -268,6 +269,7 @@ class Entries(Sequence[KeyEntry]):
     def __init__(self, registry: Registry, digests: list[bytes]) -> None:
         self._registry = registry
         self._digests = digests
+        self._recent: dict[tuple[int | None, int | None, int], list[KeyEntry]] = {}
 
     def __len__(self) -> int:
         return len(self._digests)
@@ -281,5 +283,11 @@ class Entries(Sequence[KeyEntry]):
     def __getitem__(self, place: slice) -> list[KeyEntry]: ...
     def __getitem__(self, place: int | slice) -> KeyEntry | list[KeyEntry]:
         if isinstance(place, slice):
-            return self._registry.entries_of(self._digests[place])
+            # Workers that start together ask for the same parts, one shortly after the other.
+            asked = (place.start, place.stop, self._registry.revision)
+            if asked not in self._recent:
+                if len(self._recent) >= _RECENT_PARTS:
+                    del self._recent[next(iter(self._recent))]
+                self._recent[asked] = self._registry.entries_of(self._digests[place])
+            return self._recent[asked]
         return self._registry.entries_of([self._digests[place]])[0]

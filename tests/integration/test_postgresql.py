@@ -389,7 +389,7 @@ async def test_a_revocation_does_not_wait_for_a_reading_of_everything(url: str) 
         await one.until(lambda: all(one.accepts(each.key.digest) for each in victims))
         reading = one.keys._sources[0]
         parts = _Halting(reading.store)
-        reading.store = parts  # the same store, slower
+        reading.store = parts
         loading = asyncio.create_task(reading.load())
         await parts.begun.wait()
 
