@@ -17,9 +17,9 @@ from gateway.dataplane.pool import ConnectError
 from gateway.wire import http1
 
 if TYPE_CHECKING:
-    from gateway.dataplane.exchange import Exchange
     from gateway.dataplane.plane import DataPlane
     from gateway.dataplane.pool import Pool
+    from gateway.dataplane.relaying import Relaying
     from gateway.settings import Backend, Target
 
 WINDOW_BYTES: Final = 64 * 1024
@@ -52,7 +52,7 @@ class Http1Upstream(asyncio.BufferedProtocol):
         self._may_be_stale = False
         """Whether it has been idle: the backend may close it just when a request is sent."""
         self._idle_since = plane.tick
-        self._exchange: Exchange | None = None
+        self._exchange: Relaying | None = None
         # The request
         self._request_head = b""
         """The head while it waits for the first bytes of the body."""
@@ -113,7 +113,7 @@ class Http1Upstream(asyncio.BufferedProtocol):
             msg = "the backend closed the connection at once"
             raise ConnectError(msg)
 
-    def open(self, exchange: Exchange) -> Http1Upstream:
+    def open(self, exchange: Relaying) -> Http1Upstream:
         """Begin a request; its head goes out with the first bytes of its body."""
         head = exchange.head
         self._exchange = exchange
@@ -133,7 +133,7 @@ class Http1Upstream(asyncio.BufferedProtocol):
             self.plane.loop.call_soon(self._flush_head)
         return self
 
-    def _render(self, exchange: Exchange) -> bytes:
+    def _render(self, exchange: Relaying) -> bytes:
         """Return the whole head of the request (RFC 9112 §3)."""
         head = exchange.head
         target, query = exchange.forwarded_target()
@@ -236,7 +236,7 @@ class Http1Upstream(asyncio.BufferedProtocol):
         if reader.has_head:
             self._deliver(exchange)
 
-    def _deliver(self, exchange: Exchange) -> None:
+    def _deliver(self, exchange: Relaying) -> None:
         """Pass on what the last read has brought."""
         reader = self._reader
         ended = reader.has_ended

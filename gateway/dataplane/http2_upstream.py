@@ -15,9 +15,9 @@ from gateway.wire import hpack
 from gateway.wire.http2 import ConnectionFault, ErrorCode, Setting, Stream, StreamFault
 
 if TYPE_CHECKING:
-    from gateway.dataplane.exchange import Exchange
     from gateway.dataplane.plane import DataPlane
     from gateway.dataplane.pool import Pool
+    from gateway.dataplane.relaying import Relaying
     from gateway.settings import Backend, Target
 
 _log = structlog.get_logger(__name__)
@@ -46,7 +46,7 @@ class UpstreamStream(Stream):
 
     __slots__ = ("connection", "exchange", "head_seen")
 
-    def __init__(self, stream_id: int, connection: Http2Upstream, exchange: Exchange) -> None:
+    def __init__(self, stream_id: int, connection: Http2Upstream, exchange: Relaying) -> None:
         Stream.__init__(self, stream_id, connection.peer_window, connection.stream_window)
         self.connection = connection
         self.exchange = exchange
@@ -154,7 +154,7 @@ class Http2Upstream(Http2Transport[UpstreamStream]):
             return 0
         return self.peer_max_streams - len(self.streams)
 
-    def open(self, exchange: Exchange) -> UpstreamStream:
+    def open(self, exchange: Relaying) -> UpstreamStream:
         """Send a request's head on a new stream."""
         stream = UpstreamStream(self._next_id, self, exchange)
         self._next_id += 2

@@ -11,7 +11,7 @@ import asyncio
 import random
 import socket
 import ssl
-from typing import TYPE_CHECKING, ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol, cast
 
 import structlog
 
@@ -20,8 +20,9 @@ from gateway.dataplane import tls
 from gateway.outcome import REFUSALS
 
 if TYPE_CHECKING:
-    from gateway.dataplane.exchange import Exchange
+    from gateway.dataplane.ending import Ending
     from gateway.dataplane.plane import DataPlane
+    from gateway.dataplane.relaying import Relaying
     from gateway.dataplane.sides import Upstream
     from gateway.settings import Backend, Target
 
@@ -61,7 +62,7 @@ class UpstreamConnection(Protocol):
     async def ready(self) -> None:
         """Wait until requests may be opened. Raises `ConnectError`."""
 
-    def open(self, exchange: Exchange) -> Upstream:
+    def open(self, exchange: Relaying) -> Upstream:
         """Send a request's head; the caller has checked `capacity`."""
 
     def sweep(self, now: float) -> None:
@@ -99,7 +100,7 @@ class Pool:
         self.backend = backend
         self._kind = kind
         self._addresses = [_Address(target) for target in backend.targets]
-        self._waiting: dict[Exchange, None] = {}
+        self._waiting: dict[Relaying, None] = {}
         self._is_closed = False
         self._tls = {
             target: tls.client_context(backend.tls, kind.alpn)
@@ -114,7 +115,7 @@ class Pool:
 
     # Requests
 
-    def open(self, exchange: Exchange) -> None:
+    def open(self, exchange: Relaying) -> None:
         """Give the exchange a connection now or later: it gets `attach` or `no_upstream`."""
         connection = self._free_connection()
         if connection is not None:
@@ -128,9 +129,9 @@ class Pool:
             self._waiting[exchange] = None
             self._grow()
 
-    def forget(self, exchange: Exchange) -> None:
+    def forget(self, exchange: Ending) -> None:
         """Take a waiting exchange out of the queue."""
-        self._waiting.pop(exchange, None)
+        self._waiting.pop(cast("Relaying", exchange), None)
 
     def _free_connection(self) -> UpstreamConnection | None:
         """The least busy connection of the least busy address that has one free."""

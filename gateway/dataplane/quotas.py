@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.outcome import REFUSALS, Refusal
 
 if TYPE_CHECKING:
-    from gateway.dataplane.exchange import Exchange
+    from gateway.dataplane.ending import Ending
     from gateway.settings import PerKey
 
 _BURST_S: Final = 1.0
@@ -41,7 +41,7 @@ class Quotas:
         self._accounts: dict[str, _Account] = {}
         self._cleaned_at = clock()
 
-    def admit(self, key_id: str, exchange: Exchange) -> Refusal | None:
+    def admit(self, key_id: str, exchange: Ending) -> Refusal | None:
         """Take a request off the key's account, or return the refusal. A body's bytes are taken
         when it is `done`: a key may overdraw by one
         burst, and pays it back before its next request.
@@ -60,7 +60,7 @@ class Quotas:
         exchange.is_counted = True
         return None
 
-    def done(self, key_id: str, exchange: Exchange) -> None:
+    def done(self, key_id: str, exchange: Ending) -> None:
         """Give back the request's place and take its bytes."""
         account = self._accounts.get(key_id)
         if account is not None and exchange.is_counted:

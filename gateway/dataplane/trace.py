@@ -18,7 +18,7 @@ from gateway.dataplane import peers
 if TYPE_CHECKING:
     import asyncio
 
-    from gateway.dataplane.exchange import Exchange
+    from gateway.dataplane.ending import Ending
     from gateway.dataplane.heads import RequestHead
 
 FLUSH_S: Final = 0.1
@@ -38,7 +38,7 @@ class _Watched:
         self.dropped = 0
         self._network = ipaddress.ip_network(watch.network) if watch.network else None
 
-    def matches(self, exchange: Exchange) -> bool:
+    def matches(self, exchange: Ending) -> bool:
         """Whether the trace wants to see a request."""
         if self.watch.key_id and self.watch.key_id != exchange.key_id:
             return False
@@ -70,7 +70,7 @@ class Tracer:
             self._watched[watch.number] = kept
         return bool(self._watched)
 
-    def note(self, exchange: Exchange, code: str, result: str) -> None:
+    def note(self, exchange: Ending, code: str, result: str) -> None:
         """Take down a request that has just ended."""
         wanting = [one for one in self._watched.values() if one.matches(exchange)]
         if not wanting:
@@ -100,7 +100,7 @@ class Tracer:
             one.held = []
 
 
-def _describe(exchange: Exchange, code: str, result: str) -> TracedRequest:
+def _describe(exchange: Ending, code: str, result: str) -> TracedRequest:
     route = exchange.route
     return TracedRequest(
         ended_at_ms=time.time_ns() // 1_000_000,

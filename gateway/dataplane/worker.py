@@ -119,9 +119,7 @@ class Worker:
         complete: bool = True,
     ) -> None:
         """Take a part of a snapshot of all keys; they count from the last part on."""
-        self.plane.keyring.load(
-            entries, revision, first=first, last=last, complete=complete
-        )
+        self.plane.keyring.load(entries, revision, first=first, last=last, complete=complete)
 
     def apply_keys(self, changes: KeyChanges) -> Iterator[None]:
         """Apply a change of the keys in steps: run the loop between them. Done at the end."""
@@ -132,9 +130,7 @@ class Worker:
             some = list(islice(upserts, KEYS_PER_STEP))
             others = list(islice(removals, KEYS_PER_STEP - len(some)))
             is_last = changes.last and part == parts
-            keyring.apply(
-                some, others, changes.revision, last=is_last, complete=changes.complete
-            )
+            keyring.apply(some, others, changes.revision, last=is_last, complete=changes.complete)
             if part < parts:
                 yield
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from gateway import metrics
-from gateway.dataplane.exchange import HELD_ANSWER_BYTES
 from gateway.dataplane.http1_upstream import Http1Upstream
+from gateway.dataplane.relaying import HELD_ANSWER_BYTES
 from gateway.model import BackendName
 from gateway.settings import TlsClient
 from tests.support.certs import Authority
