@@ -74,8 +74,8 @@ class ListenSockets:
     ) -> list[list[BoundSocket]]:
         """Return the sockets of each of `addresses`, binding those that are not held yet.
 
-        A name such as localhost may have two. `on_wait` is called with an address each time that
-        it is still in use. Raises `BindError`, and then holds what it held before.
+        A name such as localhost may have two. `on_wait` is called once with an address that is
+        still in use. Raises `BindError`, and then holds what it held before.
         """
         wanted = _numbered(addresses)
         added: dict[tuple[str, int], list[BoundSocket]] = {}
@@ -206,6 +206,7 @@ async def _bind(
                 raise BindError(_explain(address, error)) from error
         if on_wait is not None:
             on_wait(address)
+            on_wait = None  # once says it
         await asyncio.sleep(BIND_RETRY_S)
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.control.sockets import BoundSocket
 from gateway.control.token_gate import TokenGate, Turned
@@ -27,6 +30,7 @@ REQUEST_S: Final = 10.0
 KEEPALIVE_S: Final = 75.0
 """Longer than scrapes lie apart."""
 _SHUTDOWN_S: Final = 1.0
+_TELL_EVERY_S: Final = 60.0
 _OF_PATHS: Final = {404, 405}
 """Errors that say which paths there are."""
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -71,6 +75,39 @@ class TlsFiles:
         self.context.load_cert_chain(cert_file, key_file)
 
 
+class NoRawRequests(logging.Filter):
+    """Keeps what is no HTTP/1.1 out of the log.
+
+    aiohttp logs such a request with a traceback and its raw bytes: a gRPC client that was pointed
+    at an admin address would fill the log, and put its credential there, Huffman-coded so that no
+    redaction sees it. One line a minute says the same.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._told_at = float("-inf")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let everything else pass (logging)."""
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, HttpProcessingError):
+            return True
+        if self._clock() - self._told_at < _TELL_EVERY_S:
+            return False
+        self._told_at = self._clock()
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.msg = "a client of an admin address does not speak HTTP/1.1: senders belong on the "
+        record.msg += "addresses of `listen`"
+        record.args = ()
+        record.exc_info = record.exc_text = None
+        return True
+
+
+_http_log = logging.getLogger("gateway.control.http")
+_http_log.addFilter(NoRawRequests())
+
+
 class HttpServers:
     """Listening servers of control, closed together.
 
@@ -92,7 +129,11 @@ class HttpServers:
     ) -> None:
         """Answer on `sockets`, which the servers close at their end."""
         runner = web.AppRunner(
-            app, access_log=None, shutdown_timeout=_SHUTDOWN_S, keepalive_timeout=KEEPALIVE_S
+            app,
+            access_log=None,
+            logger=_http_log,
+            shutdown_timeout=_SHUTDOWN_S,
+            keepalive_timeout=KEEPALIVE_S,
         )
         await runner.setup()
         self._runners.append(runner)

@@ -396,7 +396,9 @@ class Connection(Sender[StreamT]):
             self._send(http2.frame(http2.PING, http2.ACK, http2.NO_STREAM, payload))
 
     def _rst_stream(self, stream_id: int, payload: bytes) -> None:
-        self._count_control()
+        if self.is_server:
+            # A backend resets what we have sent: no more of them than requests.
+            self._count_control()
         if len(payload) != 4:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM of a wrong length")
         stream = self.streams.get(stream_id)

@@ -18,6 +18,8 @@ StreamT = TypeVar("StreamT", bound=Stream)
 
 _FLUSH_BYTES: Final = 128 * 1024
 """Output is handed to the transport at once when it reaches this, not at the end of the turn."""
+_MERGED_BYTES: Final = 2 * 1024
+"""Queued chunks are merged up to this."""
 _RESETS_REMEMBERED: Final = 1_000
 _MAX_STREAM_WINDOW: Final = 1024 * 1024
 _MAX_INITIAL_WINDOW: Final = 256 * 1024
@@ -105,7 +107,12 @@ class Sender(Generic[StreamT]):
                 self.flush()
             return 0
         if stream.queue:
-            stream.queue.append(chunk)
+            last = stream.queue[-1]
+            if len(last) + length <= _MERGED_BYTES:
+                # Tiny frames would cost many times their length in objects.
+                stream.queue[-1] = last + chunk
+            else:
+                stream.queue.append(chunk)
             stream.queued += length
             stream.queue_ended = ended
             return length

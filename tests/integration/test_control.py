@@ -266,7 +266,10 @@ async def test_a_key_s_traffic_is_counted_and_remembered(serve: Serve) -> None:
     await served.send_to_all(issued.key.reveal())
     labels = {"key_id": str(issued.record.id), "key_name": "agent"}
     await served.until_metric(16, "gateway_key_requests_total", **labels, outcome="allowed")
-    assert await served.metric("gateway_key_last_used_timestamp_seconds", **labels) > 0
+    # What is known of all keys is gathered anew every few seconds, not for each scrape.
+    async with asyncio.timeout(20):
+        while not await served.metric("gateway_key_last_used_timestamp_seconds", **labels):
+            await asyncio.sleep(0.05)
     assert served.control.keys.last_used_ms(str(issued.record.id)) > 0
 
 

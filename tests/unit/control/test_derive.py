@@ -156,6 +156,8 @@ def test_a_store_is_described_for_people() -> None:
         "up": False,
         "last_sync_ms": 5,
         "error": "disk full",
+        "loaded": False,
+        "suspended": False,
     }
 
 
