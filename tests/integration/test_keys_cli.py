@@ -23,8 +23,8 @@ from gateway.keys.manage import KeyManager
 from gateway.keys.record import KeyDelta, KeyRecord
 from gateway.keys.service import KeyService
 from gateway.model import digest_of
-from tests.unit.keys.conftest import read_all
 from tests.support.process import COMMAND, running_gateway
+from tests.unit.keys.conftest import read_all
 
 CANARY = "canary-91f2-never-shown"
 ROUNDS = int(os.environ.get("KEYS_CRASH_ROUNDS", "20"))
