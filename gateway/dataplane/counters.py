@@ -13,7 +13,9 @@ from gateway.channel import Series, Usage
 from gateway.model import Protocol, Signal
 
 _LAST: Final = len(metrics.BUCKETS_S) + 1
-"""Bit length of what lies beyond the last bound, and of all that is longer."""
+"""Bit length of the first whole number of µs that lies beyond the last bound."""
+_BITS: Final = 80
+"""More than any duration has: no check is needed while counting."""
 
 
 class Histogram:
@@ -22,23 +24,25 @@ class Histogram:
     __slots__ = ("_counts", "_total_s")
 
     def __init__(self) -> None:
-        self._counts = [0] * (_LAST + 1)
-        """By the bit length of the duration in whole µs: 0 and 1 are the first bucket."""
+        self._counts = [0] * _BITS
+        """By the bit length of the duration in whole µs: 0 and 1 are the first bucket, what is
+        beyond the last bound is one.
+        """
         self._total_s = 0.0
 
     def observe(self, seconds: float) -> None:
         """Count one duration in seconds."""
-        bits = int(seconds * 1_000_000).bit_length()
-        self._counts[bits if bits < _LAST else _LAST] += 1  # noqa: FURB136 - min() costs a call
+        self._counts[int(seconds * 1_000_000).bit_length()] += 1
         self._total_s += seconds
 
     def take(self) -> list[float] | None:
         """Return what came since the last call as [bucket counts…, sum], None if nothing did."""
-        first, second, *others = self._counts
-        if not (first or second or any(others)):
+        counts = self._counts
+        if not any(counts):
             return None
-        taken = [float(first + second), *map(float, others), self._total_s]
-        self._counts = [0] * (_LAST + 1)
+        first, beyond = sum(counts[:2]), sum(counts[_LAST:])
+        taken = [*map(float, (first, *counts[2:_LAST], beyond)), self._total_s]
+        self._counts = [0] * _BITS
         self._total_s = 0.0
         return taken
 

@@ -184,6 +184,11 @@ class Pool:
             address.free.pop(connection, None)
             return
         address.free[connection] = None
+        if self._waiting:
+            self._serve_waiting(connection)
+
+    def _serve_waiting(self, connection: UpstreamConnection) -> None:
+        """Give those who wait what a connection can take."""
         while self._waiting and connection.capacity > 0:
             exchange = next(iter(self._waiting))
             del self._waiting[exchange]

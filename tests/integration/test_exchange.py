@@ -287,6 +287,8 @@ async def test_an_upload_that_is_given_up_is_never_completed_at_the_backend() ->
     """Half a body does not become a whole one."""
     async with RawSink() as sink:
         async with running_worker(backends=sink_backends(sink), keys=KEYS) as gateway:
+            pool = gateway.plane.pools[BackendName.OTLP_GRPC]
+            await gateway.until(lambda: pool.open_connections == 1)
             async with Http2Client(gateway.port) as client:
                 stream = await client.start(PATH, HEAD, b"\0\0\0\1\0half")
                 await gateway.until(lambda: gateway.plane.counters.in_flight["grpc"] == 1)
