@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -14,6 +15,8 @@ from gateway.model import KeyState, Principal
 
 HANG_S: Final = 60.0
 """Long enough for anything; a test that waits so long has failed."""
+LOOK_S = 0.1
+"""What is waited for may come about without a change that is told."""
 
 
 class Workers:
@@ -50,11 +53,12 @@ class Workers:
         return digest in self.keyring and self.keyring[digest].state == KeyState.ACTIVE
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until something is so; looked at after each change."""
+        """Wait until something is so; looked at after each change, and now and then."""
         async with asyncio.timeout(HANG_S):
             while not condition():
                 self._changed.clear()
-                await self._changed.wait()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), LOOK_S)
 
     async def until_status(self, condition: Callable[[bool], bool]) -> None:
         """Wait until the first store is up, or is not."""
