@@ -73,6 +73,8 @@ class Client:
     """A TLS client on a blocking socket, driven from the loop: every byte is under control."""
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+        # Set by default in early releases of Python 3.11: a cut connection would look like an end.
+        context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
         self.sock = sock
         self.incoming = ssl.MemoryBIO()
         self.outgoing = ssl.MemoryBIO()
