@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 from collections.abc import Generator
 from typing import Final
 
 import hypothesis
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 REQUIRE_TOOLS: Final = os.environ.get("REQUIRE_TOOLS") == "1"
 """Whether every test must run: then a skip is a failure."""
+
+CLEARING_UP_S: Final = 120.0
+"""Clearing up after a test that takes longer never ends."""
 
 # No test asserts a time: a slow machine is no fault.
 hypothesis.settings.register_profile("gateway", deadline=None)
@@ -28,6 +33,20 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped, although REQUIRE_TOOLS=1: {_reason(report)}"
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    """End the run, and say where it stood, if what a test left behind cannot be cleared up.
+
+    pytest-timeout lets go of a test when it fails, and a leaked connection can keep a loop open.
+    """
+    stderr = item.config.stash[fault_handler_stderr_fd_key]
+    faulthandler.dump_traceback_later(CLEARING_UP_S, exit=True, file=stderr)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -244,6 +244,7 @@ def _translated(location: str) -> Iterator[None]:
         sa.exc.TimeoutError,
         asyncpg.PostgresError,
         asyncpg.InterfaceError,
+        asyncpg.InternalClientError,  # used between the server's last word and its hanging up
         TimeoutError,
         OSError,
     ) as error:

@@ -54,18 +54,24 @@ async def gateway(
         yield workers
 
 
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """Connect as somebody else than a gateway."""
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
 async def is_listening(url: str, count: int) -> None:
     """Wait until so many gateways listen for changes of the database."""
-    connection = await asyncpg.connect(url)
     query = (
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query = $1"
     )
-    try:
-        async with asyncio.timeout(HANG_S):
-            while await connection.fetchval(query, postgresql._IDENTITY) < count:
-                await asyncio.sleep(0.01)
-    finally:
-        await connection.close()
+    async with connected(url) as connection, asyncio.timeout(HANG_S):
+        while await connection.fetchval(query, postgresql._IDENTITY) < count:
+            await asyncio.sleep(0.01)
 
 
 async def test_a_change_through_one_gateway_reaches_the_other_by_notification(url: str) -> None:
@@ -102,9 +108,8 @@ async def test_a_gateway_that_lost_its_connections_misses_nothing(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source, "RETRY_S", 0.05)
-    async with gateway(url, poll_s=NEVER_S) as one:
+    async with gateway(url, poll_s=NEVER_S) as one, connected(url) as connection:
         await is_listening(url, 1)
-        connection = await asyncpg.connect(url)
         writer = postgresql_store(url)
         await writer.open(create=False)
         for number in range(6):
@@ -116,7 +121,6 @@ async def test_a_gateway_that_lost_its_connections_misses_nothing(
             await _insist(functools.partial(writer.create, NewKey(digest, f"key {number}"), 1))
             await one.until(functools.partial(one.accepts, digest))
         await writer.close()
-        await connection.close()
 
 
 async def _insist(what: Callable[[], Awaitable[T]]) -> T:
@@ -130,8 +134,7 @@ async def _insist(what: Callable[[], Awaitable[T]]) -> T:
 
 
 async def test_a_transaction_that_commits_late_is_not_missed(url: str) -> None:
-    async with gateway(url, poll_s=0.02) as one:
-        connection = await asyncpg.connect(url)
+    async with gateway(url, poll_s=0.02) as one, connected(url) as connection:
         held = connection.transaction()
         await held.start()
         revision = await connection.fetchval(
@@ -155,15 +158,12 @@ async def test_a_transaction_that_commits_late_is_not_missed(url: str) -> None:
         await one.until(lambda: one.accepts(late))
 
         assert one.accepts(issued.key.digest)
-        await connection.close()
 
 
 async def _until_one_waits_for_a_lock(url: str) -> None:
-    connection = await asyncpg.connect(url)
-    async with asyncio.timeout(HANG_S):
+    async with connected(url) as connection, asyncio.timeout(HANG_S):
         while not await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
             await asyncio.sleep(0.01)
-    await connection.close()
 
 
 @pytest.mark.parametrize(
@@ -185,9 +185,8 @@ async def test_a_database_that_cannot_be_used_says_why(
 
 
 async def test_a_user_that_may_not_make_tables_is_told_so(url: str) -> None:
-    connection = await asyncpg.connect(url)
-    await connection.execute("CREATE ROLE reader LOGIN")
-    await connection.close()
+    async with connected(url) as connection:
+        await connection.execute("CREATE ROLE reader LOGIN")
     with pytest.raises(StoreDeniedError, match="lacks the right"):
         await postgresql_store(url.replace("postgres@", "reader@")).open(create=True)
 
@@ -203,14 +202,13 @@ async def test_a_newer_schema_is_refused_and_left_alone(url: str) -> None:
     store = postgresql_store(url)
     await store.open(create=True)
     await store.close()
-    connection = await asyncpg.connect(url)
-    await connection.execute("UPDATE gateway_key_store SET schema_version = 99")
+    async with connected(url) as connection:
+        await connection.execute("UPDATE gateway_key_store SET schema_version = 99")
 
-    with pytest.raises(StoreTooNewError, match=r"postgresql://.*schema version 99"):
-        await store.open(create=True)
+        with pytest.raises(StoreTooNewError, match=r"postgresql://.*schema version 99"):
+            await store.open(create=True)
 
-    assert await connection.fetchval("SELECT schema_version FROM gateway_key_store") == 99
-    await connection.close()
+        assert await connection.fetchval("SELECT schema_version FROM gateway_key_store") == 99
 
 
 async def test_gateways_that_start_at_once_make_the_tables_once(url: str) -> None:
@@ -225,24 +223,25 @@ async def test_gateways_that_start_at_once_make_the_tables_once(url: str) -> Non
 async def test_tables_that_were_dropped_are_damage(url: str) -> None:
     store = postgresql_store(url)
     await store.open(create=True)
-    connection = await asyncpg.connect(url)
-    await connection.execute("DROP TABLE gateway_keys, gateway_key_store")
-    await connection.close()
+    async with connected(url) as connection:
+        await connection.execute("DROP TABLE gateway_keys, gateway_key_store")
     with pytest.raises(StoreDamagedError, match="its tables are gone"):
         await read_all(store)
     await store.close()
 
 
 async def test_a_restored_backup_is_noticed_and_read_as_a_whole(url: str) -> None:
-    async with gateway(url, poll_s=0.05) as one:
+    async with gateway(url, poll_s=0.05) as one, connected(url) as connection:
         kept = await one.keys.create("kept")
-        connection = await asyncpg.connect(url)
         backup = await connection.fetch("SELECT * FROM gateway_keys")
         assert len(backup) == 1
         lost = await one.keys.create("made after the backup")
         assert one.accepts(lost.key.digest)
 
         async with connection.transaction():
+            # In the order in which gateways read, or the two may wait for each other.
+            await connection.execute("LOCK TABLE gateway_key_store")
+            await connection.execute("LOCK TABLE gateway_keys")
             await connection.execute("CREATE TABLE saved AS SELECT * FROM gateway_keys")
             await connection.execute("CREATE TABLE head AS SELECT * FROM gateway_key_store")
             await connection.execute("TRUNCATE gateway_keys, gateway_key_store")
@@ -253,7 +252,6 @@ async def test_a_restored_backup_is_noticed_and_read_as_a_whole(url: str) -> Non
         await one.until(lambda: not one.accepts(lost.key.digest))
 
         assert one.accepts(kept.key.digest)
-        await connection.close()
 
 
 async def test_two_gateways_agree_with_the_database_after_a_thousand_changes_and_a_crash(
@@ -316,11 +314,8 @@ async def test_two_gateways_agree_with_the_database_after_a_thousand_changes_and
 
 
 async def _fetch(url: str, query: str) -> list[asyncpg.Record]:
-    connection = await asyncpg.connect(url)
-    try:
+    async with connected(url) as connection:
         return list(await connection.fetch(query))
-    finally:
-        await connection.close()
 
 
 async def test_known_keys_go_on_while_the_server_is_away_and_changes_are_told_to_wait(

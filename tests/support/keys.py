@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -27,6 +29,7 @@ class Workers:
         self.keyring: dict[bytes, Principal] = {}
         self.complete = False
         self.problems: list[str] = []
+        self.tasks: list[asyncio.Future[None]] = []
         self._changed = asyncio.Event()
 
     def follow(self, keys: KeyService) -> None:
@@ -54,11 +57,23 @@ class Workers:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until something is so; looked at after each change, and now and then."""
-        async with asyncio.timeout(HANG_S):
-            while not condition():
-                self._changed.clear()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), LOOK_S)
+        deadline_s = time.monotonic() + HANG_S
+        while not condition():
+            assert time.monotonic() < deadline_s, self._state()
+            for task in self.tasks:
+                if task.done():
+                    task.result()
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), LOOK_S)
+
+    def _state(self) -> str:
+        """Say what a hung test needs to be understood: the stores, and where each task stands."""
+        out = io.StringIO()
+        print(self.keys.statuses(), self.problems, file=out)
+        for task in asyncio.all_tasks():
+            task.print_stack(file=out)
+        return out.getvalue()
 
     async def until_status(self, condition: Callable[[bool], bool]) -> None:
         """Wait until the first store is up, or is not."""
@@ -77,7 +92,7 @@ async def running_keys(stores: Sequence[KeyStore], **options: Any) -> AsyncItera
     )
     await keys.start()
     workers.follow(keys)
-    tasks = [asyncio.ensure_future(run()) for run in keys.background().values()]
+    tasks = workers.tasks = [asyncio.ensure_future(run()) for run in keys.background().values()]
     try:
         yield workers
     finally:

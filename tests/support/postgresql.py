@@ -103,16 +103,16 @@ class PostgresqlServer:
     async def new_database(self) -> str:
         """Make an empty database and return its url."""
         name = f"test_{secrets.token_hex(6)}"
-        connection = await asyncpg.connect(self.url("postgres"))
-        await connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-        await connection.close()
+        await self.execute(self.url("postgres"), f"CREATE DATABASE {name} TEMPLATE template0")
         return self.url(name)
 
     async def execute(self, url: str, statement: str) -> None:
         """Run a statement."""
         connection = await asyncpg.connect(url)
-        await connection.execute(statement)
-        await connection.close()
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
 
     def _run(self, program: str, *arguments: str) -> None:
         command: list[str | Path] = [_programs() / program, "-D", self._data, *arguments]
