@@ -199,6 +199,13 @@ KEY_STORE_SYNC: Final = Metric(
     ("store",),
     from_worker=False,
 )
+KEY_STORE_REVISION: Final = Metric(
+    "gateway_key_store_revision",
+    Kind.GAUGE,
+    "The count of the store's changes that every worker decides by",
+    ("store",),
+    from_worker=False,
+)
 KEY_STORE_ERRORS: Final = Metric(
     "gateway_key_store_errors_total",
     Kind.COUNTER,

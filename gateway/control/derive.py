@@ -110,6 +110,7 @@ def store_detail(status: StoreStatus) -> dict[str, Any]:
         "location": status.location,
         "up": status.up,
         "last_sync_ms": status.last_sync_ms,
+        "revision": status.revision,
         "loaded": status.loaded,
         "suspended": status.suspended,
         "error": status.error,

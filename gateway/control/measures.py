@@ -150,20 +150,26 @@ def _last_uses(keys: Keys) -> dict[Labels, float]:
 
 
 def _of_stores(statuses: Iterable[StoreStatus]) -> dict[str, Series]:
-    """Merge the stores of one kind: up when all are, in step as the one that is furthest behind."""
+    """Merge the stores of one kind: up when all are, in step as the one that is furthest behind.
+
+    Of revisions it is the sum: it stands still when one of them does.
+    """
     up: dict[Labels, float] = {}
     synced: dict[Labels, float] = {}
+    revisions: dict[Labels, float] = {}
     errors: dict[Labels, float] = {}
     for status in statuses:
         store = (status.name,)
         up[store] = min(up.get(store, 1.0), float(status.up))
         synced_s = status.last_sync_ms / _MS_PER_S
         synced[store] = min(synced.get(store, synced_s), synced_s)
+        revisions[store] = revisions.get(store, 0.0) + status.revision
         for reason in STORE_ERROR_REASONS:
             labels = (status.name, reason)
             errors[labels] = errors.get(labels, 0.0) + status.errors.get(reason, 0)
     return {
         metrics.KEY_STORE_UP.name: up,
         metrics.KEY_STORE_SYNC.name: synced,
+        metrics.KEY_STORE_REVISION.name: revisions,
         metrics.KEY_STORE_ERRORS.name: errors,
     }

@@ -179,13 +179,16 @@ class KeyService:
         return lambda: self._subscribers.remove(subscriber)
 
     def publish_confirmed(self, revision: int) -> None:
-        """Tell waiting commands that every live worker has at least `revision` (or none lives)."""
+        """Take note, and tell waiting commands, that every live worker has at least `revision`, or
+        that none lives.
+        """
         self._confirmed = max(self._confirmed, revision)
         newest: dict[int, _Unconfirmed] = {}
         while self._unconfirmed and self._unconfirmed[0].revision <= revision:
             confirmed = self._unconfirmed.popleft()
             newest[confirmed.source.number] = confirmed
         for confirmed in newest.values():
+            confirmed.source.status.revision = confirmed.store_revision
             if confirmed.source.board is not None:
                 confirmed.source.board.publish(confirmed.store_revision)
 
@@ -369,7 +372,7 @@ class KeyService:
         return KeyManager(source.store, self._now_ms, by)
 
     def _on_read(self, source: Source) -> None:
-        if source.revision is not None and source.board is not None:
+        if source.revision is not None:
             self._unconfirmed.append(_Unconfirmed(self.revision, source, source.revision))
             if self.revision <= self._confirmed:
                 self.publish_confirmed(self._confirmed)

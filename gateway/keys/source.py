@@ -50,6 +50,10 @@ class StoreStatus:
     """Failures by `errors.STORE_ERROR_REASONS`."""
     loaded: bool = False
     """Whether its keys are known at all, be it from the snapshot."""
+    revision: int = 0
+    """The store's revision that every worker on this host decides by, or a newer one; 0 = none yet.
+    Gateways that share a store can be compared by it.
+    """
     suspended: bool = False
     """Whether it was away for longer than `keys.max_stale`: its keys are not decided on."""
 

@@ -150,11 +150,13 @@ def test_without_tls_there_is_nothing_to_read() -> None:
 
 def test_a_store_is_described_for_people() -> None:
     status = StoreStatus("sqlite", "/keys.db", up=False, last_sync_ms=5, error="disk full")
+    status.revision = 7
     assert derive.store_detail(status) == {
         "store": "sqlite",
         "location": "/keys.db",
         "up": False,
         "last_sync_ms": 5,
+        "revision": 7,
         "error": "disk full",
         "loaded": False,
         "suspended": False,

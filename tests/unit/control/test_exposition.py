@@ -74,6 +74,7 @@ OPEN_SETS = {  # whose labels' values nobody knows before they occur
     metrics.KEY_EXPIRY,
     metrics.KEY_STORE_UP,
     metrics.KEY_STORE_SYNC,
+    metrics.KEY_STORE_REVISION,
     metrics.KEY_STORE_ERRORS,
     metrics.CONFIG_RELOAD_OK,
     metrics.CONFIG_RELOAD_AT,

@@ -130,11 +130,13 @@ def test_keys_are_counted_again_when_they_changed_or_some_time_has_passed() -> N
 def test_stores_of_one_kind_are_as_up_and_in_step_as_their_worst() -> None:
     keys = Keys()
     good = StoreStatus("sqlite", "/a", up=True, last_sync_ms=2_000, errors={"damaged": 1})
+    good.revision = 3
     bad = StoreStatus("sqlite", "/b", up=False, last_sync_ms=1_000, errors={"damaged": 2})
     keys.all_statuses = [good, bad]
     series = measured(keys).series()
     assert series[metrics.KEY_STORE_UP.name] == {("sqlite",): 0}
     assert series[metrics.KEY_STORE_SYNC.name] == {("sqlite",): 1.0}
+    assert series[metrics.KEY_STORE_REVISION.name] == {("sqlite",): 3.0}
     expected = {("sqlite", reason): 0.0 for reason in STORE_ERROR_REASONS}
     assert series[metrics.KEY_STORE_ERRORS.name] == expected | {("sqlite", "damaged"): 3.0}
 

@@ -178,6 +178,22 @@ async def test_what_was_loaded_at_the_start_counts_as_confirmed(path: Path) -> N
         assert await wait_confirmed(path, issued.record.revision, 0) is Confirmation.CONFIRMED
 
 
+async def test_a_store_shows_the_revision_that_all_workers_have_confirmed(path: Path) -> None:
+    keys = _service(path)
+    await keys.start()
+    told: list[KeyDelta] = []
+    keys.subscribe(told.append)
+    (status,) = keys.statuses()
+    before = status.revision
+    issued = await keys.create("nobody confirms")
+
+    assert status.revision == before
+    keys.publish_confirmed(told[-1].revision)
+    assert status.revision == issued.record.revision
+
+    await keys.close()
+
+
 async def test_a_stopped_service_is_not_waited_for(path: Path) -> None:
     async with _running(_service(path)):
         pass
