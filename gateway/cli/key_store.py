@@ -7,13 +7,13 @@ import contextlib
 import getpass
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
 from gateway.cli.key_access import Members
 from gateway.cli.key_views import as_json, audit_as_json
-from gateway.cli.output import warning
+from gateway.cli.output import note, warning
 from gateway.keys.audit import Actor, AuditEntry
 from gateway.keys.board import Confirmation, wait_confirmed
 from gateway.keys.embedded import sqlite_store
@@ -21,11 +21,14 @@ from gateway.keys.errors import InvalidInputError, StoreError
 from gateway.keys.manage import Issued, KeyManager
 from gateway.keys.material import KeyMaterial
 from gateway.keys.record import KeyRecord, KeyUsage
+from gateway.keys.shared_board import Answers
 from gateway.keys.store import KeyStore, KeyUpdate, NewKey
 from gateway.keys.usage import path_for
 
 CONFIRM_S: Final = 1.0
-"""How long a command waits for running gateways."""
+"""How long a command waits for running gateways on this host."""
+ANSWER_S: Final = 5.0
+"""How long a command waits for gateways that share a database."""
 _Result = TypeVar("_Result")
 
 
@@ -120,25 +123,16 @@ class StoredKeys:
     ) -> _Result:
         """Change the store, wait for running gateways, and warn where one did not answer.
 
-        `create` makes a missing store. Gateways on other machines are not waited for: a change in
-        PostgreSQL reaches them by itself. Raises `KeysError`.
+        `create` makes a missing store. Raises `KeysError`.
         """
-        store = self._store
 
-        async def change_and_wait() -> tuple[_Result, Confirmation]:
-            async with _opened(store, create=create) as manager:
+        async def change_and_wait() -> _Result:
+            async with _opened(self._store, create=create) as manager:
                 result = await run(manager)
-            if store.file is None:
-                return result, Confirmation.NO_GATEWAY
-            return result, await wait_confirmed(store.file, revision_of(result), CONFIRM_S)
+            await _wait_in_force(self._store, revision_of(result))
+            return result
 
-        result, confirmation = asyncio.run(change_and_wait())
-        if confirmation is Confirmation.PENDING:
-            warning(
-                "stored, but a running gateway has not confirmed the change within"
-                f" {CONFIRM_S:g} s: it may take effect later"
-            )
-        return result
+        return asyncio.run(change_and_wait())
 
 
 def whoever_runs_this() -> Actor:
@@ -148,6 +142,51 @@ def whoever_runs_this() -> Actor:
     except (KeyError, OSError):  # a container's user without a name
         user = str(os.getuid())
     return Actor(f"user {user}", f"host {socket.gethostname()}")
+
+
+async def _wait_in_force(store: KeyStore, revision: int) -> None:
+    """Wait for running gateways, and say on stderr what became of that; raises nothing."""
+    if store.file is not None:
+        if await wait_confirmed(store.file, revision, CONFIRM_S) is Confirmation.PENDING:
+            warning(
+                "stored, but a running gateway has not confirmed the change within"
+                f" {CONFIRM_S:g} s: it may take effect later"
+            )
+        return
+    try:
+        answers = await store.ask_gateways(revision, ANSWER_S)
+    except StoreError as failure:
+        warning(f"stored, but whether it is in force cannot be told: {failure}")
+        return
+    if answers is not None:
+        _say_in_force(answers)
+
+
+def _say_in_force(answers: Answers) -> None:
+    confirmed = len(answers.confirmed)
+    on_them = f"in force on {confirmed} gateway{'' if confirmed == 1 else 's'}"
+    if answers.is_deaf:
+        warning(
+            "stored, but whether it is in force cannot be told: the database's notifications do not"
+            " come through (a connection pooler in between?); gateways look every 2 s"
+        )
+    elif answers.pending:
+        be = "has" if len(answers.pending) == 1 else "have"
+        warning(
+            f"stored and {on_them}, but {_listed(answers.pending)} {be} not confirmed the change"
+            f" within {ANSWER_S:g} s: it takes effect there within 5 s of the database being in"
+            " reach"
+        )
+    elif confirmed:
+        note(on_them)
+    else:
+        note("stored; no gateway is connected that could confirm it")
+
+
+def _listed(gateways: Iterable[str]) -> str:
+    """Write gateways' names, `HOST PROCESS`."""
+    parts = (name.partition(" ") for name in sorted(gateways))
+    return ", ".join(f"gateway {host} ({process})" for host, _, process in parts)
 
 
 async def _read_all(store: KeyStore) -> tuple[list[KeyRecord], Mapping[str, KeyUsage]]:

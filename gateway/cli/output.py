@@ -17,7 +17,18 @@ from gateway.terminal import is_fancy
 
 _RESET: Final = "\x1b[0m"
 
-__all__ = ["Colour", "Exit", "error", "fail", "info", "is_fancy", "paint", "success", "warning"]
+__all__ = [
+    "Colour",
+    "Exit",
+    "error",
+    "fail",
+    "info",
+    "is_fancy",
+    "note",
+    "paint",
+    "success",
+    "warning",
+]
 
 
 class Exit(enum.IntEnum):
@@ -57,6 +68,11 @@ def success(text: str) -> None:
     """Say on stdout that it worked."""
     mark = "✅" if is_fancy(sys.stdout) else "[SUCCESS]"
     _write(f"{mark} {text}", sys.stdout)
+
+
+def note(text: str) -> None:
+    """Say on stderr what is good to know; stdout belongs to the result."""
+    _write(paint(text, Colour.DIM, sys.stderr), sys.stderr)
 
 
 def warning(text: str) -> None:

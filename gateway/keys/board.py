@@ -17,7 +17,7 @@ import secrets
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from gateway.keys.sqlite import translated
 
@@ -34,6 +34,16 @@ class Confirmation(enum.Enum):
     """At least one gateway has not confirmed in time."""
     NO_GATEWAY = "no gateway"
     """No gateway runs on this store: there is nothing to wait for."""
+
+
+class Board(Protocol):
+    """A running gateway's end, wherever commands look."""
+
+    def publish(self, revision: int) -> None:
+        """Say that every live worker has the store's `revision`, or that none lives."""
+
+    def close(self) -> None:
+        """Say nothing any more."""
 
 
 def folder_of(store: Path) -> Path:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.keys import schema, sqlite
+from gateway.keys.board import ConfirmationBoard
 from gateway.keys.errors import StoreError, StoreUnavailableError
 from gateway.keys.sql import PARTITION, SqlStore
 from gateway.keys.usage import UsageStore, path_for
@@ -74,6 +75,14 @@ class SqliteDatabase:
     def usage(self) -> UsageStore:
         """See `sql.Database`: in a file beside, because whoever watches this one would wake."""
         return UsageStore(path_for(self._path))
+
+    def board(self) -> ConfirmationBoard:
+        """See `sql.Database`: files beside this one."""
+        return ConfirmationBoard(self._path)
+
+    async def ask_gateways(self, revision: int, timeout_s: float) -> None:
+        """See `sql.Database`: commands look at the board themselves."""
+        _ = revision, timeout_s
 
     async def rows(
         self, connection: AsyncConnection, query: sa.Select[Any]

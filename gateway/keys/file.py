@@ -121,6 +121,13 @@ class FileStore:
     def usage(self) -> None:
         """See `KeyStore`: a file that others write is no place for it."""
 
+    def board(self) -> None:
+        """See `KeyStore`: no command changes it."""
+
+    async def ask_gateways(self, revision: int, timeout_s: float) -> None:
+        """See `KeyStore`: no command changes it."""
+        _ = revision, timeout_s
+
     async def find(self, key_id: int) -> KeyRecord | None:
         """See `KeyStore`."""
         return next((each for each in self._records.values() if each.id == key_id), None)

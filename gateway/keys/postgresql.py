@@ -30,6 +30,13 @@ from gateway.keys.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from gateway.keys.shared_board import (
+    APPLICATION,
+    ASK_CHANNEL,
+    Answers,
+    SharedBoard,
+    ask_gateways,
+)
 from gateway.keys.shared_usage import SharedUsage
 from gateway.keys.sql import PARTITION, SqlStore
 
@@ -105,6 +112,7 @@ class PostgresqlDatabase:
         self._listener: asyncpg.Connection[asyncpg.Record] | None = None
         self._told = asyncio.Event()
         self._identity: asyncpg.Record | None = None
+        self._board = SharedBoard(self._told.set)
 
     async def open(self, *, create: bool) -> AsyncEngine:
         """See `sql.Database`. `create` makes missing tables; the database itself must exist."""
@@ -138,6 +146,19 @@ class PostgresqlDatabase:
         """See `sql.Database`: in a table beside, over a connection of its own."""
         return SharedUsage(self._connect, self.translated)
 
+    def board(self) -> SharedBoard:
+        """See `sql.Database`. It works over the connection that `wait_for_change` keeps."""
+        return self._board
+
+    async def ask_gateways(self, revision: int, timeout_s: float) -> Answers:
+        """See `KeyStore.ask_gateways`, over a connection of its own."""
+        with self.translated():
+            connection = await self._connect()
+            try:
+                return await ask_gateways(connection, revision, timeout_s)
+            finally:
+                connection.terminate()
+
     async def rows(
         self, connection: AsyncConnection, query: sa.Select[Any]
     ) -> AsyncIterator[Sequence[Sequence[Any]]]:
@@ -162,12 +183,12 @@ class PostgresqlDatabase:
         """See `sql.Database`."""
         return _translated(self.location)
 
-    async def _connect(self) -> asyncpg.Connection[asyncpg.Record]:
+    async def _connect(self, name: str = APPLICATION) -> asyncpg.Connection[asyncpg.Record]:
         connection = await asyncpg.connect(
             self._url,
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=COMMAND_TIMEOUT_S,
-            server_settings={"application_name": "otlp-gateway"},
+            server_settings={"application_name": name},
         )
         await connection.execute(_SETTINGS)
         return connection
@@ -185,9 +206,10 @@ class PostgresqlDatabase:
     async def _listen(self) -> None:
         """Connect and listen from now on. Counts as a change: the store is read after the call."""
         with self.translated():
-            connection = await self._connect()
+            connection = await self._connect(f"{APPLICATION} {self._board.name}")
             try:
                 await connection.add_listener(CHANNEL, self._on_notification)
+                await connection.add_listener(ASK_CHANNEL, self._board.take_question)
                 await self._check(connection)
             except BaseException:
                 connection.terminate()
@@ -196,9 +218,10 @@ class PostgresqlDatabase:
         self._listener = connection
 
     async def _check(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
-        """Make sure that the connection lives, and of which tables it speaks."""
+        """Answer who asks; make sure that the connection lives, and of which tables it speaks."""
         try:
             with self.translated():
+                await self._board.answer(connection)
                 identity = await connection.fetchrow(_IDENTITY)
         except StoreError:
             connection.terminate()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from gateway.keys.board import ConfirmationBoard
+from gateway.keys.board import Board
 from gateway.keys.errors import (
     StoreDamagedError,
     StoreDeniedError,
@@ -86,7 +86,7 @@ class Source:
         self.status = StoreStatus(store.name, store.location)
         self.revision: int | None = None
         """How far the store has been followed; None = it must be read as a whole."""
-        self.board: ConfirmationBoard | None = None
+        self.board: Board | None = None
         self._registry = registry
         self._listener = listener
         self._snapshot: SnapshotFile | None = None
@@ -232,9 +232,9 @@ class Source:
     async def _open(self) -> None:
         await self.store.open(create=True)
         self._is_open = True
-        if self.store.file is not None and self.board is None:
+        if self.board is None:
             # Before loading: a command that misses the board changed the store before.
-            self.board = ConfirmationBoard(self.store.file)
+            self.board = self.store.board()
 
     async def _follow(self) -> None:
         while True:

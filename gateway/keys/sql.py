@@ -20,10 +20,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.keys import audit
 from gateway.keys.audit import GATEWAY, Action, Actor, AuditEntry
+from gateway.keys.board import Board
 from gateway.keys.errors import DuplicateKeyError, KeyNotFoundError, StoreDamagedError
 from gateway.keys.material import new_key_id
 from gateway.keys.record import KeyRecord, describe_day
 from gateway.keys.schema import keys_table, store_table
+from gateway.keys.shared_board import Answers
 from gateway.keys.store import Changes, KeyUpdate, NewKey
 from gateway.keys.usage import UsageKeeper
 from gateway.model import KeyDigest, Signal
@@ -63,6 +65,12 @@ class Database(Protocol):
 
     def usage(self) -> UsageKeeper:
         """See `KeyStore.usage`."""
+
+    def board(self) -> Board:
+        """See `KeyStore.board`."""
+
+    async def ask_gateways(self, revision: int, timeout_s: float) -> Answers | None:
+        """See `KeyStore.ask_gateways`."""
 
     def rows(
         self, connection: AsyncConnection, query: sa.Select[Any]
@@ -148,6 +156,14 @@ class SqlStore:
     def usage(self) -> UsageKeeper | None:
         """See `KeyStore`."""
         return self._database.usage()
+
+    def board(self) -> Board:
+        """See `KeyStore`."""
+        return self._database.board()
+
+    async def ask_gateways(self, revision: int, timeout_s: float) -> Answers | None:
+        """See `KeyStore`."""
+        return await self._database.ask_gateways(revision, timeout_s)
 
     async def find(self, key_id: int) -> KeyRecord | None:
         """See `KeyStore`."""

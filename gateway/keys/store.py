@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gateway.keys.audit import GATEWAY, Actor, AuditEntry
+from gateway.keys.board import Board
 from gateway.keys.record import KeyRecord
+from gateway.keys.shared_board import Answers
 from gateway.keys.usage import UsageKeeper
 from gateway.model import KeyDigest, Signal
 
@@ -117,6 +119,18 @@ class KeyStore(Protocol):
 
     def usage(self) -> UsageKeeper | None:
         """Make what keeps its keys' usage; None where it has no place for that. Not opened yet."""
+
+    def board(self) -> Board | None:
+        """Make what tells commands which changes this gateway's workers have confirmed.
+
+        None where no command changes the store. Raises `StoreError`.
+        """
+
+    async def ask_gateways(self, revision: int, timeout_s: float) -> Answers | None:
+        """Wait, for a command, until the gateways on all hosts have confirmed its change.
+
+        None where nobody can be asked: gateways on this host alone use `file` (`board`).
+        """
 
     async def find(self, key_id: int) -> KeyRecord | None:
         """Read one record, tombstones included."""

@@ -1,0 +1,282 @@
+"""`gateway keys` on a PostgreSQL that running gateways share: real processes, a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+import pytest
+
+from gateway.cli import key_store
+from gateway.keys import shared_board
+from gateway.keys.postgresql import postgresql_store
+from gateway.keys.service import KeyService
+from gateway.keys.store import NewKey
+from gateway.model import KeyDigest
+from tests.support.keys import HANG_S, Workers, running_keys
+from tests.support.postgresql import PostgresqlServer, postgresql_server
+from tests.support.process import COMMAND, running_gateway
+
+LONG_AGO_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """`gateway keys` on one database."""
+
+    config: Path
+    url: str
+
+    async def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return await asyncio.to_thread(self._run, *arguments)
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [COMMAND, "keys", *arguments, "--config", self.config],
+            capture_output=True,
+            text=True,
+            timeout=HANG_S,
+            check=False,
+        )
+
+    async def json(self, *arguments: str) -> Any:
+        done = await self.run(*arguments, "--output", "json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module", name="server")
+def _server() -> Iterator[PostgresqlServer]:
+    with postgresql_server() as server:
+        yield server
+
+
+@pytest.fixture(name="keys")
+async def _keys(server: PostgresqlServer, tmp_path: Path) -> Keys:
+    url = await server.new_database()
+    config = tmp_path / "keys.yaml"
+    config.write_text(f"keys: {{stores: ['{url}']}}\n")
+    return Keys(config, url)
+
+
+@asynccontextmanager
+async def _gateway(keys: Keys, *, confirms: bool = True) -> AsyncIterator[Workers]:
+    """Run a gateway's key service whose workers confirm at once, or never; it is connected."""
+    async with running_keys([postgresql_store(keys.url)]) as workers:
+        if not confirms:
+            workers.keys.publish_confirmed = _say_nothing  # type: ignore[method-assign] # hung
+        await _until_connected(keys.url, _name(workers.keys))
+        yield workers
+
+
+def _say_nothing(revision: int) -> None:
+    """Do as a gateway whose workers hang."""
+
+
+def _name(keys: KeyService) -> str:
+    board = keys._sources[0].board
+    assert isinstance(board, shared_board.SharedBoard)
+    return board.name
+
+
+async def _until_connected(url: str, name: str = "") -> None:
+    """Wait until the gateway, or any, is connected as one that can be asked."""
+    async with _asker(url) as connection, asyncio.timeout(HANG_S):
+        while not any(name in each for each in await shared_board.connected_gateways(connection)):
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def _asker(url: str, **settings: str) -> AsyncIterator[shared_board.Connection]:
+    connection = await asyncpg.connect(url, server_settings=settings)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def _statuses(port: int, key: str) -> set[int]:
+    """Send with `key` on so many new connections that each worker gets some; what is answered."""
+    headers = {"Authorization": f"StackState {key}", "Content-Type": "application/json"}
+    statuses: set[int] = set()
+    for _ in range(6):
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with (
+            aiohttp.ClientSession(connector=connector, headers=headers) as session,
+            session.post(f"http://127.0.0.1:{port}/v1/traces", data=b"{}") as answer,
+        ):
+            statuses.add(answer.status)
+    return statuses
+
+
+# Listing
+
+
+async def test_the_list_shows_the_usage_that_all_gateways_have_written(keys: Keys) -> None:
+    async with _gateway(keys) as one, _gateway(keys) as other:
+        issued = await one.keys.create("n")
+        await other.until(lambda: other.accepts(issued.key.digest))
+        for workers, last_used_ms in ((one, 1_900_000_000_000), (other, 1_800_000_000_000)):
+            workers.keys.note_usage(
+                issued.record.key_id,
+                allowed=True,
+                requests=2,
+                body_bytes=5,
+                last_used_ms=last_used_ms,
+            )
+        one.keys.note_usage(
+            issued.record.key_id, allowed=False, requests=3, body_bytes=0, last_used_ms=0
+        )
+
+    assert "| 2030-03-17 17:46:40" in (await keys.run("list")).stdout
+    (listed,) = (await keys.json("list"))["ingestion-api-keys"]
+    assert listed["lastUsedTimestamp"] == 1_900_000_000_000
+    assert listed["usage"] == {"requests": 4, "bytes": 10, "refusals": 3}
+
+
+async def test_the_list_needs_no_usage_of_which_there_is_none_yet(keys: Keys) -> None:
+    await keys.json("create", "--name", "n")
+
+    done = await keys.run("list")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1].endswith("| -        ")
+
+
+# Waiting
+
+
+async def test_a_command_returns_when_all_gateways_have_its_change(keys: Keys) -> None:
+    async with _gateway(keys) as one, _gateway(keys) as other:
+        created = await keys.run("create", "--name", "n")
+        known = [workers.keys.snapshot()[0] for workers in (one, other)]
+        (key,) = (await keys.json("list"))["ingestion-api-keys"]
+        deleted = await keys.run("delete", "--id", str(key["id"]))
+        states = [[each.state for each in workers.keyring.values()] for workers in (one, other)]
+
+    assert known == [2, 2]
+    assert states == [[1], [1]]
+    assert created.stdout.startswith("[SUCCESS] Ingestion API Key generated: iapikey-")
+    assert [done.stderr for done in (created, deleted)] == ["in force on 2 gateways\n"] * 2
+
+
+async def test_a_command_names_the_gateway_that_has_not_confirmed(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(key_store, "ANSWER_S", LONG_AGO_S)
+    async with _gateway(keys), _gateway(keys, confirms=False) as stuck:
+        stored = key_store.StoredKeys(postgresql_store(keys.url))
+        new = NewKey(KeyDigest(b""), "n")
+        created = await asyncio.to_thread(stored.create, new, None)
+        host, process = _name(stuck.keys).split(" ")
+
+    assert created["name"] == "n"
+    assert capsys.readouterr().err == (
+        f"[WARNING] stored and in force on 1 gateway, but gateway {host} ({process}) has not"
+        " confirmed the change within 0.2 s: it takes effect there within 5 s of the database being"
+        " in reach\n"
+    )
+
+
+async def test_without_a_gateway_a_command_does_not_wait(keys: Keys) -> None:
+    done = await keys.run("create", "--name", "n")
+
+    assert done.returncode == 0
+    assert done.stderr == "stored; no gateway is connected that could confirm it\n"
+
+
+async def test_real_gateways_refuse_a_key_when_its_deletion_returns(
+    keys: Keys, tmp_path: Path
+) -> None:
+    store = {"keys": {"stores": [keys.url]}}
+    async with running_gateway(tmp_path, store) as gateway:
+        await _until_connected(keys.url)
+        created = (await keys.json("create", "--name", "n"))["ingestion-api-key"]
+        accepted = await _statuses(gateway.port, created["apiKey"])
+        deleted = await keys.run("delete", "--id", str(created["id"]))
+        refused = await _statuses(gateway.port, created["apiKey"])
+
+    assert deleted.stderr == "in force on 1 gateway\n"
+    assert (accepted, refused) == ({503}, {401})  # 503: no backend is configured
+
+
+# The question itself
+
+
+async def test_a_gateway_that_ends_is_not_waited_for(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_board, "AGAIN_S", 0.02)
+    async with _asker(keys.url) as connection:
+        async with _gateway(keys, confirms=False):
+            asking = asyncio.create_task(shared_board.ask_gateways(connection, 10**9, HANG_S))
+            await asyncio.sleep(0)
+        answers = await asking
+
+    assert answers == shared_board.Answers(frozenset(), frozenset())
+
+
+async def test_a_gateway_that_is_asked_looks_for_a_change_that_nobody_announced(
+    keys: Keys,
+) -> None:
+    async with _gateway(keys) as workers, _asker(keys.url) as connection:
+        await connection.execute("UPDATE gateway_key_store SET revision = revision + 1")
+        answers = await shared_board.ask_gateways(connection, 1, HANG_S)
+        name = _name(workers.keys)
+
+    assert answers == shared_board.Answers(frozenset({name}), frozenset())
+
+
+async def test_an_older_gateway_is_not_waited_for_and_noise_is_left_alone(keys: Keys) -> None:
+    async with (
+        _gateway(keys) as workers,
+        _asker(keys.url, application_name="otlp-gateway"),
+        _asker(keys.url) as connection,
+    ):
+        for noise in ("", "x", "0123456789abcdef -1", "0123456789abcdef 1; DROP"):
+            await connection.execute(shared_board._NOTIFY, shared_board.ASK_CHANNEL, noise)
+        answers = await shared_board.ask_gateways(connection, 0, HANG_S)
+
+        assert answers.confirmed == {_name(workers.keys)}
+        assert workers.problems == []
+
+
+async def test_another_user_of_the_database_can_ask_too(keys: Keys) -> None:
+    async with _gateway(keys) as workers, _asker(keys.url) as connection:
+        await connection.execute("CREATE ROLE helpdesk LOGIN")
+        async with _asker(keys.url.replace("postgres@", "helpdesk@")) as stranger:
+            answers = await shared_board.ask_gateways(stranger, 0, HANG_S)
+        assert answers.confirmed == {_name(workers.keys)}
+
+
+class _Deaf:
+    """A connection that is told nothing, as behind a pooler in transaction mode."""
+
+    def __init__(self, connection: shared_board.Connection) -> None:
+        self._connection: Any = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    async def add_listener(self, *_: object) -> None:
+        """Lose the listener."""
+
+
+async def test_who_gets_no_notifications_is_told_so_and_does_not_wait(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_board, "AGAIN_S", 0.02)
+    async with _gateway(keys) as workers, _asker(keys.url) as connection:
+        deaf: Any = _Deaf(connection)
+        answers = await shared_board.ask_gateways(deaf, 0, HANG_S)
+        name = _name(workers.keys)
+
+    assert answers == shared_board.Answers(frozenset(), frozenset({name}), is_deaf=True)
