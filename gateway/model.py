@@ -71,6 +71,17 @@ class KeyState(enum.IntEnum):
     DISABLED = 2
 
 
+class KeyLimits(NamedTuple):
+    """A key's own limits on one host. None = what `limits.per_key` says, 0 = none."""
+
+    requests: int | None = None
+    """Per second."""
+    bytes: int | None = None
+    """Of bodies, per second."""
+    concurrent: int | None = None
+    """Requests at once."""
+
+
 class Principal(NamedTuple):
     """What a worker knows of a key: the value beside the digest in its keyring.
 
@@ -89,6 +100,8 @@ class Principal(NamedTuple):
     """Whether the backend can know this key (a remote authority allowed it), so that its refusal
     is the caller's.
     """
+    limits: KeyLimits | None = None
+    """Its own ones; None = it has none."""
 
 
 class KeyEntry(NamedTuple):
