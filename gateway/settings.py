@@ -98,11 +98,16 @@ class Forward(msgspec.Struct, frozen=True):
 
 
 class PerKey(msgspec.Struct, frozen=True):
-    """Quota of one key; 0 = none. Rates are per second, already divided by the workers."""
+    """Quota of one key; 0 = none. Rates are per second, already divided by the workers.
+
+    A key's own limits win: they come undivided.
+    """
 
     requests: float = 0
     bytes: float = 0
     concurrent: int = 0
+    workers: int = 1
+    """How many share a host's limits."""
 
 
 class Limits(msgspec.Struct, frozen=True):

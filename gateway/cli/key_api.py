@@ -20,6 +20,7 @@ from gateway.keys.errors import (
     StoreUnavailableError,
 )
 from gateway.keys.material import KeyMaterial
+from gateway.keys.record import limits_in_words
 from gateway.keys.store import KeyUpdate, NewKey
 from gateway.model import Signal
 
@@ -67,6 +68,8 @@ class RemoteKeys:
             members["expiration"] = new.expires_at_ms
         if new.signals is not None:
             members["signals"] = sorted(new.signals)
+        if new.limits is not None:
+            members["limits"] = limits_in_words(new.limits)
         if adopted is None:
             return self._change("POST", _KEYS, members)
         return self._change("POST", _ADOPT, {**members, "apiKey": adopted.reveal()})
@@ -78,7 +81,9 @@ class RemoteKeys:
 
     def update(self, key_id: int, update: KeyUpdate) -> Members:
         """See `KeyAccess`."""
-        members = update.fields()
+        members = update.fields(None)
+        if update.limits:
+            members["limits"] = dict(update.limits)
         if "signals" in members and update.signals is not None:
             everything = update.signals == frozenset(Signal)
             members["signals"] = None if everything else sorted(update.signals)

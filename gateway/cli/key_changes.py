@@ -9,11 +9,14 @@ import typer
 from gateway.cli import key_views as views
 from gateway.cli.key_access import KeyAccess
 from gateway.cli.key_options import (
+    BytesLimitOption,
+    ConcurrentLimitOption,
     ConfigOption,
     DataOption,
     IdOption,
     Output,
     OutputOption,
+    RequestsLimitOption,
     SignalsOption,
     TokenFileOption,
     TokenOption,
@@ -22,6 +25,7 @@ from gateway.cli.key_options import (
     examples,
     explained,
     parse_id,
+    parse_limits,
     parse_signals,
 )
 from gateway.cli.output import info, success
@@ -36,6 +40,7 @@ def add_to(app: typer.Typer) -> None:
         epilog=examples(
             "gateway keys update --id 250558013078953 --name agent-eu-2",
             "gateway keys update --id 250558013078953 --signals traces,metrics",
+            "gateway keys update --id 250558013078953 --limit-bytes 5MiB --limit-requests default",
         )
     )(update)
     app.command(epilog=examples("gateway keys disable --id 250558013078953"))(disable)
@@ -59,6 +64,9 @@ def update(
         typer.Option("--description", metavar="TEXT", help="Its new description; '' = none."),
     ] = None,
     signals: SignalsOption = None,
+    limit_requests: RequestsLimitOption = None,
+    limit_bytes: BytesLimitOption = None,
+    limit_concurrent: ConcurrentLimitOption = None,
     config: ConfigOption = None,
     data: DataOption = None,
     url: UrlOption = None,
@@ -66,10 +74,15 @@ def update(
     token_file: TokenFileOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Change a key's name, description or what it may send. The key itself stays as it is."""
+    """Change a key's name, description, what or how much it may send. The key itself stays."""
     with explained(output):
         keys = access(config, data, url, token, token_file)
-        changes = KeyUpdate(name=name, description=description, signals=parse_signals(signals))
+        changes = KeyUpdate(
+            name=name,
+            description=description,
+            signals=parse_signals(signals),
+            limits=parse_limits(limit_requests, limit_bytes, limit_concurrent),
+        )
         _update(keys, key_id, changes, "updated", output)
 
 

@@ -29,6 +29,7 @@ TOKEN_VARIABLE: Final = "GATEWAY_TOKEN"  # noqa: S105 - a variable's name
 _MOST_TOKEN_BYTES: Final = 4_096
 _MOST_ID_DIGITS: Final = len(str(MAX_KEY_ID))
 _EVERYTHING: Final = "all"
+_DEFAULT: Final = "default"
 
 
 def parse_id(text: str) -> int:
@@ -114,6 +115,25 @@ SignalsOption = Annotated[
         help="What the key may send, such as traces,metrics; all = everything, later ones too.",
     ),
 ]
+RequestsLimitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--limit-requests",
+        metavar="N",
+        help="Requests per second on each host, such as 100; 0 = no limit, default = as configured"
+        " in limits.per_key.",
+    ),
+]
+BytesLimitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--limit-bytes", metavar="N", help="Bytes of bodies per second, such as 5MiB; 0, default."
+    ),
+]
+ConcurrentLimitOption = Annotated[
+    str | None,
+    typer.Option("--limit-concurrent", metavar="N", help="Requests at once; 0, default."),
+]
 
 
 def examples(*lines: str) -> str:
@@ -194,6 +214,31 @@ def parse_signals(text: str | None) -> frozenset[Signal] | None:
         known = ", ".join(Signal)
         msg = f"--signals: there are {known}; separate several by commas, or write all"
         raise InvalidInputError(msg) from failure
+
+
+def parse_limits(
+    requests: str | None, size: str | None, concurrent: str | None
+) -> dict[str, int | None]:
+    """Read those limits that are given; None = the default. Raises `InvalidInputError`."""
+    from gateway.config.units import parse_byte_rate
+
+    given = {"requests": requests, "bytes": size, "concurrent": concurrent}
+    limits: dict[str, int | None] = {}
+    for name, text in given.items():
+        if text is None:
+            continue
+        try:
+            if text.strip().lower() == _DEFAULT:
+                limits[name] = None
+            elif name == "bytes":
+                limits[name] = round(parse_byte_rate(text))
+            else:
+                limits[name] = int(text)
+        except ValueError as failure:
+            size_too = " or a size such as 5MiB" if name == "bytes" else ""
+            msg = f"--limit-{name}: write a whole number{size_too}, 0 for no limit, or default"
+            raise InvalidInputError(msg) from failure
+    return limits
 
 
 def duration_ms(option: str, text: str) -> int:

@@ -72,7 +72,7 @@ class StoredKeys:
         """See `KeyAccess`."""
 
         async def add(manager: KeyManager) -> Issued:
-            given = (new.name, new.description, new.expires_at_ms, new.signals)
+            given = (new.name, new.description, new.expires_at_ms, new.signals, new.limits)
             if adopted is None:
                 return await manager.create(*given)
             return await manager.adopt(adopted, *given)
@@ -174,8 +174,8 @@ def _say_in_force(answers: Answers) -> None:
         be = "has" if len(answers.pending) == 1 else "have"
         warning(
             f"stored and {on_them}, but {_listed(answers.pending)} {be} not confirmed the change"
-            f" within {ANSWER_S:g} s: it takes effect there within 5 s of the database being in"
-            " reach"
+            f" within {ANSWER_S:g} s: it takes effect there when that gateway is well again; its"
+            " log says what keeps it"
         )
     elif confirmed:
         note(on_them)

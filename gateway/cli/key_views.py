@@ -14,10 +14,12 @@ from gateway.cli.key_access import Members
 from gateway.cli.output import info
 from gateway.keys.audit import AuditEntry
 from gateway.keys.material import KeyMaterial
-from gateway.keys.record import KeyRecord, KeyUsage, describe_day
+from gateway.keys.record import KeyRecord, KeyUsage, describe_day, limits_in_words
 
 _NONE: Final = "-"
+_DEFAULT: Final = "default"
 _DAY_MS: Final = 86_400_000
+_UNITS: Final = {"requests": "/s", "bytes": "/s", "concurrent": ""}
 _COLUMNS: Final = ("ID", "NAME", "EXPIRATION", "DESCRIPTION", "LAST USED")
 _AUDIT_COLUMNS: Final = ("TIME", "WHO", "FROM", "ACTION", "KEY ID", "KEY NAME", "CHANGES")
 
@@ -59,6 +61,8 @@ def as_json(
         members["expiration"] = record.expires_at_ms
     if record.signals is not None:
         members["signals"] = sorted(record.signals)
+    if record.limits is not None:
+        members["limits"] = limits_in_words(record.limits)
     if key is not None:
         members["apiKey"] = key.reveal()
     if usage is not None:
@@ -142,4 +146,9 @@ def _change(name: str, value: Any) -> str:  # noqa: ANN401 - JSON
         return f"{_moment(value)} UTC"
     if name == "signals":
         return "all" if value is None else ",".join(value)
+    if name == "limits":
+        limits = (
+            f"{limit} {value[limit]}{unit}" for limit, unit in _UNITS.items() if limit in value
+        )
+        return _DEFAULT if value is None else ", ".join(limits)
     return _NONE if value is None else str(value)

@@ -17,6 +17,8 @@ import typer
 from gateway.cli import key_changes
 from gateway.cli import key_views as views
 from gateway.cli.key_options import (
+    BytesLimitOption,
+    ConcurrentLimitOption,
     ConfigOption,
     DataOption,
     DescriptionOption,
@@ -25,6 +27,7 @@ from gateway.cli.key_options import (
     NameOption,
     Output,
     OutputOption,
+    RequestsLimitOption,
     SignalsOption,
     TokenFileOption,
     TokenOption,
@@ -33,6 +36,7 @@ from gateway.cli.key_options import (
     duration_ms,
     examples,
     explained,
+    parse_limits,
     parse_signals,
 )
 from gateway.cli.output import info, success
@@ -41,7 +45,7 @@ from gateway.keys.manage import parse_expiration
 from gateway.keys.material import KeyMaterial, new_key_id
 from gateway.keys.record import describe_day
 from gateway.keys.store import NewKey
-from gateway.model import KeyDigest
+from gateway.model import KeyDigest, KeyLimits
 
 _MOST_KEY_FILE_BYTES: Final = 4_096
 _NO_DIGEST: Final = KeyDigest(b"")
@@ -57,7 +61,7 @@ app = typer.Typer(
 @app.command(
     epilog=examples(
         "gateway keys create --name agent-eu --expiration 2030-12-31",
-        "gateway keys create --name agent-eu --output json",
+        "gateway keys create --name agent-eu --limit-requests 100 --output json",
         "gateway keys create --name old-receiver-key --key-file - < key.txt",
     )
 )
@@ -67,6 +71,9 @@ def create(
     description: DescriptionOption = None,
     expiration: ExpirationOption = None,
     signals: SignalsOption = None,
+    limit_requests: RequestsLimitOption = None,
+    limit_bytes: BytesLimitOption = None,
+    limit_concurrent: ConcurrentLimitOption = None,
     key_file: Annotated[
         str | None,
         typer.Option(
@@ -90,7 +97,10 @@ def create(
         expires_at_ms = None if expiration is None else parse_expiration(expiration)
         adopted = None if key_file is None else _read_key(key_file)
 
-        new = NewKey(_NO_DIGEST, name, description, expires_at_ms, parse_signals(signals))
+        limits = KeyLimits(**parse_limits(limit_requests, limit_bytes, limit_concurrent))
+        own = None if limits == KeyLimits() else limits
+        may_send = parse_signals(signals)
+        new = NewKey(_NO_DIGEST, name, description, expires_at_ms, may_send, limits=own)
         keys = access(config, data, url, token, token_file)
         created = keys.create(new, adopted)
     if output is Output.JSON:

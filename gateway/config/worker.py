@@ -164,6 +164,7 @@ def _per_key(limits: tree.PerKey, workers: int) -> settings.PerKey:
         requests=limits.requests / workers,
         bytes=limits.bytes / workers,
         concurrent=-(-limits.concurrent // workers),
+        workers=workers,
     )
 
 

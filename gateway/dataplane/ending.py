@@ -258,7 +258,7 @@ class Ending:
             plane.record_usage(
                 principal.key_id, self.auth_outcome, self.request_bytes, self.decided_at_ms
             )
-            if plane.quotas is not None:
+            if self.is_counted:
                 plane.quotas.done(principal.key_id, self)
         if plane.tracer is not None:
             plane.tracer.note(self, code, result)

@@ -128,8 +128,9 @@ class Exchange(Relaying):
             return REFUSALS["BODY_TOO_LARGE"]
         if self.plane.budget.is_near:
             return REFUSALS["OVERLOADED"]
-        if self.plane.quotas is not None and self._principal is not None:
-            return self.plane.quotas.admit(self._principal.key_id, self)
+        principal, quotas = self._principal, self.plane.quotas
+        if principal is not None and (quotas.has_default or principal.limits is not None):
+            return quotas.admit(principal.key_id, self, principal.limits)
         return None
 
     def _forward(self, route: Route) -> None:

@@ -63,9 +63,7 @@ class DataPlane:
         self.refusals = RefusalLog()
         self.tracer: Tracer | None = None
         """Set while somebody watches requests."""
-        per_key = settings.limits.per_key
-        has_quota = per_key.requests or per_key.bytes or per_key.concurrent
-        self.quotas = Quotas(per_key) if has_quota else None
+        self.quotas = Quotas(settings.limits.per_key)
         self.cors = CorsPolicy(settings.cors) if settings.cors.allowed_origins else None
         self.receive_buffer = bytearray(RECEIVE_BUFFER_BYTES)
         self.receive_view = memoryview(self.receive_buffer)

@@ -34,7 +34,7 @@ from gateway.keys.manage import now_unix_ms, parse_expiration
 from gateway.keys.material import InvalidKeyError, KeyMaterial, looks_issued
 from gateway.keys.record import KeyRecord
 from gateway.keys.store import Changes, KeyUpdate, NewKey
-from gateway.model import MAX_KEY_ID, KeyDigest, Signal
+from gateway.model import MAX_KEY_ID, KeyDigest, KeyLimits, Signal
 
 INTERVAL_S: Final = 0.05
 """Time between two looks at the file; it is read when two looks in a row see the same."""
@@ -48,7 +48,7 @@ _MOST_FAULTS: Final = 20
 _SMALLEST_ID: Final = 10**14
 _DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})", re.IGNORECASE)
 _MEMBERS: Final = frozenset(
-    {"id", "digest", "key", "name", "description", "expiration", "enabled", "signals"}
+    {"id", "digest", "key", "name", "description", "expiration", "enabled", "signals", "limits"}
 )
 
 _Signature = tuple[tuple[str, int, int, int], ...]
@@ -64,6 +64,7 @@ class _Entry(NamedTuple):
     expires_at_ms: int | None = None
     enabled: bool = True
     signals: frozenset[Signal] | None = None
+    limits: KeyLimits | None = None
 
 
 class FileStore:
@@ -336,6 +337,7 @@ def _parsed(entry: Any, place: int) -> _Entry:  # noqa: ANN401 - whatever YAML c
         _expiry(entry.get("expiration")),
         _enabled(entry.get("enabled", True)),
         _signals(entry.get("signals")),
+        _limits(entry.get("limits")),
     )
 
 
@@ -407,6 +409,18 @@ def _signals(value: object) -> frozenset[Signal] | None:
         msg = f"signals is no list of {', '.join(Signal)}"
         raise InvalidInputError(msg)
     return None if signals == frozenset(Signal) else signals
+
+
+def _limits(value: object) -> KeyLimits | None:
+    if value is None:
+        return None
+    given = value if isinstance(value, dict) else {"": None}
+    is_known = all(name in KeyLimits._fields for name in given)
+    if not is_known or not all(type(each) is int and each >= 0 for each in given.values()):
+        names = ", ".join(KeyLimits._fields)
+        msg = f"limits is no mapping of {names} to whole numbers: write 'limits: {{requests: 100}}'"
+        raise InvalidInputError(msg)
+    return KeyLimits(**given) if given else None
 
 
 def _repeated(entries: Sequence[_Entry]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
@@ -18,12 +18,14 @@ from typing import Final
 from gateway.keys.audit import GATEWAY, Actor, AuditEntry
 from gateway.keys.errors import InvalidExpiryError, InvalidInputError, KeyNotFoundError
 from gateway.keys.material import KeyMaterial, looks_issued
-from gateway.keys.record import KeyRecord, describe_day
+from gateway.keys.record import KeyRecord, describe_day, limits_in_words
 from gateway.keys.store import KeyStore, KeyUpdate, NewKey
-from gateway.model import KeyDigest, Signal, digest_of
+from gateway.model import KeyDigest, KeyLimits, Signal, digest_of
 
 MAX_NAME_LENGTH: Final = 255
 MAX_DESCRIPTION_LENGTH: Final = 1_000
+MAX_LIMIT: Final = 10**15
+"""Far more than any key sends, and exact in JSON numbers."""
 LATEST_MS: Final = 253_402_214_400_000
 """9999-12-31, the last day that can be written: no key expires later."""
 _DAY_MS: Final = 24 * 60 * 60 * 1000
@@ -88,16 +90,18 @@ class KeyManager:
         description: str | None = None,
         expires_at_ms: int | None = None,
         signals: frozenset[Signal] | None = None,
+        limits: KeyLimits | None = None,
     ) -> Issued:
         """Issue a new key. On return it is on disk.
 
-        `signals` are what it may send; None = everything. Raises `InvalidInputError` for a name or
-        description that cannot be, `InvalidExpiryError` for an expiry that is not in the future.
+        `signals` are what it may send; None = everything. `limits` are its own; None = the default
+        ones. Raises `InvalidInputError` for a name, description or limits that cannot be,
+        `InvalidExpiryError` for an expiry that is not in the future.
         """
         key = KeyMaterial.generate()
-        return await self._add(
-            key, NewKey(key.digest, name, description, expires_at_ms, _checked_signals(signals))
-        )
+        signals = _checked_signals(signals)
+        new = NewKey(key.digest, name, description, expires_at_ms, signals, limits=limits)
+        return await self._add(key, new)
 
     async def adopt(
         self,
@@ -106,10 +110,11 @@ class KeyManager:
         description: str | None = None,
         expires_at_ms: int | None = None,
         signals: frozenset[Signal] | None = None,
+        limits: KeyLimits | None = None,
     ) -> Issued:
         """Store a key that exists elsewhere. As `create`; raises `DuplicateKeyError` besides."""
         signals = _checked_signals(signals)
-        new = NewKey(key.digest, name, description, expires_at_ms, signals, adopted=True)
+        new = NewKey(key.digest, name, description, expires_at_ms, signals, True, limits)  # noqa: FBT003 - adopted
         return await self._add(key, new)
 
     async def live_keys(self) -> list[KeyRecord]:
@@ -128,12 +133,13 @@ class KeyManager:
         return await self._store.audit(limit, before, key_id)
 
     async def update(self, key_id: int, update: KeyUpdate) -> KeyRecord:
-        """Change a key's name, description, whether it is enabled, what it may send.
+        """Change a key's name, description, whether it is enabled, what and how much it may send.
 
         Raises `KeyNotFoundError`, and `InvalidInputError` as `create` does.
         """
-        if not update.fields():
-            msg = "nothing is to be changed: give a name, description, enabled or signals"
+        _check_limits(update.limits or {})
+        if not update.fields(None):
+            msg = "nothing is to be changed: give a name, description, enabled, signals or limits"
             raise InvalidInputError(msg)
         _check_name(update.name)
         _check_description(update.description)
@@ -174,7 +180,9 @@ class KeyManager:
         _check_not_the_key(key.digest, new.name, new.description)
         now_ms = self._now_ms()
         self._check_expiry(new.expires_at_ms, now_ms)
-        new = dataclasses.replace(new, description=new.description or None)
+        _check_limits(limits_in_words(new.limits or KeyLimits()))
+        limits = None if new.limits == KeyLimits() else new.limits
+        new = dataclasses.replace(new, description=new.description or None, limits=limits)
         return Issued(await self._store.create(new, now_ms, self._by), key)
 
     async def _same_lifetime(self, key_id: int, now_ms: int) -> int | None:
@@ -230,6 +238,16 @@ def _checked_signals(signals: frozenset[Signal] | None) -> frozenset[Signal] | N
         msg = "no signal is named: name what the key may send, or disable it to stop everything"
         raise InvalidInputError(msg)
     return None if signals == frozenset(Signal) else signals
+
+
+def _check_limits(limits: Mapping[str, int | None]) -> None:
+    for name, value in limits.items():
+        if name not in KeyLimits._fields or (value is not None and not 0 <= value <= MAX_LIMIT):
+            msg = (
+                f"the limit {name} cannot be: there are {', '.join(KeyLimits._fields)}, whole"
+                f" numbers from 0 (no limit) to {MAX_LIMIT}"
+            )
+            raise InvalidInputError(msg)
 
 
 def _check_text(what: str, text: str, longest: int) -> None:

@@ -13,7 +13,15 @@ from typing import ClassVar, Final, NamedTuple
 import msgspec
 
 from gateway.keys.material import KeyMaterial
-from gateway.model import ALL_SIGNALS, KeyDigest, KeyEntry, KeyState, Principal, Signal
+from gateway.model import (
+    ALL_SIGNALS,
+    KeyDigest,
+    KeyEntry,
+    KeyLimits,
+    KeyState,
+    Principal,
+    Signal,
+)
 
 STATIC_PREFIX: Final = "static:"
 """Ids of static keys begin with it; ids of stores' keys are decimal numbers."""
@@ -47,6 +55,8 @@ class KeyRecord(msgspec.Struct, frozen=True, gc=False, array_like=True):
     enabled: bool = True
     signals: frozenset[Signal] | None = None
     """What the key may send; None = everything, signals of later versions too."""
+    limits: KeyLimits | None = None
+    """Its own, never all None; None = it has none. Costs nothing: the allocator rounds up."""
 
     def __repr__(self) -> str:
         """Tell which key it is, without its digest."""
@@ -73,7 +83,8 @@ class KeyRecord(msgspec.Struct, frozen=True, gc=False, array_like=True):
             state = _ACTIVE if self.enabled else _DISABLED
         signals = ALL_SIGNALS if self.signals is None else sum(each.bit for each in self.signals)
         name = self.name if with_name else ""
-        return Principal(str(self.id), state, self.expires_at_ms or 0, signals, name)
+        expires_at_ms = self.expires_at_ms or 0
+        return Principal(str(self.id), state, expires_at_ms, signals, name, False, self.limits)  # noqa: FBT003 - as above
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +145,11 @@ class KeyDelta:
     complete: bool = True
     """Whether a key that workers do not know exists nowhere. False: a store is out of reach, and
     nobody can tell."""
+
+
+def limits_in_words(limits: KeyLimits) -> dict[str, int]:
+    """Write limits as JSON has them: what is None is left out."""
+    return {name: value for name, value in limits._asdict().items() if value is not None}
 
 
 def describe_day(unix_ms: int) -> str:

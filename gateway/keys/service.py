@@ -27,7 +27,7 @@ from gateway.keys.record import KeyDelta, KeyRecord, KeyUsage, KnownKey, StaticK
 from gateway.keys.registry import Registry
 from gateway.keys.source import Listener, Source, StoreStatus
 from gateway.keys.store import KeyStore, KeyUpdate
-from gateway.model import KeyDigest, KeyEntry, Signal
+from gateway.model import KeyDigest, KeyEntry, KeyLimits, Signal
 
 __all__ = ["KeyService", "StoreStatus"]
 
@@ -211,11 +211,13 @@ class KeyService:
         description: str | None = None,
         expires_at_ms: int | None = None,
         signals: frozenset[Signal] | None = None,
+        limits: KeyLimits | None = None,
         by: Actor = GATEWAY,
     ) -> Issued:
         """As `KeyManager.create`; subscribers have been told when it returns."""
         source = self._writable()
-        issued = await self._manager(source, by).create(name, description, expires_at_ms, signals)
+        manager = self._manager(source, by)
+        issued = await manager.create(name, description, expires_at_ms, signals, limits)
         source.take_over([issued.record])
         return issued
 
@@ -226,12 +228,13 @@ class KeyService:
         description: str | None = None,
         expires_at_ms: int | None = None,
         signals: frozenset[Signal] | None = None,
+        limits: KeyLimits | None = None,
         by: Actor = GATEWAY,
     ) -> Issued:
         """As `KeyManager.adopt`; subscribers have been told when it returns."""
         source = self._writable()
         manager = self._manager(source, by)
-        issued = await manager.adopt(key, name, description, expires_at_ms, signals)
+        issued = await manager.adopt(key, name, description, expires_at_ms, signals, limits)
         source.take_over([issued.record])
         return issued
 

@@ -23,12 +23,12 @@ from gateway.keys.audit import GATEWAY, Action, Actor, AuditEntry
 from gateway.keys.board import Board
 from gateway.keys.errors import DuplicateKeyError, KeyNotFoundError, StoreDamagedError
 from gateway.keys.material import new_key_id
-from gateway.keys.record import KeyRecord, describe_day
+from gateway.keys.record import KeyRecord, describe_day, limits_in_words
 from gateway.keys.schema import keys_table, store_table
 from gateway.keys.shared_board import Answers
 from gateway.keys.store import Changes, KeyUpdate, NewKey
 from gateway.keys.usage import UsageKeeper
-from gateway.model import KeyDigest, Signal
+from gateway.model import KeyDigest, KeyLimits, Signal
 
 PARTITION = 2_000
 """Rows that are turned into records at once: other tasks go on in between."""
@@ -191,12 +191,11 @@ class SqlStore:
         """See `KeyStore`."""
         async with self._writing() as (connection, revision):
             found = await _not_deleted(connection, key_id)
-            fields = update.fields()
+            fields = update.fields(found.limits)
             record = msgspec.structs.replace(found, **fields, updated_ms=now_ms, revision=revision)
             await _update(connection, record)
-            changes = {name: value for name, value in fields.items() if name != "signals"}
-            if "signals" in fields:
-                changes["signals"] = _columns(record)["signals"]
+            columns = _columns(record)
+            changes = {name: columns[name] for name in fields}
             await audit.write(connection, Action.UPDATE, record, by, changes)
             return record
 
@@ -234,8 +233,15 @@ class SqlStore:
         """See `KeyStore`."""
         async with self._writing() as (connection, revision):
             found = await _not_deleted(connection, key_id)
-            key = NewKey(digest, found.name, found.description, expires_at_ms, found.signals)
-            successor = await _insert(connection, key, revision, now_ms, limits_of=key_id)
+            key = NewKey(
+                digest,
+                found.name,
+                found.description,
+                expires_at_ms,
+                found.signals,
+                limits=found.limits,
+            )
+            successor = await _insert(connection, key, revision, now_ms)
             ends_at_ms = now_ms + overlap_ms
             predecessor = msgspec.structs.replace(
                 found,
@@ -341,11 +347,7 @@ async def _not_deleted(connection: AsyncConnection, key_id: int) -> KeyRecord:
 
 
 async def _insert(
-    connection: AsyncConnection,
-    key: NewKey,
-    revision: int,
-    now_ms: int,
-    limits_of: int | None = None,
+    connection: AsyncConnection, key: NewKey, revision: int, now_ms: int
 ) -> KeyRecord:
     twin = await _one(connection, keys_table.c.digest == key.digest)
     if twin is not None:
@@ -360,12 +362,9 @@ async def _insert(
         description=key.description,
         expires_at_ms=key.expires_at_ms,
         signals=key.signals,
+        limits=key.limits,
     )
-    limits = None
-    if limits_of is not None:
-        query = sa.select(keys_table.c.limits).where(keys_table.c.id == limits_of)
-        limits = (await connection.execute(query)).scalar()
-    await connection.execute(sa.insert(keys_table).values(**_columns(record), limits=limits))
+    await connection.execute(sa.insert(keys_table).values(**_columns(record)))
     return record
 
 
@@ -385,12 +384,19 @@ def _columns(record: KeyRecord) -> dict[str, Any]:
     columns = msgspec.structs.asdict(record)
     if record.signals is not None:
         columns["signals"] = sorted(record.signals)
+    if record.limits is not None:
+        columns["limits"] = limits_in_words(record.limits)
     return columns
 
 
 def _facts(record: KeyRecord) -> dict[str, Any]:
     """What the audit log says of a new key, besides its id and name."""
-    facts = {"expiration": record.expires_at_ms, "signals": _columns(record)["signals"]}
+    columns = _columns(record)
+    facts = {
+        "expiration": record.expires_at_ms,
+        "signals": columns["signals"],
+        "limits": columns["limits"],
+    }
     return {name: value for name, value in facts.items() if value is not None}
 
 
@@ -406,6 +412,7 @@ def _record(  # noqa: PLR0913, PLR0917 - one parameter a column: fast for a mill
     deleted_at_ms: int | None,
     enabled: bool,  # noqa: FBT001 - as above
     signals: list[str] | str | None,
+    limits: dict[str, Any] | str | None,
 ) -> KeyRecord:
     if len(digest) != _DIGEST_BYTES:
         msg = f"the digest of key {key_id} has {len(digest)} bytes"
@@ -423,6 +430,7 @@ def _record(  # noqa: PLR0913, PLR0917 - one parameter a column: fast for a mill
         deleted_at_ms,
         enabled,
         None if signals is None else _signals(signals),
+        None if limits is None else _limits(limits),
     )
 
 
@@ -431,6 +439,16 @@ def _signals(names: list[str] | str) -> frozenset[Signal]:
     if isinstance(names, str):
         names = json.loads(names)
     return frozenset(_SIGNALS[name] for name in names if name in _SIGNALS)
+
+
+def _limits(given: dict[str, Any] | str) -> KeyLimits | None:
+    """Read limits (or their JSON); those of later versions mean nothing here."""
+    members = json.loads(given) if isinstance(given, str) else given
+    limits = KeyLimits(*(members.get(name) for name in KeyLimits._fields))
+    if any(each is not None and (type(each) is not int or each < 0) for each in limits):
+        msg = f"limits {limits} are no numbers"
+        raise ValueError(msg)
+    return None if limits == KeyLimits() else limits
 
 
 def _twin_text(twin: KeyRecord) -> str:

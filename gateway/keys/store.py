@@ -7,7 +7,7 @@ All methods raise `StoreError` when the store cannot be used, and then have chan
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from gateway.keys.board import Board
 from gateway.keys.record import KeyRecord
 from gateway.keys.shared_board import Answers
 from gateway.keys.usage import UsageKeeper
-from gateway.model import KeyDigest, Signal
+from gateway.model import KeyDigest, KeyLimits, Signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ class NewKey:
     signals: frozenset[Signal] | None = None
     adopted: bool = False
     """It existed elsewhere before; only the audit log tells."""
+    limits: KeyLimits | None = None
+    """Its own; never all None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,14 @@ class KeyUpdate:
     enabled: bool | None = None
     signals: frozenset[Signal] | None = None
     """All there are = everything, signals of later versions too."""
+    limits: Mapping[str, int | None] | None = None
+    """Of `KeyLimits`, by name: those that are named, None = the default again."""
 
-    def fields(self) -> dict[str, Any]:
-        """Give the fields of a `KeyRecord` to be replaced, with their new values."""
+    def fields(self, limits: KeyLimits | None) -> dict[str, Any]:
+        """Give the fields of a `KeyRecord` to be replaced, with their new values.
+
+        `limits` are those that it has.
+        """
         fields: dict[str, Any] = {}
         if self.name is not None:
             fields["name"] = self.name
@@ -55,6 +62,9 @@ class KeyUpdate:
             fields["enabled"] = self.enabled
         if self.signals is not None:
             fields["signals"] = None if self.signals == frozenset(Signal) else self.signals
+        if self.limits:
+            after = (limits or KeyLimits())._replace(**self.limits)
+            fields["limits"] = None if after == KeyLimits() else after
         return fields
 
 

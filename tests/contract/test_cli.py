@@ -79,9 +79,21 @@ async def test_all_commands_work_by_the_api_in_the_same_words(gateway: Gateway) 
     assert updated.json["ingestion-api-key"]["name"] == "eu"
     assert "signals" not in updated.json["ingestion-api-key"]
 
+    limits = ("--limit-requests", "0", "--limit-bytes", "1kB", "--limit-concurrent", "4")
+    limited = await at(gateway, "update", *one, *limits, "--output", "json")
+    assert limited.json["ingestion-api-key"]["limits"] == {
+        "requests": 0,
+        "bytes": 1000,
+        "concurrent": 4,
+    }
+    most = ("--limit-requests", "default", "--limit-bytes", "default")
+    less = await at(gateway, "update", *one, *most, "--output", "json")
+    assert less.json["ingestion-api-key"]["limits"] == {"concurrent": 4}
+
     rotated = (await at(gateway, "rotate", *one, "--overlap", "1h", "--output", "json")).json
     successor = rotated["ingestion-api-key"]
     assert rotated["rotated-ingestion-api-key"]["id"] == key["id"]
+    assert successor["limits"] == {"concurrent": 4}
     assert await gateway.send(successor["apiKey"]) == 503
 
     deleted = await at(gateway, "delete", *one)
@@ -131,6 +143,7 @@ async def test_a_refusal_keeps_its_text_and_its_exit_code(gateway: Gateway) -> N
         (("create", "--name", "n", "--expiration", "2020-05-22"), 2, "not in the future"),
         (("create", "--name", " "), 1, "the name is empty"),
         (("create", "--name", "n", "--signals", "spans"), 1, "--signals"),
+        (("create", "--name", "n", "--limit-bytes", "lots"), 1, "--limit-bytes: write a whole"),
         (("update", "--id", "1"), 1, "nothing is to be changed"),
     ):
         done = await at(gateway, *arguments)

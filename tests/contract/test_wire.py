@@ -83,14 +83,19 @@ async def test_a_created_key_has_no_member_that_it_does_not_need(gateway: Gatewa
 
 
 async def test_absent_members_may_be_null(gateway: Gateway) -> None:
-    members = {"description": None, "expiration": None, "signals": None}
+    members = {"description": None, "expiration": None, "signals": None, "limits": None}
     created = await gateway.create("n", **members)
     assert not members.keys() & created.keys()
 
 
 async def test_what_is_given_comes_back(gateway: Gateway) -> None:
     expiration = now_ms() + DAY_MS
-    members = {"description": "d", "expiration": expiration, "signals": ["logs", "traces"]}
+    members = {
+        "description": "d",
+        "expiration": expiration,
+        "signals": ["logs", "traces"],
+        "limits": {"requests": 10, "concurrent": 0},
+    }
     created = await gateway.create("ünïcode ✓", **members)
     assert created["name"] == "ünïcode ✓"
     assert {name: created[name] for name in members} == members
@@ -310,6 +315,21 @@ async def test_a_key_sends_only_the_signals_that_it_may(gateway: Gateway) -> Non
     assert await gateway.send(key) == 503
 
 
+async def test_a_keys_own_limits_are_obeyed_and_changed_one_by_one(gateway: Gateway) -> None:
+    created = await gateway.create("n", limits={"requests": 1})
+    path, key = f"{KEYS}/{created['id']}", created["apiKey"]
+    sent = [await gateway.send(key) for _ in range(6)]
+    assert set(sent) == {503, 429}, "503: no backend is configured"
+
+    more = await gateway.ask("PATCH", path, {"limits": {"requests": 0, "bytes": 5}})
+    assert more.json["limits"] == {"requests": 0, "bytes": 5}
+    less = await gateway.ask("PATCH", path, {"limits": {"bytes": None}})
+    assert less.json["limits"] == {"requests": 0}
+    assert [await gateway.send(key) for _ in range(6)] == [503] * 6
+    none = await gateway.ask("PATCH", path, {"limits": None})
+    assert "limits" not in none.json
+
+
 async def test_a_patch_that_cannot_be_changes_nothing(gateway: Gateway) -> None:
     created = await gateway.create()
     path = f"{KEYS}/{created['id']}"
@@ -320,6 +340,9 @@ async def test_a_patch_that_cannot_be_changes_nothing(gateway: Gateway) -> None:
         {"name": ""},
         {"enabled": None},
         {"signals": []},
+        {"limits": {}},
+        {"limits": {"requests": -1}},
+        {"limits": {"moons": 1}},
         {"id": 7},
         [],
     ]

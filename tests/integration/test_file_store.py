@@ -10,7 +10,7 @@ import pytest
 from gateway.keys.errors import KeyRefusedError, StoreDamagedError, StoreUnavailableError
 from gateway.keys.file import FileStore
 from gateway.keys.record import KeyRecord
-from gateway.model import KeyState, Signal, digest_of
+from gateway.model import KeyLimits, KeyState, Signal, digest_of
 from tests.support.keys import running_keys
 from tests.unit.keys.conftest import read_all
 
@@ -35,6 +35,7 @@ async def test_an_entry_is_read_with_all_its_members(tmp_path: Path) -> None:
     path.write_text(
         f"- digest: sha256:{DIGEST.hex()}\n  id: 7\n  name: agent-eu\n  description: EU agents\n"
         "  expiration: 2999-12-31\n  enabled: false\n  signals: [logs, traces]\n"
+        "  limits: {requests: 100, bytes: 0}\n"
     )
 
     (record,) = await _read(path)
@@ -44,6 +45,7 @@ async def test_an_entry_is_read_with_all_its_members(tmp_path: Path) -> None:
     assert record.expires_at_ms == 32_503_593_600_000
     assert record.state is KeyState.DISABLED
     assert record.signals == frozenset({Signal.LOGS, Signal.TRACES})
+    assert record.limits == KeyLimits(100, 0, None)
 
 
 async def test_an_id_that_is_not_given_stays_the_same(tmp_path: Path) -> None:
@@ -97,6 +99,11 @@ async def test_a_folder_as_kubernetes_mounts_it_has_a_key_in_each_file(tmp_path:
         ("- {key: a, enabled: maybe}", "neither true nor false"),
         ("- {key: a, signals: [smoke]}", "signals is no list"),
         ("- {key: a, signals: []}", "signals is no list"),
+        ("- {key: a, limits: 7}", "limits is no mapping"),
+        ("- {key: a, limits: {moons: 7}}", "limits is no mapping"),
+        ("- {key: a, limits: {requests: 1.5}}", "limits is no mapping"),
+        ("- {key: a, limits: {requests: -1}}", "limits is no mapping"),
+        ("- {key: a, limits: {requests: true}}", "limits is no mapping"),
         ("- {key: a}\n- {key: a, name: twin}", "key-1 and twin are the same key"),
         ("- {key: a, id: 1}\n- {key: b, id: 1}", "the same id 1"),
     ],

@@ -181,8 +181,8 @@ async def test_a_command_names_the_gateway_that_has_not_confirmed(
     assert created["name"] == "n"
     assert capsys.readouterr().err == (
         f"[WARNING] stored and in force on 1 gateway, but gateway {host} ({process}) has not"
-        " confirmed the change within 0.2 s: it takes effect there within 5 s of the database being"
-        " in reach\n"
+        " confirmed the change within 0.2 s: it takes effect there when that gateway is well again;"
+        " its log says what keeps it\n"
     )
 
 

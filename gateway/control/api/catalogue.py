@@ -175,7 +175,7 @@ def _key_operations(api: KeysApi) -> list[Operation]:
             "updateIngestionApiKey",
             "PATCH",
             [one],
-            "Change a key's name, description, whether it is enabled, what it may send.",
+            "Change a key's name, description, whether it is enabled, what it may send, how much.",
             api.update,
             {
                 200: _changed("The key as it is now.", shapes.IngestionApiKey),

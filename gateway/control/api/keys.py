@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from aiohttp import hdrs
 from msgspec import UNSET
 
@@ -20,10 +21,10 @@ from gateway.keys.audit import AuditEntry
 from gateway.keys.errors import KeyNotFoundError
 from gateway.keys.manage import Issued
 from gateway.keys.material import KeyMaterial
-from gateway.keys.record import KeyRecord, KeyUsage
+from gateway.keys.record import KeyRecord, KeyUsage, limits_in_words
 from gateway.keys.service import KeyService
 from gateway.keys.store import KeyUpdate
-from gateway.model import Signal
+from gateway.model import KeyLimits, Signal
 
 KEYS_PATH: Final = "/api/security/ingestion/api_keys"
 ADOPT_PATH: Final = "/api/security/ingestion/adopt"
@@ -76,7 +77,12 @@ class KeysApi:
         """Make a key and show it, this once."""
         body: shapes.CreateIngestionApiKeyRequest = call.body
         issued = await self.keys.create(
-            body.name, body.description, body.expiration, _signals(body.signals), call.by
+            body.name,
+            body.description,
+            body.expiration,
+            _signals(body.signals),
+            _limits(body.limits),
+            call.by,
         )
         headers = await self._confirmation(issued.record)
         return Reply(200, _generated(issued), headers)
@@ -90,6 +96,7 @@ class KeysApi:
             body.description,
             body.expiration,
             _signals(body.signals),
+            _limits(body.limits),
             call.by,
         )
         return Reply(200, shown(issued.record), await self._confirmation(issued.record))
@@ -102,6 +109,7 @@ class KeysApi:
             description=None if body.description is UNSET else body.description or "",
             enabled=None if body.enabled is UNSET else body.enabled,
             signals=None if body.signals is UNSET else frozenset(body.signals or Signal),
+            limits=None if body.limits is UNSET else _limits_update(body.limits),
         )
         updated = await self.keys.update(call.parameters["id"], update, call.by)
         headers = await self._confirmation(updated)
@@ -175,6 +183,8 @@ def _members(record: KeyRecord, usage: KeyUsage | None) -> dict[str, Any]:
         members["expiration"] = record.expires_at_ms
     if record.signals is not None:
         members["signals"] = sorted(record.signals)
+    if record.limits is not None:
+        members["limits"] = shapes.KeyLimits(**limits_in_words(record.limits))
     if usage is not None:
         if usage.last_used_ms:
             members["last_used_timestamp"] = usage.last_used_ms
@@ -184,6 +194,19 @@ def _members(record: KeyRecord, usage: KeyUsage | None) -> dict[str, Any]:
 
 def _signals(signals: Sequence[Signal] | None) -> frozenset[Signal] | None:
     return None if signals is None else frozenset(signals)
+
+
+def _limits(limits: shapes.KeyLimits | None) -> KeyLimits | None:
+    return None if limits is None else KeyLimits(**_limits_update(limits))
+
+
+def _limits_update(limits: shapes.KeyLimits | None) -> dict[str, int | None]:
+    """Give what is to be set, None = the default again."""
+    if limits is None:
+        return dict.fromkeys(KeyLimits._fields)
+    return {
+        name: value for name, value in msgspec.structs.asdict(limits).items() if value is not UNSET
+    }
 
 
 def _entry(entry: AuditEntry) -> shapes.AuditEntry:

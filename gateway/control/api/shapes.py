@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from gateway.keys.audit import Action
-from gateway.keys.manage import LATEST_MS, MAX_DESCRIPTION_LENGTH, MAX_NAME_LENGTH
+from gateway.keys.manage import LATEST_MS, MAX_DESCRIPTION_LENGTH, MAX_LIMIT, MAX_NAME_LENGTH
 from gateway.model import MAX_KEY_BYTES, MAX_KEY_ID, Signal
 
 MOST_OVERLAP_MS: Final = 366 * 24 * 60 * 60 * 1000
@@ -36,18 +36,34 @@ Signals: TypeAlias = Annotated[
     list[Signal],
     Meta(min_length=1, description="What the key may send; absent or null = everything."),
 ]
+Limit: TypeAlias = Annotated[
+    int,
+    Meta(ge=0, le=MAX_LIMIT, description="0 = no limit.", extra_json_schema=_INT64),
+]
 AdoptedKey: TypeAlias = Annotated[
     str, Meta(min_length=1, max_length=MAX_KEY_BYTES, pattern="^[!-~]+$")
 ]
 
 
+class KeyLimits(Struct, rename="camel", omit_defaults=True, forbid_unknown_fields=True):
+    """A key's own limits on each host: requests per second, bytes of bodies per second, requests at
+    once. Those that are absent are the configuration's (`limits.per_key`); null makes them so again
+    in a change.
+    """
+
+    requests: Limit | UnsetType | None = UNSET
+    bytes: Limit | UnsetType | None = UNSET
+    concurrent: Limit | UnsetType | None = UNSET
+
+
 class CreateIngestionApiKeyRequest(Struct, rename="camel", forbid_unknown_fields=True):
-    """What the new key is for, until when it works, what it may send."""
+    """What the new key is for, until when it works, what and how much it may send."""
 
     name: Name
     description: Description | None = None
     expiration: Millis | None = None
     signals: Signals | None = None
+    limits: KeyLimits | None = None
 
 
 class AdoptIngestionApiKeyRequest(Struct, rename="camel", forbid_unknown_fields=True, kw_only=True):
@@ -58,6 +74,7 @@ class AdoptIngestionApiKeyRequest(Struct, rename="camel", forbid_unknown_fields=
     description: Description | None = None
     expiration: Millis | None = None
     signals: Signals | None = None
+    limits: KeyLimits | None = None
 
     def __repr__(self) -> str:
         """Leave the key out: requests are printed when something fails."""
@@ -65,14 +82,15 @@ class AdoptIngestionApiKeyRequest(Struct, rename="camel", forbid_unknown_fields=
 
 
 class UpdateIngestionApiKeyRequest(Struct, rename="camel", forbid_unknown_fields=True):
-    """What is to be changed; what is absent stays as it is. null takes a description away, and
-    lets a key send everything.
+    """What is to be changed; what is absent stays as it is, each of the limits too. null takes a
+    description or all limits away, and lets a key send everything.
     """
 
     name: Name | UnsetType = UNSET
     description: Description | UnsetType | None = UNSET
     enabled: bool | UnsetType = UNSET
     signals: Signals | UnsetType | None = UNSET
+    limits: KeyLimits | UnsetType | None = UNSET
 
 
 class RotateIngestionApiKeyRequest(Struct, rename="camel", forbid_unknown_fields=True):
@@ -112,6 +130,7 @@ class IngestionApiKey(Struct, rename="camel", omit_defaults=True, kw_only=True):
     expiration: Millis | UnsetType = UNSET
     enabled: bool
     signals: list[Signal] | UnsetType = UNSET
+    limits: KeyLimits | UnsetType = UNSET
     last_used_timestamp: Millis | UnsetType = UNSET
     usage: KeyTraffic | UnsetType = UNSET
 

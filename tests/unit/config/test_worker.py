@@ -63,7 +63,9 @@ log: {{level: debug}}
     assert worker.schemes == ("A", "B")
     assert worker.limits.max_body_bytes == 1000
     assert worker.limits.max_connections == 100
-    assert worker.limits.per_key == settings.PerKey(requests=5.0, bytes=524_288.0, concurrent=2)
+    assert worker.limits.per_key == settings.PerKey(
+        requests=5.0, bytes=524_288.0, concurrent=2, workers=2
+    )
     assert worker.limits.quota_status == 503
     assert worker.trusted_networks == ("10.0.0.0/8",)
     assert (worker.log_level, worker.log_format) == ("debug", "console")

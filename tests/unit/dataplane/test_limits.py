@@ -11,7 +11,7 @@ from gateway import metrics
 from gateway.dataplane.budget import Budget
 from gateway.dataplane.counters import Counters, Histogram
 from gateway.dataplane.quotas import Quotas
-from gateway.model import Protocol, Signal
+from gateway.model import KeyLimits, Protocol, Signal
 from gateway.settings import PerKey
 
 
@@ -61,6 +61,49 @@ def test_bytes_are_paid_back_before_the_next_request() -> None:
     assert quotas.admit("a", _request()) is not None
     clock.now += 0.2
     assert quotas.admit("a", _request()) is None
+
+
+def test_a_keys_own_limits_win() -> None:
+    quotas = Quotas(PerKey(requests=2, concurrent=1, workers=2), _Clock())
+
+    def admitted(key_id: str, own: KeyLimits | None) -> int:
+        return sum(quotas.admit(key_id, _request(), own) is None for _ in range(20))
+
+    assert admitted("plain", None) == 1
+    assert admitted("generous", KeyLimits(requests=10, concurrent=0)) == 5, "its share of the host"
+    assert admitted("half", KeyLimits(concurrent=3)) == 2, "the default rate, two at once"
+    assert admitted("free", KeyLimits(0, 0, 0)) == 20
+    assert quotas.has_default
+    assert not Quotas(PerKey()).has_default
+
+
+def test_changed_limits_are_in_force_at_once_and_open_requests_still_count() -> None:
+    quotas = Quotas(PerKey(), _Clock())
+    before, after = KeyLimits(requests=0), KeyLimits(requests=3, concurrent=2)
+    opened = [_request() for _ in range(1_000)]
+    assert all(quotas.admit("a", each, before) is None for each in opened)
+
+    assert quotas.admit("a", _request(), after) is not None, "a thousand are open"
+    for each in opened:
+        quotas.done("a", each)
+
+    done = [_request() for _ in range(5)]
+    refusals = []
+    for each in done:
+        refusals.append(quotas.admit("a", each, after))
+        quotas.done("a", each)
+    assert [each is None for each in refusals] == [True] * 3 + [False] * 2
+
+
+@pytest.mark.parametrize("limits", [PerKey(requests=1), PerKey(bytes=10)])
+def test_idle_keys_are_forgotten_though_they_sent_much(limits: PerKey) -> None:
+    clock = _Clock()
+    quotas = Quotas(limits, clock)
+    quotas.admit("old", done := _request(1_000))
+    quotas.done("old", done)
+    clock.now += 110
+    quotas.admit("new", _request())
+    assert set(quotas._accounts) == {"new"}
 
 
 def test_idle_keys_are_forgotten() -> None:

@@ -22,7 +22,7 @@ from gateway.keys.material import KeyMaterial
 from gateway.keys.schema import MIGRATIONS, migrate
 from gateway.keys.sql import SqlStore
 from gateway.keys.store import KeyUpdate
-from gateway.model import Signal
+from gateway.model import KeyLimits, Signal
 
 NOW_MS = 1_800_000_000_000
 DAY_MS = 24 * 60 * 60 * 1000
@@ -54,12 +54,16 @@ async def test_every_change_is_written_down_newest_first(alice: KeyManager) -> N
     old = (await alice.adopt(KeyMaterial.adopt(ADOPTED), "old")).record
     await alice.update(old.id, KeyUpdate(name="older", description="d", enabled=False))
     await alice.update(made.id, KeyUpdate(signals=frozenset(Signal)))
+    await alice.update(made.id, KeyUpdate(limits={"requests": 10, "bytes": 0}))
+    await alice.update(made.id, KeyUpdate(limits={"requests": None, "bytes": None}))
     successor = (await alice.rotate(made.id, 5_000)).issued.record
     await alice.delete(old.id)
 
     assert [_told(entry) for entry in await alice.audit(10)] == [
         (Action.DELETE, old.id, "older", {}),
         (Action.ROTATE, made.id, "one", {"expiration": NOW_MS + 5_000, "successor": successor.id}),
+        (Action.UPDATE, made.id, "one", {"limits": None}),
+        (Action.UPDATE, made.id, "one", {"limits": {"requests": 10, "bytes": 0}}),
         (Action.UPDATE, made.id, "one", {"signals": None}),
         (Action.UPDATE, old.id, "older", {"name": "older", "description": "d", "enabled": False}),
         (Action.ADOPT, old.id, "old", {}),
@@ -129,6 +133,24 @@ async def test_an_update_changes_what_it_names_and_nothing_else(alice: KeyManage
     assert await alice.live_keys() == [plain]
 
 
+async def test_limits_are_changed_one_by_one(alice: KeyManager) -> None:
+    made = (await alice.create("one", limits=KeyLimits(requests=5))).record
+
+    both = await alice.update(made.id, KeyUpdate(limits={"concurrent": 2}))
+    one = await alice.update(made.id, KeyUpdate(limits={"requests": None}))
+    none = await alice.update(made.id, KeyUpdate(limits={"concurrent": None}))
+
+    assert [each.limits for each in (made, both, one, none)] == [
+        KeyLimits(5),
+        KeyLimits(5, None, 2),
+        KeyLimits(None, None, 2),
+        None,
+    ]
+    assert (await alice.create("two", limits=KeyLimits())).record.limits is None
+    with pytest.raises(InvalidInputError, match="the limit bytes cannot be"):
+        await alice.create("three", limits=KeyLimits(bytes=-1))
+
+
 async def test_all_signals_mean_those_of_later_versions_too(alice: KeyManager) -> None:
     made = (await alice.create("one", signals=frozenset({Signal.LOGS}))).record
     assert made.signals == frozenset({Signal.LOGS})
@@ -144,6 +166,10 @@ async def test_all_signals_mean_those_of_later_versions_too(alice: KeyManager) -
         (KeyUpdate(name="a\nb"), "line breaks"),
         (KeyUpdate(description="d" * 1001), "at most 1000"),
         (KeyUpdate(signals=frozenset()), "no signal is named"),
+        (KeyUpdate(limits={}), "nothing is to be changed"),
+        (KeyUpdate(limits={"requests": -1}), "the limit requests cannot be"),
+        (KeyUpdate(limits={"bytes": 10**16}), "the limit bytes cannot be"),
+        (KeyUpdate(limits={"moons": 1}), "the limit moons cannot be"),
         (KeyUpdate(name=ADOPTED), "the key itself"),
         (KeyUpdate(description=ADOPTED), "the key itself"),
         (KeyUpdate(name=KeyMaterial.generate().reveal()), "is a key"),

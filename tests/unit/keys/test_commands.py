@@ -125,6 +125,29 @@ def test_absent_members_are_left_out_of_the_json(keys: Keys) -> None:
     assert set(listed) == {"enabled", "id", "lastUpdateTimestamp", "name"}
 
 
+def test_limits_are_set_and_changed_and_the_audit_log_says_so(keys: Keys) -> None:
+    created = keys.create("n", "--limit-requests", "100", "--limit-bytes", "1MiB")
+    one = ("--id", str(created["id"]))
+    more = keys.json("update", *one, "--limit-concurrent", "0")["ingestion-api-key"]
+    none = keys.json(
+        "update",
+        *one,
+        *("--limit-requests", "default"),
+        *("--limit-bytes", "default"),
+        *("--limit-concurrent", "DEFAULT"),
+    )["ingestion-api-key"]
+    changes = [line.rpartition(" | ")[2].strip() for line in keys.run("audit").stdout.splitlines()]
+
+    assert created["limits"] == {"requests": 100, "bytes": 2**20}
+    assert more["limits"] == {"requests": 100, "bytes": 2**20, "concurrent": 0}
+    assert "limits" not in none
+    assert changes[1:] == [
+        "limits: default",
+        "limits: requests 100/s, bytes 1048576/s, concurrent 0",
+        "limits: requests 100/s, bytes 1048576/s",
+    ]
+
+
 def test_the_list_is_a_table_by_name(keys: Keys) -> None:
     plain = keys.create("my-ingestion-api-key")
     full = keys.create("agent-eu", "--description", "EU agents", "--expiration", "2099-12-31")

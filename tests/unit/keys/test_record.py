@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import sys
+
 import msgspec
 import pytest
 
 from gateway.keys.material import InvalidKeyError
 from gateway.keys.record import KeyRecord, KeyUsage, static_keys
-from gateway.model import ALL_SIGNALS, KeyState, Signal, digest_of
+from gateway.model import ALL_SIGNALS, KeyLimits, KeyState, Signal, digest_of
 
 RECORD = KeyRecord(
     id=7, digest=digest_of(b"k"), name="agent-eu", created_ms=1, updated_ms=1, revision=1
@@ -15,12 +17,15 @@ RECORD = KeyRecord(
 def test_a_plain_key_may_send_everything_for_ever() -> None:
     principal = RECORD.principal(with_name=False)
 
-    assert principal == ("7", KeyState.ACTIVE, 0, ALL_SIGNALS, "", False)
+    assert principal == ("7", KeyState.ACTIVE, 0, ALL_SIGNALS, "", False, None)
 
 
 def test_a_restricted_key_carries_its_limits_to_the_workers() -> None:
     record = msgspec.structs.replace(
-        RECORD, expires_at_ms=5_000, signals=frozenset({Signal.TRACES, Signal.LOGS})
+        RECORD,
+        expires_at_ms=5_000,
+        signals=frozenset({Signal.TRACES, Signal.LOGS}),
+        limits=KeyLimits(requests=7),
     )
 
     principal = record.principal(with_name=True)
@@ -28,6 +33,20 @@ def test_a_restricted_key_carries_its_limits_to_the_workers() -> None:
     assert principal.expires_at_ms == 5_000
     assert principal.signals == Signal.TRACES.bit | Signal.LOGS.bit
     assert principal.name == "agent-eu"
+    assert principal.limits == KeyLimits(requests=7)
+    assert not principal.shared
+
+
+def test_limits_cost_a_key_without_them_nothing() -> None:
+    """The allocator gives memory in steps of 16 bytes: there was room for one more field."""
+    step = 16
+    without = sys.getsizeof(RECORD) - 8
+    assert -(-without // step) == -(-sys.getsizeof(RECORD) // step)
+
+
+def test_records_of_a_snapshot_without_limits_are_read() -> None:
+    members = msgspec.to_builtins(RECORD)
+    assert msgspec.convert(members[:-1], KeyRecord) == RECORD
 
 
 def test_a_deleted_key_is_revoked_whether_it_was_enabled_or_not() -> None:
@@ -55,6 +74,7 @@ def test_a_static_key_may_send_everything_for_ever() -> None:
         ALL_SIGNALS,
         "prod",
         False,
+        None,
     )
 
 

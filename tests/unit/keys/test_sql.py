@@ -17,7 +17,7 @@ from gateway.keys.record import KeyRecord
 from gateway.keys.schema import keys_table, store_table
 from gateway.keys.sql import SqlStore
 from gateway.keys.store import NewKey
-from gateway.model import Signal, digest_of
+from gateway.model import KeyLimits, Signal, digest_of
 from tests.unit.keys.conftest import changes, read_all
 
 DAY_MS = 86_400_000
@@ -33,6 +33,7 @@ async def test_a_created_key_is_read_back_as_it_was_given(store: SqlStore) -> No
         description="EU agents",
         expires_at_ms=9 * DAY_MS,
         signals=frozenset({Signal.LOGS, Signal.TRACES}),
+        limits=KeyLimits(requests=0, concurrent=3),
     )
 
     created = await store.create(given_key, 5)
@@ -48,7 +49,9 @@ async def test_a_created_key_is_read_back_as_it_was_given(store: SqlStore) -> No
         description="EU agents",
         expires_at_ms=9 * DAY_MS,
         signals=given_key.signals,
+        limits=KeyLimits(0, None, 3),
     )
+    assert [part.records async for part in store.everything()] == [[], [created]]
 
 
 async def test_keys_outlive_the_process(store: SqlStore) -> None:
@@ -121,19 +124,16 @@ async def test_names_need_not_be_unique(store: SqlStore) -> None:
 async def test_a_successor_takes_over_what_was_set_and_both_make_one_revision(
     store: SqlStore,
 ) -> None:
-    old = await store.create(_new(1, description="d", signals=frozenset({Signal.LOGS})), 5)
-    async with store._opened().begin() as connection:
-        await connection.execute(sa.update(keys_table).values(limits={"requests": 7}))
+    given = _new(1, description="d", signals=frozenset({Signal.LOGS}), limits=KeyLimits(7))
+    old = await store.create(given, 5)
 
     new, ending = await store.rotate(old.id, digest_of(b"new"), 50 * DAY_MS, 1_000, 10)
 
     assert (new.name, new.description, new.signals) == (old.name, old.description, old.signals)
+    assert new.limits == ending.limits == KeyLimits(7)
     assert (new.expires_at_ms, new.created_ms) == (50 * DAY_MS, 10)
     assert (ending.id, ending.expires_at_ms, ending.updated_ms) == (old.id, 1_010, 10)
     assert new.revision == ending.revision == 2
-    async with store._opened().connect() as connection:
-        limits = (await connection.execute(sa.select(keys_table.c.limits))).scalars().all()
-    assert limits == [{"requests": 7}, {"requests": 7}]
 
 
 async def test_rotation_never_lengthens_the_life_of_the_old_key(store: SqlStore) -> None:
@@ -288,6 +288,28 @@ async def test_signals_of_a_later_version_mean_nothing_here(store: SqlStore) -> 
 
     assert found is not None
     assert found.signals == frozenset({Signal.LOGS})
+
+
+async def test_limits_of_a_later_version_mean_nothing_here(store: SqlStore) -> None:
+    created = await store.create(_new(1), 5)
+    for limits, expected in (({"moons": 3, "bytes": 5}, KeyLimits(bytes=5)), ({"moons": 3}, None)):
+        async with store._opened().begin() as connection:
+            await connection.execute(sa.update(keys_table).values(limits=limits))
+
+        found = await store.find(created.id)
+
+        assert found is not None
+        assert found.limits == expected
+        assert (await read_all(store)).records == [found]
+
+
+async def test_limits_that_are_no_numbers_are_damage(store: SqlStore) -> None:
+    await store.create(_new(1), 5)
+    async with store._opened().begin() as connection:
+        await connection.execute(sa.update(keys_table).values(limits={"requests": "many"}))
+
+    with pytest.raises(StoreDamagedError, match=r"no numbers.*backup"):
+        await read_all(store)
 
 
 async def test_a_store_that_is_not_open_says_so(path: Path) -> None:
