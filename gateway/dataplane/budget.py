@@ -17,19 +17,20 @@ _RESUME: Final = 0.9
 class Budget:
     """Bytes held, of how many. `waiting` are the readers to call when there is room again."""
 
-    __slots__ = ("_near", "_resume", "limit", "used", "waiting")
+    __slots__ = ("_resume", "limit", "near", "used", "waiting")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
-        self._near = int(limit * _NEAR)
+        self.near = int(limit * _NEAR)
+        """From here on new requests must be refused and windows must not grow."""
         self._resume = int(limit * _RESUME)
         self.waiting: dict[object, Callable[[], None]] = {}
 
     @property
     def is_near(self) -> bool:
-        """Whether new requests must be refused and windows must not grow."""
-        return self.used >= self._near
+        """Whether so much is held that no more should begin."""
+        return self.used >= self.near
 
     @property
     def is_full(self) -> bool:

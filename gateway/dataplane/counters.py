@@ -103,6 +103,15 @@ class Counters:
             counters = self._unrouted[protocol] = RouteCounters(protocol, metrics.NO_SIGNAL)
         return counters
 
+    def use(self, key_id: str, outcome: str, length: int, now_ms: int) -> None:
+        """Count a request to its key."""
+        usage = self.usage.get((key_id, outcome))
+        if usage is None:
+            usage = self.usage[key_id, outcome] = [0, 0, 0]
+        usage[0] += 1
+        usage[1] += length
+        usage[2] = now_ms
+
     def count(self, metric: metrics.Metric, *labels: str) -> None:
         """Count one of something rare."""
         self.plain[metric.name, labels] += 1

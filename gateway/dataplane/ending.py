@@ -171,9 +171,12 @@ class Ending:
         """Answer a local route, whole."""
         self._up = None
         self._over(self._code_of(trailers or section) or "OK", _ACCEPTED)
-        self.downstream.send_head(section, not body and trailers is None)
+        if body and trailers is None:
+            self.downstream.send_answer(section, body)
+            return
+        self.downstream.send_head(section, trailers is None)
         if body:
-            self.downstream.send_body(body, trailers is None)
+            self.downstream.send_body(body, False)
         if trailers is not None:
             self.downstream.send_trailers(trailers)
 
@@ -244,9 +247,9 @@ class Ending:
             self._drop_replay()
         if self._waiting or self._answer_body:
             self._let_go()
-        plane.counters.in_flight[self.protocol] -= 1
         route = self.route
         counters = route.counters if route is not None else plane.unrouted_counters(self.protocol)
+        plane.counters.in_flight[counters.protocol] -= 1
         counters.requests[code, result] += 1
         counters.request_bytes += self.request_bytes
         counters.response_bytes += self.response_bytes
@@ -255,7 +258,7 @@ class Ending:
         if route is not None and route.intake is not None:
             plane.intake_counts.note(route.intake, result, self.head, principal is not None)
         if principal is not None:
-            plane.record_usage(
+            plane.counters.use(
                 principal.key_id, self.auth_outcome, self.request_bytes, self.decided_at_ms
             )
             if self.is_counted:

@@ -43,10 +43,12 @@ class Exchange(Relaying):
         plane = self.plane
         head = self.head
         route = self.route = plane.routes.get(head.path) or plane.intake_routes.find(head.path)
-        plane.counters.in_flight[self.protocol] += 1
         if route is None:
+            plane.counters.in_flight[self.protocol] += 1
             self.refuse(REFUSALS["NOT_FOUND"])
-        elif plane.cors is not None and (preflight := plane.cors.preflight(head)) is not None:
+            return
+        plane.counters.in_flight[route.counters.protocol] += 1
+        if plane.cors is not None and (preflight := plane.cors.preflight(head)) is not None:
             self.answer_locally(preflight, b"")
         elif head.method not in route.methods:
             self.refuse(REFUSALS["METHOD_NOT_ALLOWED"])
@@ -126,7 +128,8 @@ class Exchange(Relaying):
             return REFUSALS["MEDIA_TYPE"]
         if head.content_length > route.max_body_bytes:
             return REFUSALS["BODY_TOO_LARGE"]
-        if self.plane.budget.is_near:
+        plane = self.plane
+        if plane.budget.used >= plane.budget.near:
             return REFUSALS["OVERLOADED"]
         principal, quotas = self._principal, self.plane.quotas
         if principal is not None and (quotas.has_default or principal.limits is not None):

@@ -100,7 +100,6 @@ class RequestHead:
         "authority",
         "content_length",
         "content_type",
-        "credential_pairs",
         "credentials",
         "credentials_h2",
         "expects_continue",
@@ -112,6 +111,7 @@ class RequestHead:
         "method",
         "path",
         "query",
+        "sender_version",
     )
 
     def __init__(self, method: bytes, path: bytes, query: bytes | None, *, is_http2: bool) -> None:
@@ -128,17 +128,20 @@ class RequestHead:
         self.grpc_timeout = b""
         self.expects_continue = False
         self.credentials: list[Credential] = []
-        self.credential_pairs: list[Pair] = []
-        """The credential fields as they came, for `forward.key: client`. Lives as long as the
-        request.
-        """
         self.credentials_h2 = b""
-        """The same as HPACK representations, where they came over HTTP/2; `credential_pairs` is
-        then empty.
+        """The credential fields as HPACK representations, where they came over HTTP/2. Lives as
+        long as the request.
         """
         self.fields: list[Pair] = []
         self.h1: bytes | None = None
         self.h2: bytes | None = None
+        self.sender_version = ""
+        """The version that `intake_counts` found in the fields, once it has looked."""
+
+    @property
+    def credential_pairs(self) -> list[Pair]:
+        """The credential fields as they came, for `forward.key: client` and for look-ups."""
+        return [hpack.decode_field(raw) for raw in hpack.split(self.credentials_h2) or ()]
 
     def encoded_h1(self) -> bytes:
         """Fields to forward as HTTP/1.1 lines."""
@@ -154,10 +157,7 @@ class RequestHead:
 
     def encoded_credentials_h1(self) -> bytes:
         """The caller's credential fields as HTTP/1.1 lines."""
-        pairs = self.credential_pairs
-        if self.credentials_h2:
-            pairs = [hpack.decode_field(raw) for raw in hpack.split(self.credentials_h2) or ()]
-        return b"".join([b"%b: %b\r\n" % pair for pair in pairs])
+        return b"".join([b"%b: %b\r\n" % pair for pair in self.credential_pairs])
 
     def __repr__(self) -> str:
         """Leave everything out that could hold a secret: fields and query."""

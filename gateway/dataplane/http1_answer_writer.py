@@ -45,6 +45,23 @@ class AnswerWriter:
         self.has_begun = False
         """Whether the current request's answer has begun; reset by the connection."""
 
+    def send_whole(
+        self, section: FieldSection, body: bytes, request: Http1RequestHead, keeps: bool
+    ) -> None:
+        """Send a whole answer of a backend's; see `send_head`."""
+        if (
+            type(section) is Http1AnswerHead
+            and section.whole is not None
+            and section.content_length == len(body)
+            and keeps
+            and request.method != b"HEAD"
+        ):
+            self.has_begun = True
+            self._out.write(section.whole + body, len(body))
+            return
+        self.send_head(section, request, keeps, False)
+        self.send_body(body, True)
+
     def send_head(
         self, section: FieldSection, request: Http1RequestHead, keeps: bool, ended: bool
     ) -> None:

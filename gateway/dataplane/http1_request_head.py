@@ -1,8 +1,8 @@
 """Request heads from HTTP/1.1 bytes: what becomes of each field.
 
 A head is read whole, line by line: the lines of one sender repeat, and a line that was met before
-is known by its bytes. Where all of a head but its key and its length is known, it is known as one.
-Lines are kept only for names whose values are few and no secrets; a credential's never is.
+is known by its bytes. Lines are kept only for names whose values are few and no secrets; a
+credential's never is.
 
 llhttp, with a callback per field, takes twice as long, refuses methods that it does not know, and
 has an opinion of its own on where a body ends; the tests hold every verdict against it.
@@ -67,8 +67,8 @@ _KEPT_NAMES: Final = frozenset(
 """Fields whose values are few and no secrets."""
 _LINES_KEPT: Final = 2_000
 _LONGEST_KEPT: Final = 256
-_LONGEST_TEMPLATE: Final = 1_024
 """Together these bound what is kept to some megabytes, whatever callers send."""
+_LENGTH_MARK: Final = b"\r\nContent-Length: "
 _LONGEST_LENGTH: Final = 18
 SIMPLE_OPTIONS: Final = frozenset(
     {b"close", b"keep-alive", b"te", b"upgrade", b"http2-settings", b"trailer", b"trailers"}
@@ -86,8 +86,8 @@ _names: dict[bytes, tuple[int, bytes]] = {}
 _starts: dict[bytes, _Start] = {}
 
 
-def _keep(kept: dict[bytes, _Kept], key: bytes, value: _Kept, longest: int = _LONGEST_KEPT) -> None:
-    if len(key) <= longest:
+def _keep(kept: dict[bytes, _Kept], key: bytes, value: _Kept) -> None:
+    if len(key) <= _LONGEST_KEPT:
         if len(kept) >= _LINES_KEPT:
             kept.clear()
         kept[key] = value
@@ -133,7 +133,7 @@ class Http1RequestHead(RequestHead):
         "credentials_h1",
         "is_chunked",
         "is_http10",
-        "is_known",
+        "is_repeatable",
         "keeps_alive",
     )
 
@@ -142,14 +142,20 @@ class Http1RequestHead(RequestHead):
         self.is_chunked = False
         self.is_http10 = is_http10
         self.keeps_alive = not is_http10
-        self.is_known = False
-        """Whether all lines but the key's and the length's were met before."""
+        self.is_repeatable = False
+        """Whether the sender's next head may well be this one but for its body's length."""
         self.credentials_h1 = b""
         """The caller's credential fields as the lines that they came in."""
         self.body_follows = False
         """Whether body bytes came with the head: the backend's side waits for them to send both at
         once.
         """
+
+    @property
+    def credential_pairs(self) -> list[Pair]:
+        """See `RequestHead`."""
+        lines = self.credentials_h1.split(b"\r\n")[:-1]
+        return [http1.split_field_line(line) for line in lines]
 
     def encoded_credentials_h1(self) -> bytes:
         """The caller's credential fields as HTTP/1.1 lines."""
@@ -162,84 +168,108 @@ class Http1RequestHead(RequestHead):
         return self.h2
 
 
-class _Template:
-    """A head but for one key and one Content-Length; all its lines are known ones."""
+class HeadReader:
+    """Reads the heads of one connection. Most senders repeat theirs but for the body's length, and
+    some for the key: a head that differs in these alone is given anew, with them.
 
-    __slots__ = ("authority", "content_type", "expects", "fields", "h1", "keeps", "start")
+    It is good until the next one is read, which comes when its request is over.
+    """
 
-    def __init__(self, head: Http1RequestHead) -> None:
-        self.start = head.method, head.path, head.is_http10
-        self.authority = head.authority
-        self.content_type = head.content_type
-        self.expects = head.expects_continue
-        self.fields = head.fields
-        self.h1 = head.h1
-        self.keeps = head.keeps_alive
+    __slots__ = (
+        "_credentials",
+        "_end",
+        "_is_key_first",
+        "_key_bytes",
+        "_key_name",
+        "_known",
+        "_middle",
+        "_start",
+    )
 
-    def head(self) -> Http1RequestHead:
-        """Return a new head like this; what it shares is never changed."""
-        method, path, is_http10 = self.start
-        head = Http1RequestHead(method, path, None, is_http10=is_http10)
-        head.authority = self.authority
-        head.content_type = self.content_type
-        head.expects_continue = self.expects
-        head.fields = self.fields
-        head.h1 = self.h1
-        head.keeps_alive = self.keeps
+    def __init__(self, credentials: CredentialReader) -> None:
+        self._credentials = credentials
+        self._known: Http1RequestHead | None = None
+        # The known head, but for the key's value and the digits of Content-Length
+        self._start = b""
+        self._middle = b""
+        self._end = b""
+        self._is_key_first = False
+        self._key_bytes = 0
+        self._key_name = b""
+
+    def read(self, raw: bytes) -> Http1RequestHead:
+        """Read a whole head, from its request line to the empty line. Raises `Http1Error`."""
+        known = self._known
+        if known is not None and raw.startswith(self._start) and raw.endswith(self._end):
+            at = len(self._start)
+            end = len(raw) - len(self._end)
+            if self._is_key_first:
+                at += self._key_bytes
+                stop = at + len(self._middle)
+                key_at, key_end = len(self._start), at
+                digits = raw[stop:end]
+            else:
+                stop = end - self._key_bytes
+                key_at, key_end = stop, end
+                at = stop - len(self._middle)
+                digits = raw[len(self._start) : at]
+            if (
+                raw[at:stop] == self._middle
+                and digits.isdigit()
+                and len(digits) <= _LONGEST_LENGTH
+                and self._take_key(known, raw, key_at, key_end)
+            ):
+                known.content_length = int(digits)
+                return known
+        head = read_request_head(raw, self._credentials)
+        self._known = head if head.is_repeatable and self._learn(raw, head) else None
         return head
 
+    def forget_key(self) -> None:
+        """Let go of the key of a request that is over."""
+        if self._known is not None:
+            self._known.credentials_h1 = b""
 
-_templates: dict[bytes, _Template] = {}
-"""Everything in a head but the two lines → what it means."""
-_KEY_LINES: Final = (
-    (b"\r\nAuthorization: ", b"authorization"),
-    (b"\r\nauthorization: ", b"authorization"),
-    (b"\r\nSts-Api-Key: ", b"sts-api-key"),
-    (b"\r\nsts-api-key: ", b"sts-api-key"),
-)
-"""How the key's line begins, as most senders write it; the field's name."""
+    def _take_key(self, head: Http1RequestHead, raw: bytes, at: int, end: int) -> bool:
+        """Put the key into the head, if it is one that can be read without a second look."""
+        value = raw[at:end]
+        name = self._key_name
+        credential = self._credentials.read(name, value)
+        # A readable credential is visible ASCII behind a scheme; outer whitespace is none of it.
+        if credential.digest is None or value.strip(b" \t") != value:
+            return False
+        head.credentials[0] = credential
+        head.credentials_h1 = raw[at - len(name) - 2 : end + 2]
+        return True
+
+    def _learn(self, raw: bytes, head: Http1RequestHead) -> bool:
+        """Note where key and length stand; return whether that could be found."""
+        length_at = raw.find(_LENGTH_MARK)
+        if length_at < 0:
+            length_at = raw.find(_LENGTH_MARK.lower())
+        line = head.credentials_h1
+        name, _, rest = line[:-2].partition(b":")
+        value = rest[1:]
+        if length_at < 0 or rest[:1] != b" " or value.strip(b" \t") != value:
+            return False
+        length_at += len(_LENGTH_MARK)
+        length = length_at, raw.find(b"\r\n", length_at)
+        key_end = raw.find(b"\r\n" + line) + len(line)
+        key = key_end - len(value), key_end
+        first, second = sorted((length, key))
+        self._is_key_first = first is key
+        self._start, self._middle, self._end = (
+            raw[: first[0]],
+            raw[first[1] : second[0]],
+            raw[second[1] :],
+        )
+        self._key_bytes = len(value)
+        self._key_name = name.lower()
+        return True
 
 
-def read_request_head(raw: bytes, reader: CredentialReader) -> Http1RequestHead:
+def read_request_head(raw: bytes, reader: CredentialReader) -> Http1RequestHead:  # noqa: C901 - the loop of the data path: a call per field costs 3 % of a request
     """Read a whole head, from its request line to the empty line. Raises `Http1Error`."""
-    for mark, name in _KEY_LINES:  # noqa: B007 - used behind the loop
-        at = raw.find(mark)
-        if at >= 0:
-            break
-    else:
-        return _read_lines(raw, reader)
-    value_at = at + len(mark)
-    end = raw.find(b"\r\n", value_at)
-    rest = raw[:at] + raw[end:]
-    length_at = rest.find(b"\r\nContent-Length: ")
-    if length_at < 0:
-        length_at = rest.find(b"\r\ncontent-length: ")
-    if length_at < 0:
-        return _read_lines(raw, reader)
-    length_end = rest.find(b"\r\n", length_at + 18)
-    known = rest[:length_at] + rest[length_end:]
-    template = _templates.get(known)
-    if template is None:
-        head = _read_lines(raw, reader)
-        if head.is_known:
-            _keep(_templates, known, _Template(head), _LONGEST_TEMPLATE)
-        return head
-    value = raw[value_at:end]
-    credential = reader.read(name, value)
-    length = rest[length_at + 18 : length_end]
-    # A readable credential is visible ASCII behind a known scheme; outer whitespace is none of it.
-    is_plain = credential.digest is not None and value.strip(b" \t") == value
-    if not is_plain or not length.isdigit() or len(length) > _LONGEST_LENGTH:
-        return _read_lines(raw, reader)
-    head = template.head()
-    head.credentials.append(credential)
-    head.credential_pairs.append((mark[2:-2], value))
-    head.credentials_h1 = raw[at + 2 : end + 2]
-    head.content_length = int(length)
-    return head
-
-
-def _read_lines(raw: bytes, reader: CredentialReader) -> Http1RequestHead:  # noqa: C901 - the loop of the data path: a call per field costs 3 % of a request
     lines = raw.split(b"\r\n", http1.MAX_FIELDS + 3)
     if len(lines) > http1.MAX_FIELDS + 3 or len(raw) > http1.MAX_HEAD_BYTES:
         raise http1.Http1Error(http1.HEAD_TOO_LARGE)
@@ -266,7 +296,6 @@ def _read_lines(raw: bytes, reader: CredentialReader) -> Http1RequestHead:  # no
             head.authority = pair[1]
         elif kind == _CREDENTIAL:
             head.credentials.append(reader.read(lower, pair[1]))
-            head.credential_pairs.append(pair)
             head.credentials_h1 += line + b"\r\n"
         elif kind == _CONTENT_TYPE and not head.content_type:
             head.content_type = pair[1]
@@ -280,9 +309,13 @@ def _read_lines(raw: bytes, reader: CredentialReader) -> Http1RequestHead:  # no
     head.h1 = b"\r\n".join(forwarded)
     if hosts != 1 and (hosts or not is_http10):
         raise http1.Http1Error  # RFC 9112 §3.2
-    # The two unknown lines are then the key's and the length's.
-    head.is_known = (
-        unknown == 2 and query is None and len(head.credentials) == 1 and head.content_length >= 0
+    # One with lines that are new each time is not worth remembering.
+    head.is_repeatable = (
+        unknown <= 2
+        and query is None
+        and len(head.credentials) == 1
+        and head.credentials[0].digest is not None
+        and head.content_length >= 0
     )
     if rare:
         _take_rare(head, rare)

@@ -19,7 +19,7 @@ from gateway.dataplane.http1_connection import (
     PAUSED_PIPELINE,
     Http1Connection,
 )
-from gateway.dataplane.http1_request_head import Http1RequestHead, read_request_head
+from gateway.dataplane.http1_request_head import HeadReader, Http1RequestHead
 from gateway.outcome import CANCELED, REFUSALS, Refusal, Result
 from gateway.wire import http1
 
@@ -36,11 +36,12 @@ _NEWLINES: Final = b"\r\n"
 class Http1Server(Http1Connection):
     """One client connection; also `sides.Downstream` of its current exchange."""
 
-    __slots__ = ("_ahead", "_answer", "_chunked", "_continue_due", "_exchange", "_head")
+    __slots__ = ("_ahead", "_answer", "_chunked", "_continue_due", "_exchange", "_head", "_heads")
 
     def __init__(self, plane: DataPlane, listener: Listener, peer: str) -> None:
         super().__init__(plane, peer)
         self._answer = AnswerWriter(self._out)
+        self._heads = HeadReader(plane.credentials)
         self._head: Http1RequestHead | None = None
         self._exchange: Exchange | None = None
         self._chunked: http1.ChunkedBody | None = None
@@ -147,7 +148,7 @@ class Http1Server(Http1Connection):
         """Start the exchange of a complete head; `buffer[at:end]` is what has come behind it."""
         self._answer.has_begun = False
         try:
-            head = read_request_head(raw, self.plane.credentials)
+            head = self._heads.read(raw)
         except http1.Http1Error as error:
             self._refuse_head(error.reason)
             return
@@ -241,6 +242,14 @@ class Http1Server(Http1Connection):
             self._answered()
         return queued
 
+    def send_answer(self, section: FieldSection, body: bytes) -> None:
+        """See `Downstream`."""
+        head = self._head
+        if head is not None:
+            self._decide_end(head)
+            self._answer.send_whole(section, body, head, not self._is_ending)
+            self._answered()
+
     def send_trailers(self, section: FieldSection) -> None:
         """See `Downstream`; only the end is sent."""
         self.send_body(b"", ended=True)
@@ -297,6 +306,7 @@ class Http1Server(Http1Connection):
         """The answer is complete: go on with the next request, or end the connection."""
         self._exchange = None
         self._head = None
+        self._heads.forget_key()
         if self._pauses:
             self._resume(PAUSED_FLOW)
         if self._out.transport is None:

@@ -18,9 +18,9 @@ from gateway.wire import http1
 
 if TYPE_CHECKING:
     from gateway.dataplane.plane import DataPlane
-    from gateway.dataplane.pool import Pool
+    from gateway.dataplane.pool import Address, Pool
     from gateway.dataplane.relaying import Relaying
-    from gateway.settings import Backend, Target
+    from gateway.settings import Backend
 
 WINDOW_BYTES: Final = 64 * 1024
 """Answer bytes that may wait for the caller before the socket is read no more."""
@@ -34,9 +34,10 @@ class Http1Upstream(asyncio.BufferedProtocol):
     alpn: ClassVar[tuple[str, ...]] = ("http/1.1",)
     shares_streams: ClassVar[bool] = False
 
-    def __init__(self, plane: DataPlane, backend: Backend, target: Target, pool: Pool) -> None:
+    def __init__(self, plane: DataPlane, backend: Backend, home: Address, pool: Pool) -> None:
         self.plane = plane
-        self.target = target
+        self.home = home
+        target = home.target
         self.address = target.address
         self.busy = 0
         """Open requests."""
@@ -241,13 +242,18 @@ class Http1Upstream(asyncio.BufferedProtocol):
         reader = self._reader
         ended = reader.has_ended
         chunks = reader.chunks
-        head = reader.head
-        if head is not None:
-            reader.head = None
-            exchange.answer_head(head, ended and not chunks)
+        chunk = b""
         if chunks:
             reader.chunks = []
             chunk = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        head = reader.head
+        if head is not None:
+            reader.head = None
+            if ended and chunk:
+                exchange.whole_answer(head, chunk)
+            else:
+                exchange.answer_head(head, ended)
+        if chunk and not (ended and head is not None):
             self._ungranted += len(chunk)
             exchange.answer_body(chunk, ended)
         elif ended and head is None:

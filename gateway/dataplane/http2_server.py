@@ -52,6 +52,11 @@ class ServerStream(Stream):
             self.close()
         return queued
 
+    def send_answer(self, section: FieldSection, body: bytes) -> None:
+        """Send a whole answer."""
+        self.connection.send_headers(self, section.h2 or section.encoded_h2(), ended=False)
+        self.send_body(body, True)
+
     def send_trailers(self, section: FieldSection) -> None:
         """Send trailers behind what is queued."""
         if self.queue:
@@ -68,10 +73,10 @@ class ServerStream(Stream):
             self.send_head(replies.grpc_reply(refusal), ended=True)
             return
         status, fields, body = self.exchange.http_reply(refusal, allow)
-        is_head = self.exchange.head.method == b"HEAD"
-        self.send_head(FieldSection(status, fields), is_head)
-        if not is_head:
-            self.send_body(body, ended=True)
+        if self.exchange.head.method == b"HEAD":
+            self.send_head(FieldSection(status, fields), True)
+        else:
+            self.send_answer(FieldSection(status, fields), body)
 
     def withhold(self) -> None:
         """Say that the request was not processed: the caller sends it again."""

@@ -16,9 +16,9 @@ from gateway.wire.http2 import ConnectionFault, ErrorCode, Setting, Stream, Stre
 
 if TYPE_CHECKING:
     from gateway.dataplane.plane import DataPlane
-    from gateway.dataplane.pool import Pool
+    from gateway.dataplane.pool import Address, Pool
     from gateway.dataplane.relaying import Relaying
-    from gateway.settings import Backend, Target
+    from gateway.settings import Backend
 
 _log = structlog.get_logger(__name__)
 
@@ -55,7 +55,7 @@ class UpstreamStream(Stream):
     @property
     def address(self) -> str:
         """Where it goes, for traces and logs."""
-        return self.connection.target.address
+        return self.connection.home.target.address
 
     def send_body(self, chunk: bytes, ended: bool) -> int:
         """Send request bytes, within the backend's window."""
@@ -85,14 +85,15 @@ class Http2Upstream(Http2Transport[UpstreamStream]):
     shares_streams: ClassVar[bool] = True
     bug_place = "upstream"
 
-    def __init__(self, plane: DataPlane, backend: Backend, target: Target, pool: Pool) -> None:
+    def __init__(self, plane: DataPlane, backend: Backend, home: Address, pool: Pool) -> None:
         settings = {
             Setting.HEADER_TABLE_SIZE: 0,
             Setting.ENABLE_PUSH: 0,
             Setting.MAX_HEADER_LIST_SIZE: hpack.MAX_HEADER_LIST_BYTES,
         }
         super().__init__(plane, settings)
-        self.target = target
+        self.home = home
+        target = home.target
         self._pool = pool
         self._next_id = 1
         self._is_closing = False
@@ -282,7 +283,7 @@ class Http2Upstream(Http2Transport[UpstreamStream]):
         """The backend broke the protocol."""
         _log.warning(
             "the backend broke the HTTP/2 protocol",
-            address=self.target.address,
+            address=self.home.target.address,
             code=code.name,
             text=text,
         )

@@ -49,7 +49,10 @@ class IntakeCounts:
         sender = rules.sender
         self._plain[_REQUESTS, (rules.label, sender, result)] += 1
         if is_known:
-            self._plain[_AGENTS, (sender, self._version_of(head, sender))] += 1
+            version = head.sender_version
+            if not version:
+                version = head.sender_version = self._version_of(head, sender)
+            self._plain[_AGENTS, (sender, version)] += 1
 
     def _version_of(self, head: RequestHead, sender: str) -> str:
         names = _USER_AGENT if sender in _BY_USER_AGENT else _NAMES

@@ -222,10 +222,7 @@ def keys_in(head: RequestHead) -> Iterator[bytes]:
     """Give everything in a head that could be a key, whichever its carrier: what is wanted is known
     by its digest.
     """
-    pairs = head.credential_pairs
-    if head.credentials_h2:
-        pairs = [hpack.decode_field(raw) for raw in hpack.split(head.credentials_h2) or ()]
-    for _, value in pairs:
+    for _, value in head.credential_pairs:
         whole = value.strip(b" \t")
         rest = whole.partition(b" ")[2].lstrip(b" ")
         yield whole

@@ -138,15 +138,6 @@ class DataPlane:
         """Counters of requests for no route: signal `none`."""
         return self.counters.unrouted(protocol)
 
-    def record_usage(self, key_id: str, outcome: str, length: int, now_ms: int) -> None:
-        """Count a request to its key."""
-        usage = self.counters.usage.get((key_id, outcome))
-        if usage is None:
-            usage = self.counters.usage[key_id, outcome] = [0, 0, 0]
-        usage[0] += 1
-        usage[1] += length
-        usage[2] = now_ms
-
     def backend_refused(self, backend: str) -> None:
         """Raise the alarm that a backend does not accept what the gateway allowed; log the first
         of them.

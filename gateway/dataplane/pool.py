@@ -47,9 +47,10 @@ class UpstreamConnection(Protocol):
     """Protocols to offer over TLS."""
     shares_streams: ClassVar[bool]
     """Whether one connection carries many requests at once."""
-    target: Target
+    home: Address
+    """Where it leads."""
 
-    def __init__(self, plane: DataPlane, backend: Backend, target: Target, pool: Pool) -> None: ...
+    def __init__(self, plane: DataPlane, backend: Backend, home: Address, pool: Pool) -> None: ...
 
     @property
     def busy(self) -> int:
@@ -72,7 +73,7 @@ class UpstreamConnection(Protocol):
         """Close when nothing is open, else after the open requests."""
 
 
-class _Address:
+class Address:
     """One url of the backend and its connections."""
 
     __slots__ = ("connecting", "connections", "failed_at", "free", "is_up", "leaving", "target")
@@ -99,7 +100,7 @@ class Pool:
         self._plane = plane
         self.backend = backend
         self._kind = kind
-        self._addresses = [_Address(target) for target in backend.targets]
+        self._addresses = [Address(target) for target in backend.targets]
         self._waiting: dict[Relaying, None] = {}
         self._is_closed = False
         self._tls = {
@@ -120,7 +121,8 @@ class Pool:
         connection = self._free_connection()
         if connection is not None:
             exchange.attach(connection.open(exchange))
-            self._update_free(connection)
+            if connection.capacity <= 0:
+                connection.home.free.pop(connection, None)
         elif not self._can_hope():
             exchange.no_upstream(REFUSALS["BACKEND_UNREACHABLE"])
         elif len(self._waiting) >= self.backend.max_waiting:
@@ -161,23 +163,11 @@ class Pool:
             for address in self._addresses
         )
 
-    def _update_free(self, connection: UpstreamConnection) -> None:
-        address = self._address_of(connection)
-        if connection.capacity > 0:
-            address.free[connection] = None
-        else:
-            address.free.pop(connection, None)
-
-    def _address_of(self, connection: UpstreamConnection) -> _Address:
-        if len(self._addresses) == 1:
-            return self._addresses[0]
-        return next(address for address in self._addresses if address.target is connection.target)
-
     # Called by connections
 
     def capacity_changed(self, connection: UpstreamConnection) -> None:
         """A request has ended, or the backend's limits changed: serve who waits."""
-        address = self._address_of(connection)
+        address = connection.home
         if connection not in address.connections:
             return
         if connection.capacity <= 0:
@@ -193,11 +183,12 @@ class Pool:
             exchange = next(iter(self._waiting))
             del self._waiting[exchange]
             exchange.attach(connection.open(exchange))
-        self._update_free(connection)
+        if connection.capacity <= 0:
+            connection.home.free.pop(connection, None)
 
     def connection_lost(self, connection: UpstreamConnection) -> None:
         """The transport is gone, or takes no more requests."""
-        address = self._address_of(connection)
+        address = connection.home
         address.connections.discard(connection)
         address.free.pop(connection, None)
         if connection.busy:
@@ -208,7 +199,7 @@ class Pool:
 
     def is_surplus(self, connection: UpstreamConnection) -> bool:
         """Whether an idle connection is more than `min_connections` asks for."""
-        return len(self._address_of(connection).connections) > self.backend.min_connections
+        return len(connection.home.connections) > self.backend.min_connections
 
     # Growing
 
@@ -249,15 +240,15 @@ class Pool:
             count += 1
             connecting += 1
 
-    def _connect(self, address: _Address) -> None:
+    def _connect(self, address: Address) -> None:
         task = self._plane.loop.create_task(self._connect_once(address))
         address.connecting.add(task)
         task.add_done_callback(address.connecting.discard)
 
-    async def _connect_once(self, address: _Address) -> None:
+    async def _connect_once(self, address: Address) -> None:
         try:
             async with asyncio.timeout(self.backend.connect_timeout_s):
-                connection = await self._connection(address.target)
+                connection = await self._connection(address)
         except (OSError, UnicodeError, ssl.SSLError, TimeoutError, ConnectError) as error:
             self._no_longer_connecting(address)
             self._connect_failed(address, error)
@@ -266,14 +257,15 @@ class Pool:
         self._connected(address, connection)
 
     @staticmethod
-    def _no_longer_connecting(address: _Address) -> None:
+    def _no_longer_connecting(address: Address) -> None:
         """Count this attempt no more: what follows decides on the next one."""
         task = asyncio.current_task()
         if task is not None:
             address.connecting.discard(task)
 
-    async def _connection(self, target: Target) -> UpstreamConnection:
+    async def _connection(self, address: Address) -> UpstreamConnection:
         """Resolve the name, connect to one of its addresses, wait until requests may be opened."""
+        target = address.target
         loop = self._plane.loop
         found = await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
         random.shuffle(found)
@@ -296,7 +288,7 @@ class Pool:
             except BaseException:
                 sock.close()
                 raise
-            connection = self._kind(self._plane, self.backend, target, self)
+            connection = self._kind(self._plane, self.backend, address, self)
             transport, _ = await loop.create_connection(
                 lambda c=connection: c, sock=sock, ssl=context, server_hostname=server_name
             )
@@ -308,7 +300,7 @@ class Pool:
             return connection
         raise failure or ConnectError("the name has no address")
 
-    def _connected(self, address: _Address, connection: UpstreamConnection) -> None:
+    def _connected(self, address: Address, connection: UpstreamConnection) -> None:
         if self._is_closed:
             connection.close()
             return
@@ -329,7 +321,7 @@ class Pool:
         if self._waiting:
             self._grow()
 
-    def _connect_failed(self, address: _Address, error: Exception) -> None:
+    def _connect_failed(self, address: Address, error: Exception) -> None:
         address.failed_at = self._plane.now()
         self._plane.counters.count(
             metrics.BACKEND_CONNECT_ERRORS, self.backend.name, address.target.address
@@ -355,7 +347,7 @@ class Pool:
         for exchange in waiting:
             exchange.no_upstream(REFUSALS["BACKEND_UNREACHABLE"])
 
-    def _gauge(self, address: _Address) -> None:
+    def _gauge(self, address: Address) -> None:
         gauges = self._plane.counters.gauges
         gauges[metrics.BACKEND_CONNECTIONS.name, (self.backend.name, address.target.address)] = len(
             address.connections

@@ -40,6 +40,8 @@ while it is held. OTLP's answers are a few hundred bytes.
 
 _AUTH_GRPC: Final = (GrpcCode.UNAUTHENTICATED, GrpcCode.PERMISSION_DENIED)
 _AUTH_HTTP: Final = (401, 403)
+_FIRST_ERROR: Final = 400
+_NOT_FOUND: Final = 404
 # Bound once: in CPython 3.11 a look-up of an enum's member costs 0.15 µs, and a request has many.
 _ACCEPTED: Final = Result.ACCEPTED.value
 _ANSWERED_WITH_ERROR: Final = Result.BACKEND_REFUSED.value
@@ -78,10 +80,11 @@ class Relaying(Ending):
 
     def body(self, chunk: bytes, ended: bool) -> None:
         """Take body bytes from the server side; `ended`: these are the last."""
+        plane = self.plane
         length = len(chunk)
         self.request_bytes += length
         self.body_ended = ended
-        self.progress_at = self.plane.tick
+        self.progress_at = plane.tick
         if self.is_over:
             return
         route = self.route
@@ -90,8 +93,8 @@ class Relaying(Ending):
             return
         replay = self._replay
         if replay is not None:
-            budget = self.plane.budget
-            if self._replay_bytes + length <= REPLAY_BYTES and not budget.is_near:
+            budget = plane.budget
+            if self._replay_bytes + length <= REPLAY_BYTES and budget.used < budget.near:
                 replay.append(chunk)
                 self._replay_bytes += length
                 budget.used += length
@@ -105,7 +108,7 @@ class Relaying(Ending):
             self._waiting = []
         self._waiting.append(chunk)
         self.held += length
-        self.plane.budget.charge(length)
+        plane.budget.charge(length)
 
     def _pass_on(self, up: Upstream, chunk: bytes, ended: bool, *, keeps_up: bool) -> None:
         queued = up.send_body(chunk, ended)
@@ -173,36 +176,49 @@ class Relaying(Ending):
 
     def answer_head(self, section: FieldSection, ended: bool) -> None:
         """Take the head of the backend's answer; it is held until the answer is complete."""
+        taken = self._take_answer_head(section, ended)
+        if taken is None:
+            return
+        if ended:
+            self._head_sent = True
+            self.downstream.send_head(taken, True)
+            self._complete(taken, self.backend_code)
+        else:
+            self._answer_head = taken
+            self._answer_body = []
+
+    def whole_answer(self, section: FieldSection, body: bytes) -> None:
+        """Take an answer that came at once and has a body: there is nothing to hold."""
+        taken = self._take_answer_head(section, False)
+        if taken is not None:
+            self.response_bytes = len(body)
+            self._head_sent = True
+            self.downstream.send_answer(taken, body)
+            self._complete(taken, self.backend_code)
+
+    def _take_answer_head(self, section: FieldSection, ended: bool) -> FieldSection | None:
+        """Take note of the backend's head; return what goes to the caller, None if nothing."""
         route = self.route
         if self.is_over or route is None:
-            return
-        self.progress_at = self.plane.tick
-        self.plane.counters.backend_duration[route.backend_label].observe(
-            time.monotonic() - self.backend_started
-        )
+            return None
+        plane = self.plane
+        counters = plane.counters
+        self.progress_at = plane.tick
+        label = route.backend_label
+        counters.backend_duration[label].observe(time.monotonic() - self.backend_started)
         if self._replay is not None:
             self._drop_replay()
         code = self._code_of(section)
         if code is not None:
             self.backend_code = code
-            self.plane.counters.backend_requests[route.backend_label, code] += 1
-            if self._is_backend_refusal(section):
-                self._backend_refused(route)
-                return
-            if section.status == 404 or section.grpc_status == _UNIMPLEMENTED:
-                self._route_missing(route)
+            counters.backend_requests[label, code] += 1
+            is_error = section.status >= _FIRST_ERROR or section.grpc_status > 0
+            if is_error and self._is_answered_error(route, section):
+                return None
         elif ended:
             self.upstream_lost(False)  # no status: cut short, whoever did it
-            return
-        if self.plane.cors is not None:
-            section = self.plane.cors.decorated(section, self.head)
-        if ended:
-            self._head_sent = True
-            self.downstream.send_head(section, True)
-            self._complete(section)
-        else:
-            self._answer_head = section
-            self._answer_body = []
+            return None
+        return section if plane.cors is None else plane.cors.decorated(section, self.head)
 
     def answer_body(self, chunk: bytes, ended: bool) -> None:
         """Take answer bytes.
@@ -214,7 +230,7 @@ class Relaying(Ending):
         if self.is_over or section is None:
             return
         self.progress_at = self.plane.tick
-        if ended and self._code_of(section) is None:
+        if ended and not self.backend_code:
             self.upstream_lost(False)  # trailers with the status were to come
             return
         length = len(chunk)
@@ -229,7 +245,7 @@ class Relaying(Ending):
             chunk = self._begin_answer(section, held)
         queued = self.downstream.send_body(chunk, ended)
         if ended:
-            self._complete(section)
+            self._complete(section, self.backend_code)
         elif self._up is not None and length > queued:
             self._up.grant(length - queued)
 
@@ -259,17 +275,25 @@ class Relaying(Ending):
             return
         self.backend_code = code = self._code_of(section) or "UNKNOWN"
         self.plane.counters.backend_requests[route.backend_label, code] += 1
-        if self._is_backend_refusal(section):
-            self._backend_refused(route)
+        if section.grpc_status and self._is_answered_error(route, section):
             return
-        if section.grpc_status == _UNIMPLEMENTED:
-            self._route_missing(route)
         if self._answer_body is not None and self._answer_head is not None:
             body = self._begin_answer(self._answer_head, self._answer_body)
             if body:
                 self.downstream.send_body(body, False)
         self.downstream.send_trailers(section)
-        self._complete(section)
+        self._complete(section, code)
+
+    def _is_answered_error(self, route: Route, section: FieldSection) -> bool:
+        """Take note of a backend's error; return whether it was answered with our own words."""
+        if self._is_backend_refusal(section):
+            self._backend_refused(route)
+            return True
+        if section.status == _NOT_FOUND or section.grpc_status == _UNIMPLEMENTED:
+            self.plane.counters.count(
+                metrics.BACKEND_ROUTE_MISSING, route.backend_label, route.signal.value
+            )
+        return False
 
     def _is_backend_refusal(self, section: FieldSection) -> bool:
         """Whether the backend refused a key that we allowed from a store that it does not share."""
@@ -303,14 +327,8 @@ class Relaying(Ending):
         else:
             self._abort(BACKEND_REFUSED)
 
-    def _route_missing(self, route: Route) -> None:
-        self.plane.counters.count(
-            metrics.BACKEND_ROUTE_MISSING, route.backend_label, route.signal.value
-        )
-
-    def _complete(self, section: FieldSection) -> None:
+    def _complete(self, section: FieldSection, code: str) -> None:
         """The backend's answer has been passed on, whole."""
-        code = self._code_of(section) or "OK"
         accepted = section.grpc_status == 0 if self.is_grpc else 200 <= section.status < 300
         self._up = None
         self._over(code, _ACCEPTED if accepted else _ANSWERED_WITH_ERROR)

@@ -31,6 +31,11 @@ class Downstream(Protocol):
         `Exchange.answer_left` is called when it leaves.
         """
 
+    def send_answer(self, section: FieldSection, body: bytes) -> None:
+        """Send a whole answer that has a body and no trailers, as `send_head` and `send_body`
+        would.
+        """
+
     def send_trailers(self, section: FieldSection) -> None:
         """Send trailers, which end the answer. Over HTTP/1.1 only the end is sent."""
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import hpack
 import httptools
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.dataplane import http1_request_head as module
 from gateway.dataplane.credentials import CredentialReader
-from gateway.dataplane.http1_request_head import Http1RequestHead, read_request_head
+from gateway.dataplane.http1_request_head import HeadReader, Http1RequestHead, read_request_head
 from gateway.model import digest_of
 from gateway.wire.http1 import Http1Error
 
@@ -17,18 +19,36 @@ KEY = b"iapikey-0123456789abcdefghijklmnopqrstuv2Pxkvs"
 
 def read(*lines: bytes, start: bytes = b"POST /v1/traces HTTP/1.1") -> Http1RequestHead:
     """Read a head of these lines, again and again: known ones must mean what new ones do."""
-    raw = b"\r\n".join([start, *lines, b"", b""])
-    reader = CredentialReader(["StackState"])
-    first, *others = (read_request_head(raw, reader) for _ in range(4))
-    for other in others:
-        assert meaning(other) == meaning(first)
-    return others[-1]
+    raw = raw_head(*lines, start=start)
+    reader = head_reader()
+    for _ in range(4):
+        head = reader.read(raw)
+        assert meaning(head) == meaning(read_request_head(raw, CredentialReader(["StackState"])))
+    return head
+
+
+def raw_head(*lines: bytes, start: bytes = b"POST /v1/traces HTTP/1.1") -> bytes:
+    """Return a head of these lines."""
+    return b"\r\n".join([start, *lines, b"", b""])
+
+
+def head_reader() -> HeadReader:
+    """Return the reader of a new connection."""
+    return HeadReader(CredentialReader(["StackState"]))
 
 
 def meaning(head: Http1RequestHead) -> dict[str, object]:
     """Return everything that a head says."""
     names = [name for kind in type(head).__mro__ for name in getattr(kind, "__slots__", ())]
-    return {name: getattr(head, name) for name in names if name not in {"h2", "is_known"}}
+    return {name: getattr(head, name) for name in names if name not in {"h2", "is_repeatable"}}
+
+
+def outcome(read: Callable[[bytes], Http1RequestHead], raw: bytes) -> object:
+    """Return everything that a head says, or that it is malformed."""
+    try:
+        return meaning(read(raw))
+    except Http1Error as error:
+        return error.reason
 
 
 def test_fields_to_forward_are_kept_as_the_caller_wrote_them() -> None:
@@ -198,21 +218,50 @@ def test_as_many_fields_as_allowed_are_read() -> None:
     assert len(read(b"Host: a", *[b"X-%d: y" % number for number in range(199)]).fields) == 199
 
 
-def test_no_key_is_kept_among_the_known_lines_and_heads() -> None:
+def test_no_key_is_kept_among_the_known_lines() -> None:
     credential = b"Authorization: StackState " + KEY
     read(b"Host: a", credential, b"Content-Length: 5")
     read(b"Host: a", credential, b"Content-Length: 5", b"X-Secret: " + KEY)
     read(b"Host: a", b"Sts-Api-Key: " + KEY, b"Content-Length: 5", b"Sts-Agent-Version: 3.1")
     start = b"POST /intake?api_key=" + KEY + b" HTTP/1.1"
     read(b"Host: a", credential, b"Content-Length: 5", start=start)
-    kept = b" ".join([*module._lines, *module._starts, *module._names, *module._templates])
+    kept = b" ".join([*module._lines, *module._starts, *module._names])
     assert KEY not in kept
     assert b"Host: a" in kept
-    for template in module._templates.values():
-        assert not any(KEY in repr(getattr(template, name)).encode() for name in template.__slots__)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (b"Authorization: StackState " + KEY, b"Content-Length: 5"),
+        (b"Content-Length: 5", b"Sts-Api-Key: " + KEY),
+        (b"Sts-Api-Key: " + KEY, b"Content-Length: 5", b"X-Secret: " + KEY),
+    ],
+)
+def test_a_connection_keeps_no_key_between_its_requests(lines: tuple[bytes, ...]) -> None:
+    reader = head_reader()
+    for _ in range(3):
+        assert reader.read(raw_head(*HEAD, *lines)).credentials_h1
+        reader.forget_key()
+        kept = [getattr(reader, name) for name in reader.__slots__ if name != "_credentials"]
+        if reader._known is not None:
+            kept.append(meaning(reader._known))
+        assert KEY.decode() not in repr(kept)
 
 
 HEAD = (b"Host: a", b"User-Agent: x", b"Content-Type: application/json")
+
+
+ORDERS = ("{key}\r\n{length}", "{length}\r\n{key}", "{length}\r\nUser-Agent: y\r\n{key}")
+
+
+def repeated(*lines: bytes) -> Http1RequestHead:
+    """Read a head on a connection whose last heads were ordinary ones."""
+    reader = head_reader()
+    for _ in range(2):
+        reader.read(raw_head(*HEAD, b"Authorization: StackState k", b"Content-Length: 5"))
+    assert reader._known is not None
+    return reader.read(raw_head(*HEAD, *lines))
 
 
 @pytest.mark.parametrize(
@@ -221,22 +270,28 @@ HEAD = (b"Host: a", b"User-Agent: x", b"Content-Type: application/json")
         b"Authorization: StackState ",
         b"authorization: stackstate  ",
         b"Sts-Api-Key: ",
-        b"sts-api-key: ",
+        b"STS-API-KEY: ",
     ],
 )
 @pytest.mark.parametrize("length", [b"Content-Length: ", b"content-length: "])
-def test_a_head_that_is_known_but_for_its_key_and_its_length_means_the_same(
-    credential: bytes, length: bytes
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_head_that_is_repeated_but_for_its_key_and_its_length_means_the_same(
+    credential: bytes, length: bytes, order: str
 ) -> None:
-    module._templates.clear()
-    read(*HEAD, credential + KEY, length + b"5")
-    assert len(module._templates) == 1
-    for key, size in ((b"another", b"7"), (KEY, b"0"), (b"third", b"123456789012345678")):
-        head = read(*HEAD, credential + key, length + size)
-        assert [one.digest for one in head.credentials] == [digest_of(key)]
-        assert head.encoded_credentials_h1() == credential + key + b"\r\n"
-        assert head.content_length == int(size)
-        module._templates.clear()
+    reader = head_reader()
+    known = None
+    sizes = (b"5", b"5", b"7", b"0", b"123456789012345678", b"0042")
+    keys = (KEY, KEY, KEY, KEY[::-1], KEY, b"another")
+    for turn, (key, size) in enumerate(zip(keys, sizes, strict=True)):
+        parts = {"key": (credential + key).decode(), "length": (length + size).decode()}
+        raw = raw_head(*HEAD, *order.format(**parts).encode().split(b"\r\n"))
+        head = reader.read(raw)
+        assert meaning(head) == meaning(read_request_head(raw, CredentialReader(["StackState"])))
+        if turn == 1:
+            known = head
+        elif turn in {2, 3, 4}:
+            assert head is known
+    assert head is not known
 
 
 @pytest.mark.parametrize(
@@ -251,9 +306,8 @@ def test_a_head_that_is_known_but_for_its_key_and_its_length_means_the_same(
     ],
 )
 def test_a_known_head_does_not_hide_what_is_malformed(lines: tuple[bytes, ...]) -> None:
-    read(*HEAD, b"Authorization: StackState k", b"Content-Length: 5")
     with pytest.raises(Http1Error):
-        read(*HEAD, *lines)
+        repeated(*lines)
 
 
 @pytest.mark.parametrize(
@@ -261,12 +315,14 @@ def test_a_known_head_does_not_hide_what_is_malformed(lines: tuple[bytes, ...]) 
     [
         ((b"Authorization: Bearer k",), ["SCHEME_BEARER"]),
         ((b"Authorization: StackState",), ["KEY_EMPTY"]),
+        ((b"Authorization: StackState  ",), ["KEY_EMPTY"]),
         ((b"Authorization: StackState k", b"Authorization: StackState k"), ["", ""]),
         ((b"Authorization: StackState k ",), [""]),
         ((b"Sts-Api-Key: k", b"Authorization: StackState k"), ["", ""]),
         ((b"Sts-Api-Key: k", b"Sts-Api-Key: other"), ["", ""]),
         ((b"Sts-Api-Key: ",), ["KEY_EMPTY"]),
         ((b"Sts-Api-Key: k ",), [""]),
+        ((b"Sts-Api-Key:k",), [""]),
         ((b"STS-API-KEY: k",), [""]),
         ((b"DD-Api-Key: k",), ["KEY_MISSING"]),
     ],
@@ -274,17 +330,30 @@ def test_a_known_head_does_not_hide_what_is_malformed(lines: tuple[bytes, ...]) 
 def test_a_known_head_does_not_hide_how_a_credential_came(
     lines: tuple[bytes, ...], refusals: list[str]
 ) -> None:
-    read(*HEAD, b"Authorization: StackState k", b"Content-Length: 5")
-    head = read(*HEAD, *lines, b"Content-Length: 5")
+    head = repeated(*lines, b"Content-Length: 5")
     assert [credential.refusal for credential in head.credentials] == refusals
     assert all(value == value.strip() for _, value in head.credential_pairs)
+
+
+@given(st.binary(max_size=3), st.integers(0, 200), st.integers(0, 200))
+def test_a_changed_head_is_read_as_if_none_had_been_known(
+    inserted: bytes, at: int, until: int
+) -> None:
+    usual = raw_head(*HEAD, b"Authorization: StackState k", b"Content-Length: 5")
+    changed = usual[:at] + inserted + usual[max(at, min(until, len(usual) - 4)) :]
+    reader = head_reader()
+    for _ in range(2):
+        reader.read(usual)
+    assert outcome(reader.read, changed) == outcome(
+        lambda raw: read_request_head(raw, CredentialReader(["StackState"])), changed
+    )
 
 
 def test_what_is_known_is_bounded() -> None:
     for number in range(3_000):
         agent = b"User-Agent: %d" % number
         read(b"Host: a", agent, b"Authorization: StackState k", b"Content-Length: 5")
-    for kept in (module._lines, module._names, module._starts, module._templates):
+    for kept in (module._lines, module._names, module._starts):
         assert len(kept) <= 2_000
 
 
