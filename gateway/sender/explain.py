@@ -75,7 +75,10 @@ REASON_ADVICE: Final[dict[str, tuple[str, ...]]] = {
     "UNDECIDED": (_WAIT, "if it lasts: the gateway's key store or key authority is down"),
     "OVERLOADED": (_WAIT, "if it lasts: the backend is slow, or limits.buffer_memory too small"),
     "CONNECTION_LIMIT": (_WAIT, "if it lasts: raise limits.max_connections"),
-    "QUOTA": (_WAIT, "if it lasts: raise its limits or limits.per_key, or spread the load over several keys"),
+    "QUOTA": (
+        _WAIT,
+        "if it lasts: raise its limits or limits.per_key, or spread the load over several keys",
+    ),
     "BODY_TOO_LARGE": (_SMALLER,),
     "NOT_FOUND": (_PROTOCOL,),
     "METHOD_NOT_ALLOWED": (_PROTOCOL,),
