@@ -131,7 +131,7 @@ class Exchange(Relaying):
         plane = self.plane
         if plane.budget.used >= plane.budget.near:
             return REFUSALS["OVERLOADED"]
-        principal, quotas = self._principal, self.plane.quotas
+        principal, quotas = self._principal, plane.quotas
         if principal is not None and (quotas.has_default or principal.limits is not None):
             return quotas.admit(principal.key_id, self, principal.limits)
         return None

@@ -96,7 +96,7 @@ class Http1Server(Http1Connection):
         while at < end:
             phase = self._phase
             if phase == HEAD and not self._out.is_paused:
-                at = self._read_head(buffer, at, end)
+                at = self._read_head(buffer, view, at, end)
             elif phase == BODY:
                 at = self._read_body(buffer, view, at, end)
             elif phase <= ANSWER:
@@ -108,10 +108,10 @@ class Http1Server(Http1Connection):
             else:
                 at = self._throw_away(at, end)
 
-    def _read_head(self, buffer: bytes | bytearray, at: int, end: int) -> int:
-        """Take a head, or its beginning; return the position behind it."""
+    def _read_head(self, buffer: bytes | bytearray, view: memoryview, at: int, end: int) -> int:
+        """Take a head, or its beginning; return the position behind what was taken."""
         if self._held:
-            return self._read_rest_of_head(buffer, at, end)
+            return self._read_rest_of_head(buffer, view, at, end)
         while buffer[at] in _NEWLINES:
             at += 1  # empty lines before a request line (RFC 9112 §2.2)
             if at == end:
@@ -122,21 +122,20 @@ class Http1Server(Http1Connection):
             self._hold_head(bytes(buffer[at:end]))
             return end
         stop = found + 4
-        self._begin(bytes(buffer[at:stop]), buffer, stop, end)
-        return stop
+        return self._begin(bytes(view[at:stop]), buffer, view, stop, end)
 
-    def _read_rest_of_head(self, buffer: bytes | bytearray, at: int, end: int) -> int:
+    def _read_rest_of_head(
+        self, buffer: bytes | bytearray, view: memoryview, at: int, end: int
+    ) -> int:
         held = self._held
         self._let_go_of_held()
-        data = held + bytes(buffer[at:end])
+        data = held + bytes(view[at:end])
         found = data.find(http1.HEAD_END, max(0, len(held) - len(http1.HEAD_END) + 1))
         if found < 0:
             self._hold_head(data)
             return end
         length = found + len(http1.HEAD_END)
-        stop = at + length - len(held)
-        self._begin(data[:length], buffer, stop, end)
-        return stop
+        return self._begin(data[:length], buffer, view, at + length - len(held), end)
 
     def _hold_head(self, data: bytes) -> None:
         if len(data) > http1.MAX_HEAD_BYTES:
@@ -144,19 +143,23 @@ class Http1Server(Http1Connection):
         else:
             self._hold(data)
 
-    def _begin(self, raw: bytes, buffer: bytes | bytearray, at: int, end: int) -> None:
-        """Start the exchange of a complete head; `buffer[at:end]` is what has come behind it."""
+    def _begin(
+        self, raw: bytes, buffer: bytes | bytearray, view: memoryview, at: int, end: int
+    ) -> int:
+        """Start the exchange of a complete head; `buffer[at:end]` is what has come behind it, of
+        which a whole body is taken at once. Return the position behind what was taken.
+        """
         self._answer.has_begun = False
         try:
             head = self._heads.read(raw)
         except http1.Http1Error as error:
             self._refuse_head(error.reason)
-            return
+            return at
         self._head = head
         self._ungranted = 0
-        self._left = head.content_length
+        length = self._left = head.content_length
         self._continue_due = head.expects_continue
-        if head.content_length:
+        if length:
             self._phase = BODY
             head.body_follows = at < end
         else:
@@ -168,11 +171,17 @@ class Http1Server(Http1Connection):
             self._ahead = (buffer, at, end)
             exchange.start()
             self._ahead = None
-            return
+            return at
         self._chunked = None
         exchange.start()
-        if not head.content_length and not exchange.is_over:
-            exchange.body(b"", True)
+        if length > end - at or exchange.is_over:
+            return at
+        self._phase = ANSWER
+        self._continue_due = False
+        self._left = 0
+        self._ungranted = length
+        exchange.body(bytes(view[at : at + length]), True)
+        return at + length
 
     def _read_body(self, buffer: bytes | bytearray, view: memoryview, at: int, end: int) -> int:
         """Take body bytes; return the position behind them."""
