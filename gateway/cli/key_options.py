@@ -127,12 +127,14 @@ RequestsLimitOption = Annotated[
 BytesLimitOption = Annotated[
     str | None,
     typer.Option(
-        "--limit-bytes", metavar="N", help="Bytes of bodies per second, such as 5MiB; 0, default."
+        "--limit-bytes",
+        metavar="N",
+        help="Bytes of bodies per second, such as 5MiB; else as above.",
     ),
 ]
 ConcurrentLimitOption = Annotated[
     str | None,
-    typer.Option("--limit-concurrent", metavar="N", help="Requests at once; 0, default."),
+    typer.Option("--limit-concurrent", metavar="N", help="Requests at once; else as above."),
 ]
 
 

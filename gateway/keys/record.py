@@ -131,6 +131,15 @@ class KeyUsage(NamedTuple):
             max(self.last_used_ms, other.last_used_ms),
         )
 
+    def minus(self, part: KeyUsage) -> KeyUsage:
+        """What remains without a part of it; the time stays."""
+        return KeyUsage(
+            self.requests - part.requests,
+            self.bytes - part.bytes,
+            self.refusals - part.refusals,
+            self.last_used_ms,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class KeyDelta:

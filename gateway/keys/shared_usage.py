@@ -4,12 +4,19 @@ Each gateway adds what it gathered in one statement; sums are added up by the da
 lost and none overwritten. Rows are taken in the order of their ids, so that two gateways never wait
 for each other in a circle. The table is beside the keys' and touches nothing of theirs: nobody is
 woken by it. A server that is away makes a write fail, and the next one connects again.
+
+A write whose acknowledgement is lost may have been made, or may yet be made by a server process
+that has not noticed. So each write has a number, which the same statement notes beside the
+gateway's name and which must be greater than the one that stands there. Before it writes again, a
+gateway in doubt asks which number stands there and, in the same statement, puts a greater one: what
+was not made by then never will be. Numbers of writes are even, those of doubts odd.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -18,23 +25,40 @@ import asyncpg
 from gateway.keys.errors import StoreDamagedError
 from gateway.keys.record import KeyUsage
 
-_TABLE: Final = """
+_TABLES: Final = """
 CREATE TABLE IF NOT EXISTS gateway_key_usage (
     key_id text PRIMARY KEY,
     requests bigint NOT NULL,
     bytes bigint NOT NULL,
     refusals bigint NOT NULL,
     last_used_ms bigint NOT NULL
-) WITH (fillfactor = 70)"""
+) WITH (fillfactor = 70);
+CREATE TABLE IF NOT EXISTS gateway_key_usage_writers (
+    writer text PRIMARY KEY,
+    number bigint NOT NULL,
+    written_at timestamptz NOT NULL DEFAULT now()
+);
+DELETE FROM gateway_key_usage_writers WHERE written_at < now() - interval '30 days'"""
 _ADD: Final = """
+WITH first_time AS (
+    INSERT INTO gateway_key_usage_writers AS old (writer, number) VALUES ($6, $7)
+    ON CONFLICT (writer) DO UPDATE SET number = excluded.number, written_at = now()
+        WHERE old.number < excluded.number
+    RETURNING 1
+)
 INSERT INTO gateway_key_usage AS old (key_id, requests, bytes, refusals, last_used_ms)
 SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
-    AS new (key_id, requests, bytes, refusals, last_used_ms) ORDER BY key_id
+    AS new (key_id, requests, bytes, refusals, last_used_ms)
+WHERE EXISTS (SELECT FROM first_time) ORDER BY key_id
 ON CONFLICT (key_id) DO UPDATE SET
     requests = old.requests + excluded.requests,
     bytes = old.bytes + excluded.bytes,
     refusals = old.refusals + excluded.refusals,
     last_used_ms = greatest(old.last_used_ms, excluded.last_used_ms)"""
+_SETTLE: Final = """
+INSERT INTO gateway_key_usage_writers AS old (writer, number) VALUES ($1, $2 + 1)
+ON CONFLICT (writer) DO UPDATE SET number = CASE old.number WHEN $2 THEN $2 ELSE $2 + 1 END
+RETURNING number"""
 _LOAD: Final = (
     "SELECT key_id, requests, bytes, refusals, last_used_ms FROM gateway_key_usage"
     " WHERE $1::text[] IS NULL OR key_id = ANY($1)"
@@ -56,6 +80,12 @@ class SharedUsage:
         self._translated = translated
         self._connection: Connection | None = None
         self._creates = False
+        self._writer = secrets.token_hex(8)
+        self._number = 0
+        self._doubtful: dict[str, KeyUsage] = {}
+        """What was to be written as `_number`, as long as nobody has said that it was."""
+        self._written: dict[str, KeyUsage] = {}
+        """What was written of that for which `add` raised."""
         self._using = asyncio.Lock()
 
     async def open(self, *, create: bool) -> None:
@@ -80,10 +110,26 @@ class SharedUsage:
         return {row["key_id"]: KeyUsage(*tuple(row)[1:]) for row in rows}
 
     async def add(self, usage: Mapping[str, KeyUsage]) -> None:
-        """Add to the sums, in one statement. Raises `StoreError`, and then tries again later."""
-        columns = zip(*((key_id, *sums) for key_id, sums in usage.items()), strict=True)
+        """Add to the sums, in one statement. Raises `StoreError`.
+
+        What it raised for must be part of what is added next.
+        """
         async with self._connected() as connection:
-            await connection.execute(_ADD, *map(list, columns))
+            await self._settle(connection)
+            self._number += 2
+            rest = self._doubtful = _less(usage, self._written)
+            columns = zip(*((key_id, *sums) for key_id, sums in rest.items()), strict=True)
+            await connection.execute(_ADD, *map(list, columns), self._writer, self._number)
+            self._doubtful, self._written = {}, {}
+
+    async def _settle(self, connection: Connection) -> None:
+        """Learn whether what is in doubt was written; what was not never will be."""
+        if self._doubtful:
+            number = await connection.fetchval(_SETTLE, self._writer, self._number)
+            if number == self._number:
+                for key_id, sums in self._doubtful.items():
+                    self._written[key_id] = sums.plus(self._written.get(key_id, KeyUsage()))
+            self._doubtful = {}
 
     async def forget(self, key_ids: Collection[str]) -> None:
         """Drop the sums of keys that no longer exist. Raises `StoreError`."""
@@ -101,8 +147,13 @@ class SharedUsage:
                         self._connection = await self._connect()
                         if self._creates:
                             # Of two that make it at once one may still fail, and tries again.
-                            await self._connection.execute(_TABLE)
+                            await self._connection.execute(_TABLES)
                     yield self._connection
             except BaseException:
                 await self.close()
                 raise
+
+
+def _less(usage: Mapping[str, KeyUsage], written: Mapping[str, KeyUsage]) -> dict[str, KeyUsage]:
+    """Give what remains to be written of sums of which some were."""
+    return {key_id: sums.minus(written.get(key_id, KeyUsage())) for key_id, sums in usage.items()}

@@ -55,7 +55,9 @@ class UsageKeeper(Protocol):
         """Read all sums, or those of some keys. Raises `StoreError`."""
 
     async def add(self, usage: Mapping[str, KeyUsage]) -> None:
-        """Add to the sums, in one transaction. Raises `StoreError`, and then nothing was added."""
+        """Add to the sums, in one transaction. Raises `StoreError`; then the same must be part of
+        what is added next.
+        """
 
     async def forget(self, key_ids: Collection[str]) -> None:
         """Drop the sums of keys that no longer exist. Raises `StoreError`."""

@@ -1,0 +1,189 @@
+"""Usage in PostgreSQL is counted once, whatever becomes of a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from gateway.keys import shared_usage
+from gateway.keys.errors import StoreUnavailableError
+from gateway.keys.postgresql import PostgresqlDatabase
+from gateway.keys.record import KeyUsage
+from gateway.keys.shared_usage import SharedUsage
+from tests.support.postgresql import PostgresqlServer, postgresql_server
+
+HANG_S = 60.0
+NOW_MS = 1_900_000_000_000
+
+
+@pytest.fixture(scope="module", name="server")
+def _server() -> Iterator[PostgresqlServer]:
+    with postgresql_server() as server:
+        yield server
+
+
+@pytest.fixture(name="url")
+async def _url(server: PostgresqlServer) -> str:
+    return await server.new_database()
+
+
+class _Line:
+    """A connection that can be cut before or after what is asked of it is done."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.cuts: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.connection, name)
+
+    async def execute(self, statement: str, *arguments: object) -> object:
+        return await self._ask(self.connection.execute, statement, *arguments)
+
+    async def fetchval(self, statement: str, *arguments: object) -> object:
+        return await self._ask(self.connection.fetchval, statement, *arguments)
+
+    async def _ask(self, ask: Any, statement: str, *arguments: object) -> object:
+        cut = self.cuts.pop(0) if self.cuts else ""
+        if cut != "before":
+            answer = await ask(statement, *arguments)
+            if cut != "after":
+                return answer
+        self.connection.terminate()
+        raise ConnectionResetError(cut)
+
+
+class Lines:
+    """A gateway's usage, over connections that are cut as `cut` says."""
+
+    def __init__(self, url: str) -> None:
+        self._database = PostgresqlDatabase(url)
+        self._line: _Line | None = None
+        self.usage = SharedUsage(self._connect, self._database.translated)
+
+    async def _connect(self) -> Any:
+        cuts = self._line.cuts if self._line is not None else []
+        self._line = _Line(await self._database._connect())
+        self._line.cuts = cuts if cuts == [] else ["", *cuts]  # the tables are made first
+        return self._line
+
+    def cut(self, *cuts: str) -> None:
+        """Say when the next statements' connections break: before, after, or not at all."""
+        assert self._line is not None
+        self._line.cuts = list(cuts)
+
+
+@contextlib.asynccontextmanager
+async def _lines(url: str) -> AsyncIterator[Lines]:
+    lines = Lines(url)
+    await lines.usage.open(create=True)
+    await lines.usage.load()
+    try:
+        yield lines
+    finally:
+        await lines.usage.close()
+
+
+def _used(requests: int) -> KeyUsage:
+    return KeyUsage(requests, requests * 10, 0, NOW_MS)
+
+
+@pytest.mark.parametrize(
+    "cuts",
+    [
+        ["before"],
+        ["after"],
+        ["after", "before"],  # the question what was written is lost
+        ["after", "after"],  # its answer is lost
+        ["before", "after"],
+        ["after", "", "before"],  # what was written is known, the rest is lost
+        ["after", "", "after"],
+        ["before", "", "after", "", "after", "after"],
+    ],
+)
+async def test_what_is_sent_again_is_counted_once(url: str, cuts: list[str]) -> None:
+    async with _lines(url) as lines:
+        await lines.usage.add({"1": _used(1)})
+        lines.cut(*cuts)
+        pending = {"1": KeyUsage(), "2": KeyUsage()}
+        total = _used(1)
+        for round_ in range(1, 20):
+            pending = {key_id: sums.plus(_used(round_)) for key_id, sums in pending.items()}
+            total = total.plus(_used(round_))
+            with contextlib.suppress(StoreUnavailableError):
+                await lines.usage.add(pending)
+                pending = dict.fromkeys(pending, KeyUsage())
+
+        assert pending["1"] == KeyUsage(), "the cuts are over"
+        assert lines._line is not None
+        assert lines._line.cuts == []
+        assert (await lines.usage.load())["1"] == total
+
+
+async def test_a_statement_that_the_server_goes_on_with_is_waited_for(url: str) -> None:
+    async with _lines(url) as lines:
+        await lines.usage.add({"1": _used(1)})
+        holder = await asyncpg.connect(url)
+        try:
+            held = holder.transaction()
+            await held.start()
+            await holder.execute("SELECT FROM gateway_key_usage FOR UPDATE")
+            lost = asyncio.create_task(lines.usage.add({"1": _used(2)}))
+            await _until_waiting(holder, 1)
+            assert lines._line is not None
+            lines._line.connection.terminate()
+            with pytest.raises(StoreUnavailableError):
+                await lost
+
+            again = asyncio.create_task(lines.usage.add({"1": _used(2).plus(_used(4))}))
+            await _until_waiting(holder, 2)
+            await held.rollback()
+            await again
+        finally:
+            await holder.close()
+
+        assert await lines.usage.load() == {"1": _used(7)}
+
+
+async def _until_waiting(connection: Any, count: int) -> None:
+    query = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    async with asyncio.timeout(HANG_S):
+        while await connection.fetchval(query) < count:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_statement_that_comes_too_late_is_not_carried_out(url: str) -> None:
+    async with _lines(url) as lines:
+        usage = lines.usage
+        await usage.add({"1": _used(1)})
+        lines.cut("before")
+        with pytest.raises(StoreUnavailableError):
+            await usage.add({"1": _used(2)})
+        await usage.add({"1": _used(2)})
+        connection = usage._connection
+        assert connection is not None
+        late = (["1"], [2], [20], [0], [NOW_MS], usage._writer, 4)
+
+        await connection.execute(shared_usage._ADD, *late)
+
+        assert await usage.load() == {"1": _used(3)}
+
+
+async def test_writers_that_are_long_gone_are_forgotten(url: str) -> None:
+    async with _lines(url) as lines:
+        await lines.usage.add({"1": _used(1)})
+        assert lines.usage._connection is not None
+        await lines.usage._connection.execute(
+            "UPDATE gateway_key_usage_writers SET written_at = now() - interval '31 days'"
+        )
+        async with _lines(url) as other:
+            assert other.usage._connection is not None
+            query = "SELECT count(*) FROM gateway_key_usage_writers"
+            assert await other.usage._connection.fetchval(query) == 0
+        await lines.usage.add({"1": _used(1)})
+        assert await lines.usage.load() == {"1": _used(2)}
