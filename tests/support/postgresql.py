@@ -90,6 +90,8 @@ class PostgresqlServer:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(child), signal.SIGKILL)
             process.wait()
+            while any(_lives(child) for child in children.split()):
+                time.sleep(0.005)  # the next server would find their memory still in use
 
     def close(self) -> None:
         """End it and remove its data."""
@@ -129,6 +131,15 @@ class PostgresqlServer:
             f"-p{self.port}",
         ]
         return subprocess.run(command, check=False, cwd="/").returncode == 0
+
+
+def _lives(process: str) -> bool:
+    """Whether a process holds its memory still; what only waits to be reaped does not."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in {"Z", "X"}
 
 
 @contextlib.contextmanager
