@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 
 from gateway.cli import key_store
-from gateway.keys import shared_board
+from gateway.keys import shared_board, source
 from gateway.keys.postgresql import postgresql_store
 from gateway.keys.service import KeyService
 from gateway.keys.store import NewKey
@@ -280,3 +280,23 @@ async def test_who_gets_no_notifications_is_told_so_and_does_not_wait(
         name = _name(workers.keys)
 
     assert answers == shared_board.Answers(frozenset(), frozenset({name}), is_deaf=True)
+
+
+async def test_a_gateway_that_lost_all_connections_misses_no_change_and_can_be_asked_again(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "RETRY_S", 0.05)
+    async with _gateway(keys) as workers, _asker(keys.url) as connection:
+        for round_ in range(3):
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity"
+                " WHERE application_name LIKE 'otlp-gateway%' AND datname = current_database()"
+            )
+            done = await keys.run("create", "--name", f"key {round_}")
+            assert done.returncode == 0, done.stderr
+            await workers.until(lambda: len(workers.keyring) == round_ + 1)  # noqa: B023 - awaited
+            await _until_connected(keys.url, _name(workers.keys))
+
+        answers = await shared_board.ask_gateways(connection, 3, HANG_S)
+
+        assert answers == shared_board.Answers(frozenset({_name(workers.keys)}), frozenset())
