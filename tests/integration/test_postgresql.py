@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -22,7 +21,6 @@ from gateway.keys.errors import (
 )
 from gateway.keys.postgresql import postgresql_store
 from gateway.keys.record import KeyUsage
-from gateway.keys.service import KeyService
 from gateway.keys.store import Changes, NewKey
 from gateway.model import digest_of
 from tests.support.keys import HANG_S, Workers, running_keys
@@ -252,70 +250,6 @@ async def test_a_restored_backup_is_noticed_and_read_as_a_whole(url: str) -> Non
         await one.until(lambda: not one.accepts(lost.key.digest))
 
         assert one.accepts(kept.key.digest)
-
-
-async def test_two_gateways_agree_with_the_database_after_a_thousand_changes_and_a_crash(
-    server: PostgresqlServer, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(source, "RETRY_S", 0.05)
-    chance = random.Random(5)
-    live: dict[int, bytes] = {}
-    uncertain: set[bytes] = set()
-
-    async def change(keys: KeyService) -> None:
-        """Create or delete; what a crash interrupts may or may not have been done."""
-        victim = chance.choice([*live]) if live and chance.random() < 0.45 else None
-        try:
-            if victim is None:
-                issued = await keys.create(f"key {chance.random()}")
-                live[issued.record.id] = issued.key.digest
-            else:
-                digest = live.pop(victim)
-                uncertain.add(digest)
-                await keys.delete(victim)
-                uncertain.discard(digest)
-        except StoreUnavailableError:
-            await asyncio.sleep(0.02)
-
-    async def write(keys: KeyService) -> None:
-        for _ in range(500):
-            await change(keys)
-
-    async def crash() -> None:
-        while len(live) < 40:
-            await asyncio.sleep(0.01)
-        server.kill()
-        await asyncio.to_thread(server.start)
-
-    async with gateway(url) as one, gateway(url) as other:
-        await asyncio.gather(write(one.keys), write(other.keys), crash())
-        stored = {
-            row["digest"]: row["deleted_at_ms"] is None
-            for row in await _fetch(url, "SELECT digest, deleted_at_ms FROM gateway_keys")
-        }
-        revisions = [
-            row["revision"] for row in await _fetch(url, "SELECT revision FROM gateway_key_store")
-        ]
-
-        def agree(workers: Workers) -> bool:
-            known = {digest: workers.accepts(digest) for digest in workers.keyring}
-            return known == stored and workers.complete
-
-        await one.until(lambda: agree(one))
-        await other.until(lambda: agree(other))
-
-    assert revisions[0] >= len(stored)
-    # Whatever was acknowledged is so: creates that exist, deletes that hold.
-    assert {digest for digest in live.values() if not stored[digest]} == set()
-    accepted = {digest for digest, is_live in stored.items() if is_live}
-    acknowledged = set(live.values())
-    assert acknowledged <= accepted
-    assert len(accepted - acknowledged - uncertain) <= 2, "at most what each writer was doing"
-
-
-async def _fetch(url: str, query: str) -> list[asyncpg.Record]:
-    async with connected(url) as connection:
-        return list(await connection.fetch(query))
 
 
 async def test_known_keys_go_on_while_the_server_is_away_and_changes_are_told_to_wait(
