@@ -220,12 +220,16 @@ class RefusalLimiter:
 
     def due(self, now: float) -> list[RefusalNotice]:
         """Return the summaries whose minute is over, and forget who has been quiet for one."""
-        return list(self._due(now))
+        return list(self._due(now, self._interval_s))
 
-    def _due(self, now: float) -> Iterator[RefusalNotice]:
+    def rest(self, now: float) -> list[RefusalNotice]:
+        """Return what has not been told, at the end."""
+        return list(self._due(now, 0.0))
+
+    def _due(self, now: float, after_s: float) -> Iterator[RefusalNotice]:
         for key, group in list(self._groups.items()):
             within_s = now - group.told_at
-            if within_s < self._interval_s:
+            if within_s < after_s:
                 continue
             if group.untold == 0:
                 del self._groups[key]

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
-from collections.abc import Coroutine
 from typing import Final
 
 import structlog
@@ -64,12 +62,12 @@ async def _serve(loaded: Loaded, options: Options) -> int:
 
 async def _live(control: Control, signals: Signals) -> int:
     """Startup, run, shutdown."""
-    number = await _unless(control.start(), signals)
+    number = await signals.unless_stopped(control.start())
     if number is None:
         control.tasks.keep("reload on SIGHUP", lambda: _reload_on_hangup(control, signals))
         number = await signals.stop()
     _log.info("told to stop", signal=number.name)
-    second = await _unless(control.drain(), signals)
+    second = await signals.unless_stopped(control.drain())
     return 0 if second is None else _KILLED + second
 
 
@@ -79,16 +77,3 @@ async def _reload_on_hangup(control: Control, signals: Signals) -> None:
         signals.hangup.clear()
         with contextlib.suppress(ReloadError):  # logged and counted where it happened
             await control.reload()
-
-
-async def _unless(work: Coroutine[None, None, None], signals: Signals) -> signal.Signals | None:
-    """Do `work`, unless a signal asks to stop: then cancel it and return the signal."""
-    doing, stopping = asyncio.create_task(work), asyncio.create_task(signals.stop())
-    await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if doing.done():
-        stopping.cancel()
-        doing.result()
-        return None
-    doing.cancel()
-    await asyncio.gather(doing, return_exceptions=True)
-    return stopping.result()

@@ -50,6 +50,11 @@ class Refusals:
         for notice in self._limiter.due(self._clock()):
             self._write(notice)
 
+    def close(self) -> None:
+        """Write what has not been told."""
+        for notice in self._limiter.rest(self._clock()):
+            self._write(notice)
+
     async def run(self) -> None:
         """Sweep for ever."""
         while True:

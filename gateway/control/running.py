@@ -377,6 +377,7 @@ class Control:
             stack.callback(self._sockets.close)
             stack.callback(self._admin_sockets.close)
             stack.push_async_callback(self.keys.close)
+            stack.callback(self._refusals.close)
             if self.lookups is not None:
                 stack.push_async_callback(self.lookups.close)
             stack.push_async_callback(self._admin.close)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Coroutine
 from types import TracebackType
 from typing import Final, Self
 
@@ -39,3 +40,20 @@ class Signals:
     async def stop(self) -> signal.Signals:
         """Wait for the next signal that asks to stop."""
         return await self._stops.get()
+
+    async def unless_stopped(self, work: Coroutine[None, None, None]) -> signal.Signals | None:
+        """Do `work`, unless a signal asks to stop: then cancel it and return the signal.
+
+        A signal that comes just when the work is done is the next `stop`'s.
+        """
+        doing, stopping = asyncio.create_task(work), asyncio.create_task(self.stop())
+        await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not doing.done():
+            doing.cancel()
+            await asyncio.gather(doing, return_exceptions=True)
+            return stopping.result()
+        if stopping.done():
+            self._stops.put_nowait(stopping.result())
+        stopping.cancel()
+        doing.result()
+        return None

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gateway.settings import Cors
 
 _NO_CONTENT: Final = 204
+_OURS: Final = frozenset({b"access-control-allow-origin", b"access-control-expose-headers"})
 _ALWAYS_ALLOWED: Final = ("authorization", "content-encoding", "content-type", "sts-api-key")
 
 
@@ -36,7 +37,6 @@ class CorsPolicy:
             (b"access-control-allow-methods", b"POST"),
             (b"access-control-allow-headers", ", ".join(allowed).encode()),
             (b"access-control-max-age", b"%d" % settings.max_age_s),
-            (b"content-length", b"0"),
         ]
 
     def preflight(self, head: RequestHead) -> FieldSection | None:
@@ -58,11 +58,14 @@ class CorsPolicy:
         ]
 
     def decorated(self, section: FieldSection, head: RequestHead) -> FieldSection:
-        """Add the fields to a head. A copy: sections may be shared."""
+        """Say in a backend's head what this policy says, and nothing else that the backend says of
+        other origins: browsers refuse two values. A copy: sections may be shared.
+        """
         extra = self.fields(head)
         if not extra:
             return section
-        copy = FieldSection(section.status, section.fields + extra)
+        kept = [pair for pair in section.fields if pair[0].lower() not in _OURS]
+        copy = FieldSection(section.status, kept + extra)
         copy.grpc_status = section.grpc_status
         copy.content_length = section.content_length
         return copy

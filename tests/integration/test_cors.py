@@ -6,7 +6,7 @@ import pytest
 
 from gateway.settings import Cors
 from tests.support.clients import Http2Client, Response, http1_request
-from tests.support.exchange import JSON
+from tests.support.exchange import JSON, Answer
 from tests.support.plane import KEY, entry, running_worker, sink_backends
 from tests.support.sink import RawSink
 
@@ -44,6 +44,7 @@ async def test_a_preflight_is_answered_before_the_key_is_asked_for(version: int)
         allowed = (response.field("access-control-allow-headers") or "").split(", ")
         assert {"authorization", "content-type", "x-team"} <= set(allowed)
         assert response.field("access-control-max-age") == "600"
+        assert response.field("content-length") is None  # RFC 9110 §8.6
         assert not sink.requests
 
 
@@ -78,6 +79,20 @@ async def test_a_page_may_read_answers_and_refusals(version: int) -> None:
             assert response.field("vary") == "Origin"
         without = await _ask(gateway.port, version, "POST", *SENT)
         assert without.field("access-control-allow-origin") is None
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_backend_that_speaks_of_origins_itself_is_not_heard_twice(version: int) -> None:
+    """Browsers refuse an answer with two values."""
+    own = (("Access-Control-Allow-Origin", "*"), ("Vary", "Accept-Encoding"))
+    async with (
+        RawSink(lambda _: Answer(fields=own)) as sink,
+        running_worker(backends=sink_backends(sink), keys=[entry(KEY)], cors=CORS) as gateway,
+    ):
+        response = await _ask(gateway.port, version, "POST", ("origin", PAGE), *SENT)
+        values = [value for name, value in response.fields if name == "access-control-allow-origin"]
+        assert values == [PAGE]
+        assert ("vary", "Accept-Encoding") in response.fields
 
 
 async def test_without_origins_nothing_is_added() -> None:

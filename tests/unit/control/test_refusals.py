@@ -69,6 +69,18 @@ def test_more_of_the_same_is_summed_up_after_a_minute() -> None:
     assert logs[1]["event"].startswith("refused, summary")
 
 
+def test_what_has_not_been_told_is_told_at_the_end() -> None:
+    clock = Clock()
+    refusals = Refusals(lambda _: "", lambda _: None, clock)
+    with capture_logs() as logs:
+        for _ in range(3):
+            refusals.take(REFUSED)
+        clock.now += 5
+        refusals.close()
+        refusals.close()
+    assert [log["count"] for log in logs] == [3, 6]
+
+
 def test_one_misconfigured_sender_hides_no_other() -> None:
     refusals = Refusals(lambda _: "", lambda _: None, Clock())
     with capture_logs() as logs:
