@@ -27,7 +27,7 @@ from bench.envoy import Envoy
 from bench.process import ProgramError, resident_mb
 from bench.proxies import Command, Gateway, GrpcAio, Nginx, Proxy
 from bench.report import LoadReport, RunFailedError
-from bench.rows import GATED_ROW, MAX_RATIOS, ROWS, Row
+from bench.rows import MAX_RATIOS, ROWS, Row
 from bench.running import Running
 
 BASELINE = Nginx.name
@@ -213,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
         "--row",
         action="append",
         choices=[*ROWS, "all"],
-        help=f"may be given several times (default: {GATED_ROW})",
+        help=f"may be given several times (default: {' and '.join(MAX_RATIOS)})",
     )
     parser.add_argument(
         "--proxy",
@@ -251,7 +251,7 @@ def _run(options: argparse.Namespace) -> list[Summary]:
     by_name = {each.name: each for each in known}
     chosen = [by_name[name] for name in options.proxy or ("gateway", "nginx", "grpc-aio")]
     chosen += [_extra(text) for text in options.extra]
-    names = options.row or [GATED_ROW]
+    names = options.row or list(MAX_RATIOS)
     rows = list(ROWS.values()) if "all" in names else [ROWS[name] for name in names]
     summaries: list[Summary] = []
     with contextlib.ExitStack() as stack:

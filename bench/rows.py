@@ -43,15 +43,15 @@ class Row:
         return arguments
 
 
-GATED_ROW = "grpc-small"
-INTAKE_ROW = "intake-small"
-MAX_RATIOS = {GATED_ROW: 1.0, INTAKE_ROW: 1.4}
+_GRPC = "grpc-small"
+_INTAKE = "intake-small"
+MAX_RATIOS = {_GRPC: 1.0, _INTAKE: 1.4}
 """The gates: row → the most that the gateway's CPU may be, in nginx's."""
 
 ROWS = {
     row.name: row
     for row in (
-        Row(GATED_ROW, "grpc", "small", connections=64, streams=1, requests=20_000),
+        Row(_GRPC, "grpc", "small", connections=64, streams=1, requests=20_000),
         Row("grpc-small-1x64", "grpc", "small", connections=1, streams=64, requests=20_000),
         Row("grpc-30k", "grpc", "30k", connections=16, streams=1, requests=8_000),
         Row("grpc-73k-gzip", "grpc", "73k-gzip", connections=16, streams=1, requests=4_000),
@@ -60,7 +60,7 @@ ROWS = {
         Row("http-30k", "http", "30k", connections=16, streams=1, requests=8_000),
         Row("http-73k-gzip", "http", "73k-gzip", connections=16, streams=1, requests=4_000),
         Row("http-2.5M", "http", "2.5M", connections=8, streams=1, requests=200),
-        Row(INTAKE_ROW, "intake", "intake-2k", connections=16, streams=1, requests=20_000),
+        Row(_INTAKE, "intake", "intake-2k", connections=16, streams=1, requests=20_000),
         Row("intake-2M", "intake", "intake-2M", connections=8, streams=1, requests=200),
     )
 }
