@@ -6,11 +6,9 @@ import asyncio
 import json
 import os
 import pty
-import sqlite3
 import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,16 +17,13 @@ import aiohttp
 import pytest
 
 from gateway.keys.embedded import sqlite_store
-from gateway.keys.manage import KeyManager
 from gateway.keys.record import KeyDelta, KeyRecord
 from gateway.keys.service import KeyService
-from gateway.model import digest_of
+from tests.support.key_writers import key_writers
 from tests.support.process import COMMAND, running_gateway
 from tests.unit.keys.conftest import read_all
 
 CANARY = "canary-91f2-never-shown"
-ROUNDS = int(os.environ.get("KEYS_CRASH_ROUNDS", "20"))
-"""How often three writers are killed (each round kills all three)."""
 HANG_S = 30.0
 
 
@@ -217,7 +212,7 @@ async def test_senders_are_accepted_and_refused_as_commands_say(keys: Keys, tmp_
     assert refused == {401}
 
 
-# Many at once, and killed
+# Many at once
 
 
 def test_commands_at_the_same_time_on_a_new_store_lose_nothing(keys: Keys) -> None:
@@ -237,107 +232,6 @@ def test_commands_at_the_same_time_on_a_new_store_lose_nothing(keys: Keys) -> No
     assert [file.name for file in keys.data.iterdir()] == ["keys.db"]
 
 
-_WRITER = """
-import asyncio, os, random, signal, sys, threading
-from pathlib import Path
-from gateway.keys.embedded import sqlite_store
-from gateway.keys.manage import KeyManager
-
-async def write(path, count):
-    say = lambda *words: os.write(1, (" ".join(map(str, words)) + "\\n").encode())
-    store = sqlite_store(path)
-    await store.open(create=True)
-    manager = KeyManager(store)
-    for number in range(count):
-        issued = await manager.create(f"{os.getpid()}-{number}")
-        say("created", issued.record.id, issued.key.reveal())
-        if number % 2:
-            say("deleting", issued.record.id, "-")
-            await manager.delete(issued.record.id)
-            say("deleted", issued.record.id, "-")
-    await store.close()
-
-def fork(path, count, kill_within_s):
-    child = os.fork()
-    if child:
-        return child
-    if kill_within_s is not None:
-        delay = random.uniform(0, kill_within_s)
-        timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL))
-        timer.daemon = True
-        timer.start()
-    asyncio.run(write(path, count))
-    os._exit(0)
-
-# Each line that comes asks for one round: three or four processes that write at the same time.
-path = Path(sys.argv[1])
-for line in sys.stdin:
-    writers, count, kill_within_s = line.split()
-    limit = None if kill_within_s == "-" else float(kill_within_s)
-    children = [fork(path, int(count), limit) for _ in range(int(writers))]
-    statuses = [os.waitpid(child, 0)[1] for child in children]
-    os.write(1, ("round " + " ".join(map(str, statuses)) + " -\\n").encode())
-"""
-
-
-@dataclass(slots=True)
-class Acknowledged:
-    """What writers said was done, and what they were about to do when they were killed."""
-
-    created: dict[int, str] = field(default_factory=dict)
-    deleted: set[int] = field(default_factory=set)
-    deleting: set[int] = field(default_factory=set)
-
-    def note(self, line: str) -> None:
-        what, key_id, key = line.split()
-        if what == "created":
-            self.created[int(key_id)] = key
-        elif what == "deleting":
-            self.deleting.add(int(key_id))
-        else:
-            self.deleted.add(int(key_id))
-
-
-class Writers:
-    """A process that forks others, which write to one store with the code of `gateway keys`."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-        self.acknowledged = Acknowledged()
-
-    def round(self, writers: int, count: int, kill_within_s: float | None = None) -> list[int]:
-        """Let some write at the same time; give the statuses that `waitpid` had for them."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        limit = "-" if kill_within_s is None else kill_within_s
-        self._process.stdin.write(f"{writers} {count} {limit}\n")
-        self._process.stdin.flush()
-        for line in self._process.stdout:
-            if line.startswith("round "):
-                return [int(status) for status in line.split()[1:-1]]
-            self.acknowledged.note(line)
-        pytest.fail("the writers ended")
-
-
-@pytest.fixture(name="writers")
-def _writers(keys: Keys) -> Iterator[Writers]:
-    with _writing(keys.store) as writers:
-        yield writers
-
-
-@contextmanager
-def _writing(store: Path) -> Iterator[Writers]:
-    with subprocess.Popen(
-        [sys.executable, "-c", _WRITER, str(store)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        yield Writers(process)
-        assert process.stdin is not None
-        process.stdin.close()
-
-
 async def _stored(path: Path) -> dict[int, KeyRecord]:
     store = sqlite_store(path)
     await store.open(create=False)
@@ -347,13 +241,14 @@ async def _stored(path: Path) -> dict[int, KeyRecord]:
 
 
 async def test_writers_at_the_same_time_lose_nothing_that_a_running_gateway_misses(
-    keys: Keys, writers: Writers
+    keys: Keys,
 ) -> None:
     deltas: list[KeyDelta] = []
     async with _service(keys.store, confirms=True) as running:
         running.subscribe(deltas.append)
-        statuses = await asyncio.to_thread(writers.round, 4, 20)
-        known = writers.acknowledged
+        with key_writers(keys.store) as writers:
+            ended = await asyncio.to_thread(writers.round, 4, 20)
+            known = writers.acknowledged
         async with asyncio.timeout(HANG_S):
             # Both: as many live ones are there too when a create and a delete are still to come.
             while len(list(running.records())) != len(known.created) or sum(
@@ -362,53 +257,10 @@ async def test_writers_at_the_same_time_lose_nothing_that_a_running_gateway_miss
                 await asyncio.sleep(0.01)
         seen = {int(key.key_id): key for key in running.records()}
 
-    assert statuses == [0, 0, 0, 0]
+    assert ended.statuses == [0, 0, 0, 0]
     assert len(known.created) == 80
     assert len(known.deleted) == 40
     assert seen == await _stored(keys.store)
     assert set(seen) == set(known.created)
     assert {key_id for key_id, key in seen.items() if key.state} == known.deleted
     assert [delta.revision for delta in deltas] == sorted({delta.revision for delta in deltas})
-
-
-async def test_a_killed_writer_leaves_a_sound_store_with_all_that_it_acknowledged(
-    keys: Keys, writers: Writers
-) -> None:
-    killed = 0
-    for number in range(ROUNDS):
-        # The first rounds are short: they hit the creation of the store as well.
-        statuses = await asyncio.to_thread(writers.round, 3, 100_000, 0.02 * (1 + number % 12))
-        killed += statuses.count(9)
-        if not keys.store.exists():
-            assert not writers.acknowledged.created
-            continue
-        _check_soundness(keys.store)
-        _check_acknowledged(await _stored(keys.store), writers.acknowledged)
-
-    assert killed == 3 * ROUNDS
-    assert writers.acknowledged.created
-    assert writers.acknowledged.deleted
-
-
-def _check_soundness(store: Path) -> None:
-    with closing(sqlite3.connect(store)) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-
-
-def _check_acknowledged(stored: dict[int, KeyRecord], acknowledged: Acknowledged) -> None:
-    gone = {key_id for key_id, record in stored.items() if record.deleted_at_ms is not None}
-    for key_id, key in acknowledged.created.items():
-        assert stored[key_id].digest == digest_of(key.encode())
-    assert acknowledged.deleted <= gone
-    assert gone <= acknowledged.deleting
-
-
-async def test_a_store_whose_first_writer_was_killed_can_be_used(keys: Keys) -> None:
-    with _writing(keys.store) as writers:
-        await asyncio.to_thread(writers.round, 1, 100_000, 0.001)
-
-    store = sqlite_store(keys.store)
-    await store.open(create=True)
-    issued = await KeyManager(store).create("after")
-    assert issued.record in await KeyManager(store).live_keys()
-    await store.close()
