@@ -44,8 +44,10 @@ async def test_a_generated_client_does_all_that_there_is(
     info = await call(client, "getServerInfo")
     assert (info.version.major, info.deploymentMode) == (7, "SelfHosted")
 
-    made = await call(client, "generateIngestionApiKey", {"name": "one", "signals": ["traces"]})
+    new = {"name": "one", "signals": ["traces"], "limits": {"requests": 5}}
+    made = await call(client, "generateIngestionApiKey", new)
     assert made.apiKey.startswith("iapikey-")
+    assert made.limits.requests == 5
     adopted = await call(
         client, "adoptIngestionApiKey", {"name": "two", "apiKey": "key-from-elsewhere"}
     )
@@ -54,7 +56,13 @@ async def test_a_generated_client_does_all_that_there_is(
     page = await call(client, "getIngestionApiKeys", limit=1, after=min(made.id, adopted.id))
     assert [key.id for key in page] == [max(made.id, adopted.id)]
 
-    changes = {"name": "three", "description": "d", "enabled": False, "signals": None}
+    changes = {
+        "name": "three",
+        "description": "d",
+        "enabled": False,
+        "signals": None,
+        "limits": None,
+    }
     changed = await call(client, "updateIngestionApiKey", changes, id=made.id)
     assert (changed.name, changed.description, changed.enabled) == ("three", "d", False)
     shown = await call(client, "getIngestionApiKey", id=made.id)
