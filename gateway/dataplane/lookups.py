@@ -20,7 +20,6 @@ from gateway.dataplane.intake_credentials import key_values_in
 from gateway.dataplane.keyring import NOT_HERE
 from gateway.model import Denied, Principal, Undecided, Verdict, digest_of
 from gateway.outcome import REFUSALS
-from gateway.wire import hpack
 
 if TYPE_CHECKING:
     from gateway.dataplane.credentials import Credential

@@ -90,6 +90,7 @@ class Address:
 
     @property
     def busy(self) -> int:
+        """Open requests of all connections."""
         return sum(connection.busy for connection in self.connections)
 
 
