@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import bodies, cpu, keys, memory, revocation
+from bench import bodies, cpu, keys, memory
 from bench.backend import Backend, send_load
 from bench.process import Program, ProgramError
 from bench.proxies import Command, Gateway, GrpcAio, Nginx, Proxy
@@ -156,13 +156,3 @@ def test_a_workers_memory_is_measured_apart_from_controls() -> None:
 def test_every_row_names_a_body_that_exists() -> None:
     assert {row.body for row in ROWS.values()} == set(bodies.NAMES)
     assert all(row.requests >= row.connections * row.streams for row in ROWS.values())
-
-
-def test_a_deleted_key_is_refused_by_each_worker(tmp_path: Path) -> None:
-    times = tmp_path / "times.json"
-
-    assert revocation.main(["--times=3", "--workers=2", f"--json={times}"]) in {0, 1}
-
-    lags = json.loads(times.read_text())
-    assert len(lags["since_commit_ms"]) == 3
-    assert len(lags["since_acknowledged_ms"]) + lags["unacknowledged"] == 3
