@@ -18,9 +18,9 @@ from gateway.settings import WorkerSettings
 
 _LENGTH_BYTES: Final = 4
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
-SNAPSHOT_CHUNK: Final = 5_000
-"""Keys in one `Keys` message: small steps, so that the data path is never held up for long by
-applying them.
+SNAPSHOT_CHUNK: Final = 1_000
+"""Keys in one message: small steps, so that neither the data path is held up for long by applying
+them nor control by sending them, while it has a revocation to pass on.
 """
 
 
@@ -313,7 +313,9 @@ class Channel(asyncio.Protocol):
             self._transport.write(len(payload).to_bytes(_LENGTH_BYTES, "big") + payload)
 
     async def drain(self) -> None:
-        """Wait until the other side has taken most of what was sent."""
+        """Wait until the other side has taken most of what was sent, and for one turn at least."""
+        # A side that takes all at once would keep whoever sends much from waiting ever.
+        await asyncio.sleep(0)
         await self._writable.wait()
 
     @property

@@ -16,7 +16,8 @@ from gateway.model import KeyEntry, KeyState
 
 STEP: Final = 2_000
 """Keys that are handled at once where there may be a million."""
-_RECENT_PARTS: Final = 4
+_RECENT_PARTS: Final = 20
+"""How far one worker that starts may be behind another one, in messages."""
 
 
 class Registry:

@@ -51,7 +51,7 @@ ROOMS: Final = {
     # the two kinds of process, which never import each other
     "dataplane": _room(
         "channel intake keys.material log metrics model outcome settings wire",
-        "hpack httptools structlog uvloop",
+        "hpack httptools msgspec structlog uvloop",
     ),
     "control": _room(
         "channel config intake keys log metrics model outcome settings terminal",
