@@ -318,6 +318,16 @@ class Channel(asyncio.Protocol):
         await asyncio.sleep(0)
         await self._writable.wait()
 
+    def hold(self) -> None:
+        """Read no more for now. What has been read already is still told."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def go_on(self) -> None:
+        """Read again."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
     @property
     def is_writable(self) -> bool:
         """Whether the other side keeps up with what is sent."""

@@ -218,6 +218,7 @@ class WorkerProcess:
         self._is_ready = False
         self._steps: deque[Iterator[None]] = deque()
         """Changes of keys that are being applied, in the order in which they came."""
+        self._is_stepping = False
         self._exit_code: asyncio.Future[int] = self._loop.create_future()
         self._channel_ended = asyncio.Event()
         self._drain: asyncio.Task[None] | None = None
@@ -276,12 +277,22 @@ class WorkerProcess:
                 pass  # Up: the decoder lets none through
 
     def _do(self, steps: Iterator[None]) -> None:
-        """Do one step now, the others one per turn, after those that were begun before."""
+        """Do one step now, the others one per turn, after those that were begun before.
+
+        Meanwhile nothing is read from control, which could otherwise send more than a turn's work
+        in one turn, and more than memory holds.
+        """
         self._steps.append(steps)
-        if len(self._steps) == 1:
+        if not self._is_stepping:
+            self._is_stepping = True
+            self._channel.hold()
             self._step()
 
     def _step(self) -> None:
+        if not self._steps:
+            self._is_stepping = False
+            self._channel.go_on()
+            return
         try:
             next(self._steps[0])
         except StopIteration:
@@ -289,8 +300,7 @@ class WorkerProcess:
         except Exception:  # noqa: BLE001 - control replaces a worker that does not know its keys
             self._fail()
             return
-        if self._steps:
-            self._loop.call_soon(self._step)
+        self._loop.call_soon(self._step)
 
     def _load(self, worker: Worker, keys: Keys) -> Iterator[None]:
         worker.load_keys(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from gateway.channel import Channel, Forget
+from gateway.channel import Channel, Down, Forget, Unready, Up
+from tests.support.polling import until
 
 
 async def test_who_sends_much_gives_way_even_when_the_other_side_takes_all_at_once() -> None:
@@ -23,3 +24,27 @@ async def test_who_sends_much_gives_way_even_when_the_other_side_takes_all_at_on
             await channel.drain()
             assert others == ["had a turn"]
         channel.close()
+
+
+async def test_what_comes_while_a_side_holds_waits_until_it_goes_on() -> None:
+    ours, theirs = socket.socketpair()
+    taken: list[Down | Up] = []
+    worker = Channel.for_worker(taken.append, lambda: None)
+    control = Channel.for_control(lambda _: None, lambda: None)
+    loop = asyncio.get_running_loop()
+    await loop.create_unix_connection(lambda: worker, sock=ours)
+    await loop.create_unix_connection(lambda: control, sock=theirs)
+    worker.hold()
+    control.send(Unready())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert taken == []
+    worker.go_on()
+    await until(lambda: taken == [Unready()])
+    worker.close()
+    for each in (worker, control):
+        each.hold()
+        each.go_on()
+    await until(lambda: worker._transport is None and control._transport is None)
+    worker.hold()
+    worker.go_on()
