@@ -28,7 +28,7 @@ from tests.support.sink import RawSink
 
 CHANGES: Final = 1_000
 CRASH_AFTER: Final = 400
-WRITERS: Final = 4
+WRITERS: Final = 10
 PAUSE_S: Final = 0.02
 """Between two requests of one sender: most of the time is for the changes."""
 KEYS: Final = "/api/security/ingestion/api_keys"
@@ -243,7 +243,9 @@ async def test_two_gateways_decide_rightly_through_a_thousand_changes_and_a_cras
                 for sender in member.senders:
                     run(trial.traffic(member, sender))
             run(trial.settle_for_ever())
-            writers = [run(trial.change(member, CHANGES // WRITERS)) for member in members * 2]
+            writers = [
+                run(trial.change(member, CHANGES // WRITERS)) for member in members * (WRITERS // 2)
+            ]
             await asyncio.gather(*writers, run(trial.crash(server)))
             trial.is_over = True
 
