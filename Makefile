@@ -30,9 +30,10 @@ interop: $(STAMP)  ## fetch the real senders (Go builds them, apt has Prometheus
 	@$(BIN)/python tests/interop/tools/debian.py
 	@$(BIN)/python -m pytest tests/interop $(PYTEST)
 
-bench: $(STAMP)  ## measure CPU per request beside other proxies, and how fast a key is revoked
+bench: $(STAMP)  ## measure CPU per request beside other proxies, how fast a key is revoked, a million keys
 	@$(BIN)/python -m bench.cpu
 	@$(BIN)/python -m bench.revocation
+	@$(BIN)/python -m bench.scale
 
 lint: $(STAMP)  ## check style, format and types
 	@$(BIN)/ruff check $(CODE)
