@@ -7,7 +7,13 @@ from typing import Self
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import ConnectionTerminated, ResponseReceived, StreamEnded, StreamReset
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    ResponseReceived,
+    StreamEnded,
+    StreamReset,
+)
 from h2.events import TrailersReceived as Trailers
 
 from bench import keys
@@ -71,7 +77,12 @@ class GrpcClient:
                 error = "the gateway closed a connection"
                 raise RunFailedError(error)
             for event in self._http.receive_data(data):
-                if isinstance(event, ResponseReceived | Trailers) and event.stream_id == stream:
+                if isinstance(event, DataReceived):
+                    # Or the connection's window is used up after so many answers.
+                    self._http.acknowledge_received_data(
+                        event.flow_controlled_length, event.stream_id
+                    )
+                elif isinstance(event, ResponseReceived | Trailers) and event.stream_id == stream:
                     code = _code(event, code)
                 elif isinstance(event, StreamEnded) and event.stream_id == stream:
                     return self._ended(code)
