@@ -61,9 +61,9 @@ class CorsPolicy:
         """Say in a backend's head what this policy says, and nothing else that the backend says of
         other origins: browsers refuse two values. A copy: sections may be shared.
         """
-        extra = self.fields(head)
-        if not extra:
+        if not self._value(head, b"origin"):
             return section
+        extra = self.fields(head)
         kept = [pair for pair in section.fields if pair[0].lower() not in _OURS]
         copy = FieldSection(section.status, kept + extra)
         copy.grpc_status = section.grpc_status

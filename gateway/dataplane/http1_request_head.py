@@ -70,6 +70,8 @@ _LONGEST_KEPT: Final = 256
 """Together these bound what is kept to some megabytes, whatever callers send."""
 _LENGTH_MARK: Final = b"\r\nContent-Length: "
 _LONGEST_LENGTH: Final = 18
+_LONGEST_REPEATED: Final = 2_048
+"""A longer head is not kept: an idle connection must hold next to nothing."""
 SIMPLE_OPTIONS: Final = frozenset(
     {b"close", b"keep-alive", b"te", b"upgrade", b"http2-settings", b"trailer", b"trailers"}
 )
@@ -222,7 +224,8 @@ class HeadReader:
                 known.content_length = int(digits)
                 return known
         head = read_request_head(raw, self._credentials)
-        self._known = head if head.is_repeatable and self._learn(raw, head) else None
+        may_learn = head.is_repeatable and len(raw) <= _LONGEST_REPEATED
+        self._known = head if may_learn and self._learn(raw, head) else None
         return head
 
     def forget_key(self) -> None:

@@ -278,6 +278,7 @@ class Http1Server(Http1Connection):
     def withhold(self) -> None:
         """See `Downstream`."""
         self._exchange = None
+        self._heads.forget_key()
         self._linger()
 
     def abort(self) -> None:

@@ -92,6 +92,8 @@ async def test_a_backend_that_speaks_of_origins_itself_is_not_heard_twice(versio
         response = await _ask(gateway.port, version, "POST", ("origin", PAGE), *SENT)
         values = [value for name, value in response.fields if name == "access-control-allow-origin"]
         assert values == [PAGE]
+        other = await _ask(gateway.port, version, "POST", ("origin", "https://example.org"), *SENT)
+        assert other.field("access-control-allow-origin") is None
         assert ("vary", "Accept-Encoding") in response.fields
 
 

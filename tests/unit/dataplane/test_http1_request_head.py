@@ -252,6 +252,24 @@ def test_a_connection_keeps_no_key_between_its_requests(lines: tuple[bytes, ...]
 HEAD = (b"Host: a", b"User-Agent: x", b"Content-Type: application/json")
 
 
+@pytest.mark.parametrize(
+    "start, lines",
+    [
+        (b"POST /" + b"x" * 60_000 + b" HTTP/1.1", ()),
+        (b"POST /v1/traces HTTP/1.1", (b"User-Agent: " + b"x" * 200,) * 190),
+    ],
+)
+def test_a_connection_keeps_no_long_head(start: bytes, lines: tuple[bytes, ...]) -> None:
+    reader = head_reader()
+    for _ in range(3):
+        reader.read(
+            raw_head(
+                *HEAD, *lines, b"Authorization: StackState k", b"Content-Length: 0", start=start
+            )
+        )
+    assert reader._known is None
+
+
 ORDERS = ("{key}\r\n{length}", "{length}\r\n{key}", "{length}\r\nUser-Agent: y\r\n{key}")
 
 
