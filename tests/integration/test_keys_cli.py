@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from gateway.keys.embedded import sqlite_store
 from gateway.keys.record import KeyDelta, KeyRecord
 from gateway.keys.service import KeyService
+from tests.support.each_worker import statuses_of
 from tests.support.key_writers import key_writers
 from tests.support.process import COMMAND, running_gateway
 from tests.unit.keys.conftest import read_all
@@ -183,29 +183,15 @@ async def test_the_list_shows_when_keys_were_last_used(keys: Keys) -> None:
     assert listed["lastUsedTimestamp"] == 1_900_000_000_000
 
 
-async def _statuses(url: str, key: str) -> set[int]:
-    """Send with `key` on so many new connections that each worker gets some; what is answered."""
-    headers = {"Authorization": f"StackState {key}", "Content-Type": "application/json"}
-    statuses: set[int] = set()
-    for _ in range(6):
-        connector = aiohttp.TCPConnector(force_close=True)
-        async with (
-            aiohttp.ClientSession(connector=connector, headers=headers) as session,
-            session.post(f"{url}/v1/traces", data=b"{}") as answer,
-        ):
-            statuses.add(answer.status)
-    return statuses
-
-
 async def test_senders_are_accepted_and_refused_as_commands_say(keys: Keys, tmp_path: Path) -> None:
     store = {"keys": {"stores": [f"sqlite://{keys.store}"]}}
     async with running_gateway(tmp_path, store) as gateway:
         url = f"http://127.0.0.1:{gateway.port}"
         created = await asyncio.to_thread(keys.create, "n")
         # 503: the key is good, and no backend is configured.
-        accepted = await _statuses(url, created["apiKey"])
+        accepted = await statuses_of(url, created["apiKey"])
         deleted = await asyncio.to_thread(keys.run, "delete", "--id", str(created["id"]))
-        refused = await _statuses(url, created["apiKey"])
+        refused = await statuses_of(url, created["apiKey"])
 
     assert deleted.stderr == ""
     assert accepted == {503}

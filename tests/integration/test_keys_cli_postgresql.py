@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import asyncpg
 import pytest
 
@@ -21,6 +20,7 @@ from gateway.keys.postgresql import postgresql_store
 from gateway.keys.service import KeyService
 from gateway.keys.store import NewKey
 from gateway.model import KeyDigest
+from tests.support.each_worker import statuses_of
 from tests.support.keys import HANG_S, Workers, running_keys
 from tests.support.postgresql import PostgresqlServer, postgresql_server
 from tests.support.process import COMMAND, running_gateway
@@ -101,20 +101,6 @@ async def _asker(url: str, **settings: str) -> AsyncIterator[shared_board.Connec
         yield connection
     finally:
         await connection.close()
-
-
-async def _statuses(port: int, key: str) -> set[int]:
-    """Send with `key` on so many new connections that each worker gets some; what is answered."""
-    headers = {"Authorization": f"StackState {key}", "Content-Type": "application/json"}
-    statuses: set[int] = set()
-    for _ in range(6):
-        connector = aiohttp.TCPConnector(force_close=True)
-        async with (
-            aiohttp.ClientSession(connector=connector, headers=headers) as session,
-            session.post(f"http://127.0.0.1:{port}/v1/traces", data=b"{}") as answer,
-        ):
-            statuses.add(answer.status)
-    return statuses
 
 
 # Listing
@@ -200,9 +186,9 @@ async def test_real_gateways_refuse_a_key_when_its_deletion_returns(
     async with running_gateway(tmp_path, store) as gateway:
         await _until_connected(keys.url)
         created = (await keys.json("create", "--name", "n"))["ingestion-api-key"]
-        accepted = await _statuses(gateway.port, created["apiKey"])
+        accepted = await statuses_of(f"http://127.0.0.1:{gateway.port}", created["apiKey"])
         deleted = await keys.run("delete", "--id", str(created["id"]))
-        refused = await _statuses(gateway.port, created["apiKey"])
+        refused = await statuses_of(f"http://127.0.0.1:{gateway.port}", created["apiKey"])
 
     assert deleted.stderr == "in force on 1 gateway\n"
     assert (accepted, refused) == ({503}, {401})  # 503: no backend is configured
