@@ -1,5 +1,5 @@
-# Needs Python 3.11 or newer, make, and the package registry; `make interop` needs Go and its module
-# proxy besides. Everything is kept in .venv and .cache; nothing is installed outside.
+# Needs Python 3.11 or newer, make, and the package registry; `make interop` needs Go, Node, Rust and
+# Java besides. Everything is kept in .venv and .cache; nothing is installed outside.
 
 SHELL := /bin/sh
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3.14 python3 2>/dev/null))
@@ -10,30 +10,67 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PINS := $(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
 STAMP := .venv/.made-from-$(PINS)
 
-# What Python alone can run. `interop` needs programs that Go builds.
-TESTS := $(wildcard $(addprefix tests/,unit integration contract conformance e2e chaos fuzz bench))
-CODE := gateway tests bench
+# What Python alone can run. `interop` needs programs in other languages.
+TESTS := $(addprefix tests/,unit integration contract conformance e2e fuzz bench)
+# Not beside others: these load every CPU with processes of their own, and judge what a starved
+# process looks like (a store that does not answer, a worker that takes no connection).
+ALONE := tests/chaos tests/integration/test_balance.py
+# Needs a Collector, which Go builds.
+FAULTS := tests/chaos/test_faults.py
+CODE := gateway tests bench tools setup.py
 
-.PHONY: help demo test interop bench lint lock clean
+# A process for each CPU; a module's tests stay in one process, so that what they share starts once.
+# The last option wins: PYTEST="-n0 --pdb" runs everything in one process and stops at a failure.
+PARALLEL := -n logical --dist loadscope
+# Paths in PYTEST stand instead of those that a target would run.
+NAMED = $(filter tests/%,$(PYTEST))
+
+.PHONY: help demo compiled unit test lowest interop chaos bench hostile fuzz lint lock clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' Makefile | expand -t 10
 
-demo: $(STAMP)  ## run everything at once: gateway, key store, receiver (DEMO="--data DIR" …)
+demo: compiled  ## run everything at once: gateway, key store, receiver (DEMO="--data DIR" …)
 	@$(BIN)/gateway demo $(DEMO)
 
-test: $(STAMP)  ## run every test that Python alone can run (PYTEST="-k …")
-	@$(BIN)/python -m pytest $(TESTS) $(PYTEST)
+compiled: $(STAMP)  ## compile the data path, if its sources have changed and a C compiler is here
+	@$(BIN)/python tools/compile.py
 
-interop: $(STAMP)  ## fetch the real senders (Go builds them, apt has Prometheus), and run the tests that need them
+unit: $(STAMP)  ## run the tests that start no process and no database: less than a minute
+	@GATEWAY_PURE_PYTHON=1 $(BIN)/python -m pytest $(PARALLEL) $(if $(NAMED),,tests/unit) $(PYTEST)
+
+test: compiled  ## run every test that Python alone can run (PYTEST="-k keys", PYTEST=tests/unit/wire)
+ifneq ($(NAMED),)
+	@$(BIN)/python -m pytest $(PARALLEL) $(PYTEST)
+else  # pytest ends with 5 where PYTEST selects nothing: one of both may
+	@$(BIN)/python -m pytest $(PARALLEL) $(TESTS) $(addprefix --ignore=,$(ALONE)) $(PYTEST); beside=$$?; \
+	$(BIN)/python -m pytest $(ALONE) --ignore=$(FAULTS) $(PYTEST); alone=$$?; \
+	case $$beside$$alone in 00 | 05 | 50) ;; *) exit 1 ;; esac
+endif
+
+lowest:  ## run the unit and contract tests with the lowest versions that pyproject.toml allows
+	@$(PYTHON) tools/lowest.py
+
+interop: compiled  ## build the real senders (Go, Node, Rust, Java), fetch Prometheus, and run the tests that need them
 	@$(BIN)/python tests/interop/tools/build.py
-	@$(BIN)/python tests/interop/tools/debian.py
+	@$(BIN)/python tools/debian.py prometheus
 	@$(BIN)/python -m pytest tests/interop $(PYTEST)
 
-bench: $(STAMP)  ## measure CPU per request beside other proxies, how fast a key is revoked, a million keys
+chaos: compiled  ## kill and freeze what is around a gateway and in it while real senders send, 6 s each (SECONDS=60)
+	@$(BIN)/python tests/interop/tools/build.py otelcol
+	@CHAOS_SECONDS=$(or $(SECONDS),6) $(BIN)/python -m pytest -s $(FAULTS) $(PYTEST)
+
+bench: compiled  ## measure CPU per request beside other proxies, how fast a key is revoked, a million keys
+	@$(BIN)/python tools/debian.py nginx
 	@$(BIN)/python -m bench.cpu
 	@$(BIN)/python -m bench.revocation
 	@$(BIN)/python -m bench.scale
+
+fuzz: $(STAMP)  ## look for inputs that break something, coverage-guided (SECONDS=600)
+	@GATEWAY_PURE_PYTHON=1 $(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),180)
+
+hostile: compiled  ## attack a gateway beside well-behaved clients, 15 minutes (HOSTILE="--attack ping …")
+	@$(BIN)/python -m bench.hostile $(HOSTILE)
 
 lint: $(STAMP)  ## check style, format and types
 	@$(BIN)/ruff check $(CODE)
@@ -46,7 +83,7 @@ $(STAMP):
 	@echo "Making .venv (again whenever requirements.lock or pyproject.toml changes) …"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@GATEWAY_PURE_PYTHON=1 $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@rm -f .venv/.made-from-*
 	@touch $@
 
@@ -54,14 +91,17 @@ $(STAMP):
 COMPILE := .cache/pip-tools/bin/pip-compile --quiet --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --no-emit-options --strip-extras --allow-unsafe
 
-lock: .cache/pip-tools/bin/pip-compile  ## write both lock files anew from pyproject.toml
+lock: .cache/pip-tools/bin/pip-compile  ## write the lock files anew from pyproject.toml
 	$(COMPILE) --extra test --extra bench -o requirements.lock pyproject.toml
-	$(COMPILE) --extra build -c requirements.lock -o requirements-runtime.lock pyproject.toml
+	$(COMPILE) -c requirements.lock -o requirements-runtime.lock pyproject.toml
+	printf 'setuptools\nmypy\nmsgspec\n' | $(COMPILE) -c requirements.lock -o requirements-build.lock -
 
 .cache/pip-tools/bin/pip-compile:
 	@$(PYTHON) -m venv .cache/pip-tools
 	@.cache/pip-tools/bin/python -m pip install --quiet --upgrade pip 'pip-tools==7.6.2'
 
-clean:  ## remove what was made, but for the Go programs in .cache/tools
+clean:  ## remove what was made, but for the programs in .cache/tools
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache/pip-tools
+	rm -f gateway/compiled.sha256
+	find gateway -name '*.so' -exec rm {} +
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +

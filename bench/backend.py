@@ -24,13 +24,21 @@ class Backend:
     port: int
 
     @classmethod
-    def start(cls, folder: Path, core: int | None, *, bdp_pings: bool = False) -> Backend:
+    def start(
+        cls, folder: Path, core: int | None, *, bdp_pings: bool = False, stall: bool = False
+    ) -> Backend:
         """Start it, and return once it listens.
 
         Raises:
             ProgramError: it does not come up.
         """
-        command = [sys.executable, "-m", "bench.sink", *(["--bdp-pings"] if bdp_pings else [])]
+        command = [
+            sys.executable,
+            "-m",
+            "bench.sink",
+            *(["--bdp-pings"] if bdp_pings else []),
+            *(["--stall"] if stall else []),
+        ]
         program = Program.start(
             "sink", command, folder=folder, core=core, environment={"PYTHONPATH": str(_CHECKOUT)}
         )

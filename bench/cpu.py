@@ -1,12 +1,15 @@
 """CPU per proxied request, the gateway beside its peers: `python -m bench.cpu`.
 
-Proxies run pinned to core 0, load and backend to core 1. Rounds are interleaved (A B C, B C A, …)
+Proxies run pinned to core 0, load and backend to core 1. Rounds are interleaved (A B C, C B A, …)
 so that whatever else the machine does falls on all alike; the medians of the rounds are compared.
 Each round checks every response at the client, and at the backend that as many requests and bytes
 came out of the proxy as went in.
 
-Exit code 1 when a gate is missed: CPU on `grpc-small` at most nginx's and on `intake-small` 1.4 of
-it, a worker at rest at most 45 MB. Exit code 2 when the bench could not be run.
+nginx is the distribution's package, fetched by `python3 tools/debian.py nginx`, or what the
+environment variable NGINX names. Which build was measured is printed before the tables.
+
+Exit code 1 when a gate is missed: CPU per request at most a tenth more, in nginx's, than README
+says, a worker at rest at most 45 MB. Exit code 2 when the bench could not be run.
 """
 
 from __future__ import annotations
@@ -14,66 +17,26 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import statistics
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench import bodies, memory
+from bench import bodies, memory, results
 from bench.backend import Backend, send_load
 from bench.envoy import Envoy
+from bench.nginx import Nginx
 from bench.process import ProgramError, resident_mb
-from bench.proxies import Command, Gateway, GrpcAio, Nginx, Proxy
+from bench.proxies import Command, Gateway, GrpcAio, Proxy
 from bench.report import LoadReport, RunFailedError
-from bench.rows import MAX_RATIOS, ROWS, Row
-from bench.running import Running
+from bench.results import Sample, Summary
+from bench.rows import MEASURED, ROWS, Row
+from bench.running import Build, Running
 
-BASELINE = Nginx.name
 _WARM_UP_SHARE = 0.1
-_LINE = "{:<16} {:<10} {:>8} {:>15} {:>6} {:>6} {:>7} {:>7} {:>7} {:>5}"
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One round of one proxy.
-
-    Attributes:
-        cpu_us: CPU time of the proxy's process tree per request, user and system.
-        rps: requests per second.
-        p50_ms, p99_ms: durations seen by the client.
-        resident_mb: VmRSS of the proxy's process tree afterwards.
-    """
-
-    cpu_us: float
-    rps: float
-    p50_ms: float
-    p99_ms: float
-    resident_mb: float
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """The rounds of one proxy on one row.
-
-    Attributes:
-        row, proxy: of what.
-        samples: in the order of the rounds.
-        ratio: ratio of the medians of `cpu_us` to the baseline's, where that was measured.
-        paired_ratio: median of the rounds' own ratios; far from `ratio`, the machine was too busy.
-    """
-
-    row: str
-    proxy: str
-    samples: list[Sample]
-    ratio: float | None
-    paired_ratio: float | None
-
-    @property
-    def cpu_us(self) -> float:
-        """The median CPU per request in microseconds."""
-        return statistics.median(sample.cpu_us for sample in self.samples)
+_NAMED = re.compile(r"(?:(?P<name>[\w.-]+)=)?(?P<command>.+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,78 +92,27 @@ class Bench:
 def run_row(
     bench: Bench, row: Row, proxies: dict[str, Running], rounds: int, requests: int
 ) -> list[Summary]:
-    """Measure all proxies that speak the row's protocol, in interleaved rounds."""
-    running = {name: each for name, each in proxies.items() if row.kind in each.ports}
+    """Measure all proxies that pass the row's requests on as they are, in interleaved rounds."""
+    running = {name: each for name, each in proxies.items() if row.suits(each)}
     samples: dict[str, list[Sample]] = {name: [] for name in running}
     for each in running.values():
         bench.warm_up(each, row, requests)
     names = list(running)
     for number in range(rounds):
-        first = number % len(names) if names else 0
-        for name in names[first:] + names[:first]:
+        for name in order(names, number):
             samples[name].append(bench.measure(running[name], row, requests))
-    return summarise(row.name, samples)
+    return results.summarise(row.name, samples)
 
 
-def summarise(row: str, samples: dict[str, list[Sample]]) -> list[Summary]:
-    """Compare the proxies' samples, given by name, with the baseline's."""
-    return [_summary(row, name, samples) for name in samples]
+def order(names: Sequence[str], number: int) -> list[str]:
+    """Return the order of a round.
 
-
-def _summary(row: str, name: str, samples: dict[str, list[Sample]]) -> Summary:
-    mine, baseline = samples[name], samples.get(BASELINE)
-    if baseline is None or name == BASELINE:
-        return Summary(row, name, mine, None, None)
-    ratio = statistics.median(each.cpu_us for each in mine) / statistics.median(
-        each.cpu_us for each in baseline
-    )
-    pairs = zip(mine, baseline, strict=True)
-    paired = statistics.median(each.cpu_us / other.cpu_us for each, other in pairs)
-    return Summary(row, name, mine, ratio, paired)
-
-
-def table(summaries: Sequence[Summary]) -> str:
-    """Return the results as text."""
-    head = ("row", "proxy", "CPU µs", "min–max", "ratio", "paired", "rps", "p50 ms", "p99 ms", "MB")
-    lines = [_LINE.format(*head)]
-    for each in summaries:
-        costs = [sample.cpu_us for sample in each.samples]
-        lines.append(
-            _LINE.format(
-                each.row,
-                each.proxy,
-                f"{each.cpu_us:.1f}",
-                f"{min(costs):.1f}–{max(costs):.1f}",
-                _number(each.ratio),
-                _number(each.paired_ratio),
-                f"{statistics.median(sample.rps for sample in each.samples):.0f}",
-                f"{statistics.median(sample.p50_ms for sample in each.samples):.2f}",
-                f"{statistics.median(sample.p99_ms for sample in each.samples):.2f}",
-                f"{each.samples[-1].resident_mb:.0f}",
-            )
-        )
-    return "\n".join(lines)
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
-
-
-def missed_cpu_gate(summaries: Sequence[Summary]) -> str | None:
-    """Return why CPU gates are missed, or None where they are met or were not measured."""
-    missed: list[str] = []
-    for each in summaries:
-        most = MAX_RATIOS.get(each.row)
-        if each.proxy != Gateway().name or each.ratio is None or most is None:
-            continue
-        if each.ratio > most:
-            missed.append(
-                f"GATE MISSED: {each.row} costs {each.ratio:.3f} × nginx's CPU, "
-                f"at most {most} is allowed"
-            )
-        else:
-            print(f"gate met: {each.row} costs {each.ratio:.3f} × nginx's CPU")
-    return "\n".join(missed) or None
+    A B C, C B A, B C A, A C B and so on: over twice as many rounds as there are names, each
+    is at each place equally often, and after each of its neighbours.
+    """
+    first = number // 2 % max(1, len(names))
+    ordered = [*names[first:], *names[:first]]
+    return ordered if number % 2 == 0 else ordered[::-1]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -213,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         "--row",
         action="append",
         choices=[*ROWS, "all"],
-        help=f"may be given several times (default: {' and '.join(MAX_RATIOS)})",
+        help=f"may be given several times (default: {', '.join(MEASURED)})",
     )
     parser.add_argument(
         "--proxy",
@@ -228,10 +140,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME:grpc|http:COMMAND",
         help="measure another proxy too; {port} and {backend} in COMMAND are replaced",
     )
+    parser.add_argument(
+        "--beside",
+        action="append",
+        default=[],
+        metavar="[NAME=]GATEWAY",
+        help="measure another installed `gateway` in the same rounds, and compare with it;\n"
+        "GATEWAY is the path of its command, NAME what tables call it (default: other)",
+    )
     parser.add_argument("--bdp-pings", action="store_true", help="both ends send grpc-go's PINGs")
     parser.add_argument("--proxy-core", type=int, default=0, help="where proxies run (default: 0)")
     parser.add_argument("--load-core", type=int, default=1, help="where the rest runs (default: 1)")
     parser.add_argument("--no-memory", action="store_true", help="leave out the memory gate")
+    parser.add_argument("--readme", action="store_true", help="print README's table at the end")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples to FILE")
     return parser
 
@@ -245,13 +166,36 @@ def _extra(text: str) -> Command:
     return Command(name, "grpc" if kind == "grpc" else "http", line)
 
 
-def _run(options: argparse.Namespace) -> list[Summary]:
-    """Start everything, measure the chosen rows, stop everything."""
+def _beside(text: str) -> Gateway:
+    parts = _NAMED.fullmatch(text)
+    if parts is None:
+        message = "--beside needs the path of a `gateway` command"
+        raise ProgramError(message)
+    return Gateway(name=parts["name"] or "other", command=str(Path(parts["command"]).absolute()))
+
+
+def _chosen(options: argparse.Namespace) -> list[Proxy]:
+    """Return what is to be measured. Raises ProgramError where two have one name."""
     known: tuple[Proxy, ...] = (Gateway(), Nginx(), GrpcAio(), Envoy())
     by_name = {each.name: each for each in known}
     chosen = [by_name[name] for name in options.proxy or ("gateway", "nginx", "grpc-aio")]
+    chosen += [_beside(text) for text in options.beside]
     chosen += [_extra(text) for text in options.extra]
-    names = options.row or list(MAX_RATIOS)
+    names = [each.name for each in chosen]
+    if twice := {name for name in names if names.count(name) > 1}:
+        message = f"more than one proxy is called {', '.join(sorted(twice))}"
+        raise ProgramError(message)
+    return chosen
+
+
+def _run(options: argparse.Namespace) -> tuple[list[Summary], dict[str, Build]]:
+    """Start everything, measure the chosen rows, stop everything.
+
+    Returns the results, and by name which programs were measured.
+    """
+    chosen = _chosen(options)
+    others = [_beside(text).name for text in options.beside]
+    names = options.row or list(MEASURED)
     rows = list(ROWS.values()) if "all" in names else [ROWS[name] for name in names]
     summaries: list[Summary] = []
     with contextlib.ExitStack() as stack:
@@ -264,13 +208,17 @@ def _run(options: argparse.Namespace) -> list[Summary]:
             running = proxy.start(folder / proxy.name, backend.port, options.proxy_core)
             stack.callback(running.program.stop)
             proxies[proxy.name] = running
+        builds = {name: each.build for name, each in proxies.items() if each.build is not None}
+        for build in builds.values():
+            print(build, flush=True)
         bench = Bench(backend, options.bdp_pings, options.load_core)
         for row in rows:
             requests = options.requests or row.requests
             of_row = run_row(bench, row, proxies, options.rounds, requests)
-            print(table(of_row), flush=True)
+            print("\n".join(filter(None, (results.table(of_row), results.beside(of_row, others)))))
+            sys.stdout.flush()
             summaries += of_row
-    return summaries
+    return summaries, builds
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -280,19 +228,29 @@ def main(arguments: list[str] | None = None) -> int:
     if options.rounds < 1 or (options.requests is not None and options.requests < 1):
         parser.error("--rounds and --requests must be at least 1")
     try:
-        summaries = _run(options)
-        missed = [missed_cpu_gate(summaries)]
+        summaries, builds = _run(options)
+        missed = [results.missed_gate(summaries)]
         if not options.no_memory:
             missed.append(memory.missed_gate(memory.measure()))
     except (ProgramError, RunFailedError) as error:
         print(f"the bench could not be run: {error}", file=sys.stderr)
         return 2
+    if options.readme and results.BASELINE in builds:
+        print(results.readme_table(summaries, builds[results.BASELINE].title))
     if options.json is not None:
-        results = [{**asdict(each), "cpu_us": each.cpu_us} for each in summaries]
-        options.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
+        _write(options.json, summaries, builds)
     for reason in filter(None, missed):
         print(reason, file=sys.stderr)
     return 1 if any(missed) else 0
+
+
+def _write(file: Path, summaries: list[Summary], builds: dict[str, Build]) -> None:
+    """Write all samples, with the build that each belongs to."""
+    written = [
+        {**asdict(each), "cpu_us": each.cpu_us, "build": str(builds.get(each.proxy, ""))}
+        for each in summaries
+    ]
+    file.write_text(json.dumps(written, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

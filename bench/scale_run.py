@@ -22,8 +22,9 @@ from bench.process import Program, ProgramError, free_port, resident_mb
 from bench.proxies import command_path, wait_until_ready
 from bench.report import RunFailedError
 from bench.running import Running
-from gateway.keys.manage import KeyManager
-from gateway.keys.postgresql import postgresql_store
+from gateway.keys.commands import KeyCommands
+from gateway.keys.store import KeySpec
+from gateway.keys.stores.postgresql import postgresql_store
 from tests.support.postgresql import PostgresqlServer, postgresql_server
 
 _OK, _UNAUTHENTICATED = 0, 16
@@ -107,7 +108,7 @@ class Bench:
         self._url = url
         self._scale = scale
         self._store = postgresql_store(url)
-        self._manager = KeyManager(self._store)
+        self._manager = KeyCommands(self._store.repository)
 
     async def run(self) -> None:
         """Measure everything.
@@ -115,12 +116,12 @@ class Bench:
         Raises:
             RunFailedError: a request was answered unexpectedly, or something did not come about.
         """
-        await self._store.open(create=False)
+        await self._store.feed.open(create=False)
         try:
             await self._connect()
             await self._measure()
         finally:
-            await self._store.close()
+            await self._store.feed.close()
 
     async def _connect(self) -> None:
         # A gateway is ready when one worker is.
@@ -154,7 +155,7 @@ class Bench:
 
     async def _read_again(self) -> None:
         before = self._snapshot()
-        await many_keys.become_another_store(self._url)
+        await many_keys.forget_changes(self._url)
         await _until(lambda: self._snapshot() != before, "the snapshot is not written anew")
 
     async def _add(self) -> None:
@@ -198,7 +199,7 @@ class Bench:
 
     async def _revoke(self) -> float:
         """Create and delete a key on another machine, so to speak; return the lag in ms."""
-        issued = await self._manager.create("revoked")
+        issued = await self._manager.create(KeySpec("revoked"))
         key = issued.key.reveal()
         await self._answered(key, _OK)
         await self._manager.delete(issued.record.id)

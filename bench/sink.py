@@ -7,6 +7,7 @@ bodies (over gRPC: of the DATA frames, so with the five bytes before each messag
 
 It does what a proxy can feel of grpc-go: windows of a busy connection (1 MiB a stream, 16 MiB
 a connection), credit given back by halves, and, with --bdp-pings, a PING for each batch of DATA.
+With --stall it reads no further on an HTTP/1.1 connection after a head with `x-bench-stall`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ import uvloop
 
 from bench import wire
 
+STALL = "x-bench-stall"
+_STALL_RECEIVE_BYTES = 4096
 _STREAM_WINDOW = 1 << 20
 _CONNECTION_WINDOW = 1 << 24
 _EMPTY_MESSAGE = b"\0\0\0\0\0"
@@ -250,12 +253,22 @@ class HttpConnection(asyncio.Protocol):
         self._out.append(_HTTP_ANSWER)
 
 
+class StallingHttpConnection(HttpConnection):
+    """Like its base, but reads no further once a head asks for that."""
+
+    def on_header(self, name: bytes, _value: bytes) -> None:
+        """Stop (parser callback)."""
+        if name.lower() == STALL.encode():
+            self._transport.pause_reading()
+
+
 class NewConnection(asyncio.Protocol):
     """A connection of which no byte has come: gives way to the protocol that is spoken."""
 
-    def __init__(self, counts: Counts, *, bdp_pings: bool) -> None:
+    def __init__(self, counts: Counts, *, bdp_pings: bool, stall: bool) -> None:
         self._counts = counts
         self._bdp_pings = bdp_pings
+        self._http = StallingHttpConnection if stall else HttpConnection
         self._received = b""
         self._transport: asyncio.Transport
 
@@ -272,12 +285,12 @@ class NewConnection(asyncio.Protocol):
         if wire.PREFACE.startswith(self._received[:4]):
             successor = GrpcConnection(self._counts, bdp_pings=self._bdp_pings)
         else:
-            successor = HttpConnection(self._counts)
+            successor = self._http(self._counts)
         self._transport.set_protocol(successor)
         successor.attach(self._transport, self._received)
 
 
-async def serve(port: int, *, bdp_pings: bool) -> None:
+async def serve(port: int, *, bdp_pings: bool, stall: bool) -> None:
     """Listen on 127.0.0.1:`port` (0: any free one) until SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -285,12 +298,14 @@ async def serve(port: int, *, bdp_pings: bool) -> None:
         loop.add_signal_handler(each, stop.set)
     counts = Counts()
     server = await loop.create_server(
-        lambda: NewConnection(counts, bdp_pings=bdp_pings),
+        lambda: NewConnection(counts, bdp_pings=bdp_pings, stall=stall),
         "127.0.0.1",
         port,
         family=socket.AF_INET,
         backlog=1024,
     )
+    if stall:  # what its connections inherit: a body that is not read must wait at the gateway
+        server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _STALL_RECEIVE_BYTES)
     print(json.dumps({"port": server.sockets[0].getsockname()[1]}), flush=True)
     await stop.wait()
     server.close()
@@ -301,8 +316,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.sink", description=__doc__)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--bdp-pings", action="store_true", help="send PINGs as grpc-go does")
+    parser.add_argument("--stall", action="store_true", help=f"do not read bodies after {STALL}")
     options = parser.parse_args()
-    uvloop.run(serve(options.port, bdp_pings=options.bdp_pings))
+    uvloop.run(serve(options.port, bdp_pings=options.bdp_pings, stall=options.stall))
     return 0
 
 

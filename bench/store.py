@@ -1,40 +1,25 @@
-"""The gateway's own key store, filled for a run: what `gateway keys create --key-file -` does.
+"""The gateway's own key store, opened beside it as `gateway keys` does.
 
-Through the product's library instead of its command, because 1,000 starts of a process take
-minutes.
+Through the product's library instead of its command, because what is measured there takes less
+time than the start of a process.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
-from gateway.keys.embedded import sqlite_store
-from gateway.keys.manage import KeyManager
-from gateway.keys.material import KeyMaterial
-from gateway.keys.sql import SqlStore
+from gateway.keys.stores.sql_store import SqlStore
+from gateway.keys.stores.sqlite import sqlite_store
 
 
 @contextlib.asynccontextmanager
 async def opened(database: Path) -> AsyncIterator[SqlStore]:
     """Open the SQLite store in the file `database`, making a missing one."""
     store = sqlite_store(database)
-    await store.open(create=True)
+    await store.feed.open(create=True)
     try:
         yield store
     finally:
-        await store.close()
-
-
-async def _adopt(database: Path, keys: Iterable[str]) -> None:
-    async with opened(database) as store:
-        manager = KeyManager(store)
-        for number, key in enumerate(keys):
-            await manager.adopt(KeyMaterial.adopt(key), f"bench {number}")
-
-
-def adopt(database: Path, keys: Iterable[str]) -> None:
-    """Store existing keys in the SQLite store `database`."""
-    asyncio.run(_adopt(database, keys))
+        await store.feed.close()

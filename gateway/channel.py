@@ -1,8 +1,7 @@
 """The messages between control and its workers, framed by a 4-byte length before msgpack.
 
-One socket pair per worker. Down: settings, key snapshot and changes, drain. Up: ready, what was
-applied, a report each second. This module knows neither what the messages lead to nor who sends
-them.
+There is one socket pair per worker. Down: settings, key snapshot and changes, drain. Up: ready,
+applied revisions, a report each second. This module does not know what the messages cause.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from gateway.settings import WorkerSettings
 _LENGTH_BYTES: Final = 4
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 SNAPSHOT_CHUNK: Final = 1_000
-"""Keys in one message: small steps, so that neither the data path is held up for long by applying
-them nor control by sending them, while it has a revocation to pass on.
+"""Keys in one message. Chunks are small, so that applying them does not delay requests, and sending
+them does not delay a revocation.
 """
 
 
 class Start(msgspec.Struct, tag=True, frozen=True):
-    """Down, first: what to do."""
+    """Down, the first message: the worker's settings."""
 
     settings: WorkerSettings
 
@@ -33,7 +32,7 @@ class Start(msgspec.Struct, tag=True, frozen=True):
 class Keys(msgspec.Struct, tag=True, frozen=True):
     """Down: a part of the whole keyring.
 
-    The worker swaps its keyring when the part with `last` has come.
+    The worker swaps its keyring when the part with `last` has arrived.
     """
 
     revision: int
@@ -45,66 +44,66 @@ class Keys(msgspec.Struct, tag=True, frozen=True):
 
 
 class KeyChanges(msgspec.Struct, tag=True, frozen=True):
-    """Down: what changed up to `revision`, or a part of it. `Applied` answers the last part.
+    """Down: the changes up to `revision`, or a part of them. `Applied` confirms the last part.
 
     Tombstones are upserts with state REVOKED. A change of more than `SNAPSHOT_CHUNK` keys (a store
-    was replaced) comes in parts of one revision, so that no message becomes too long.
+    was replaced) is sent in parts with one revision, so that no message is too long.
     """
 
     revision: int
     upserts: list[KeyEntry]
     removals: list[bytes]
-    """Digests that are forgotten altogether (tombstones past their time)."""
+    """Digests that are removed completely (expired tombstones)."""
     last: bool = True
     complete: bool = True
-    """Whether an unknown key is a definite no. False: a store is out of reach, nobody can tell."""
+    """Whether an unknown key is a definite no. False: a store is unreachable, so undecided."""
 
 
 class Unready(msgspec.Struct, tag=True, frozen=True):
-    """Down: a drain will follow. Health checks on the data listeners say no from now on;
-    accepting goes on.
+    """Down: a drain will follow. Health checks on the listeners fail from now on, and answers over
+    HTTP/1.1 say `Connection: close`, but the worker still accepts.
     """
 
 
 class Drain(msgspec.Struct, tag=True, frozen=True):
-    """Down: stop accepting at once, finish what is open within `timeout_s`, exit 0."""
+    """Down: stop accepting, finish open requests within `timeout_s`, exit with status 0."""
 
     timeout_s: float
 
 
 class Watch(msgspec.Struct, frozen=True):
-    """One trace: which requests somebody wants to see. Empty fields match every request."""
+    """One trace: which requests to report. Empty fields match every request."""
 
     number: int
-    """Tells traces apart."""
+    """Identifies the trace."""
     key_id: str = ""
     network: str = ""
-    """The callers' network in CIDR notation."""
+    """The senders' network in CIDR notation."""
 
 
 class Watches(msgspec.Struct, tag=True, frozen=True):
-    """Down: all traces that run now. `Traced` without lines answers each new one."""
+    """Down: all running traces. `Traced` without requests confirms each new one."""
 
     watches: list[Watch]
 
 
 class LookedUp(msgspec.Struct, tag=True, frozen=True):
-    """Down: what is known of a key that a worker asked about (`Lookup`)."""
+    """Down: the verdict on a key that a worker has asked for (`Lookup`)."""
 
     digest: bytes
     verdict: Literal["allowed", "denied", "undecided"]
     principal: Principal | None = None
-    """Whose key it is, where it is allowed."""
+    """The key's principal, if it is allowed."""
     source: str = "none"
-    """Whence control has it, see `metrics.SOURCES`."""
+    """The source of the verdict, see `metrics.SOURCES`."""
     fresh_s: float = 0.0
-    """For how long a worker may use it without asking again, in seconds."""
+    """How long a worker may use the verdict, in seconds."""
     refresh_s: float = 0.0
-    """After how long it should ask again while it still uses it, in seconds."""
+    """After how long a worker should ask again while it still uses the verdict, in seconds."""
 
 
 class Forget(msgspec.Struct, tag=True, frozen=True):
-    """Down: verdicts of a remote authority that no longer hold."""
+    """Down: verdicts of a remote authority that are no longer valid."""
 
     digests: list[bytes]
 
@@ -116,7 +115,7 @@ class Ready(msgspec.Struct, tag=True, frozen=True):
 
 
 class Applied(msgspec.Struct, tag=True, frozen=True):
-    """Up: every request from now on is decided with at least this revision."""
+    """Up: the worker uses at least this revision for every request from now on."""
 
     revision: int
 
@@ -133,7 +132,7 @@ class Refused(msgspec.Struct, frozen=True):
     count: int
     peer: str
     scheme: str
-    """The scheme or carrier seen, cleaned and cut to 32 characters; never a key."""
+    """The scheme or header of the credential, sanitized, at most 32 characters; never a key."""
     key_id: str
     digest_prefix: str
     protocol: str
@@ -151,15 +150,15 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Series(msgspec.Struct, frozen=True, array_like=True):
-    """One metric's change (counters, histogram buckets) or value (gauges) of this worker.
+    """The change (counters, histogram buckets) or value (gauges) of one metric of this worker.
 
-    `labels` stand in the catalogue's order.
+    `labels` are in the catalogue's order.
     """
 
     metric: str
     labels: tuple[str, ...]
     value: float | list[float]
-    """A histogram's value is [count of bucket 0, …, count of +Inf, sum], not cumulated."""
+    """A histogram's value is [count of bucket 0, …, count of +Inf, sum], not cumulative."""
 
 
 class Report(msgspec.Struct, tag=True, frozen=True):
@@ -172,7 +171,7 @@ class Report(msgspec.Struct, tag=True, frozen=True):
 
 
 class TracedRequest(msgspec.Struct, frozen=True, array_like=True):
-    """What became of one request. Fields that do not apply are empty."""
+    """One completed request. Fields that do not apply are empty."""
 
     ended_at_ms: int
     """Unix milliseconds."""
@@ -181,31 +180,31 @@ class TracedRequest(msgspec.Struct, frozen=True, array_like=True):
     signal: str
     key_id: str
     bytes: int
-    """Of the request's body, as it came."""
+    """Size of the request's body, as received."""
     outcome: str
     """The verdict on the key (`outcome.AuthOutcome`)."""
     result: str
     code: str
-    """What the caller was answered: gRPC's name or three digits."""
+    """The status of the response: gRPC's name or three digits."""
     backend: str
     """The backend's address."""
     backend_code: str
     duration_s: float
     trace_id: str
-    """Of the caller's own `traceparent` (W3C Trace Context)."""
+    """From the sender's own `traceparent` (W3C Trace Context)."""
 
 
 class Traced(msgspec.Struct, tag=True, frozen=True):
-    """Up: requests that a trace wants to see, in the order of their ends."""
+    """Up: requests that match a trace, in the order of their completion."""
 
     watch: int
     requests: list[TracedRequest]
     dropped: int = 0
-    """Further ones, which were too many to be told."""
+    """Number of further requests, beyond the rate limit."""
 
 
 class Lookup(msgspec.Struct, tag=True, frozen=True):
-    """Up: a key that is in no snapshot. `LookedUp` answers it."""
+    """Up: a key that is not in the keyring. `LookedUp` is the response."""
 
     digest: bytes
     key: bytes
@@ -213,7 +212,7 @@ class Lookup(msgspec.Struct, tag=True, frozen=True):
     """`refresh`: a verdict in use is about to expire; `doubt`: the backend refused the key."""
 
     def __repr__(self) -> str:
-        """Leave the key out: messages are printed when something fails."""
+        """Omit the key, because errors print messages."""
         return f"Lookup({self.digest[:4].hex()}…, why={self.why!r})"
 
 
@@ -226,13 +225,13 @@ _up: msgspec.msgpack.Decoder[Up] = msgspec.msgpack.Decoder(Up)
 
 
 class ChannelError(Exception):
-    """The peer sent what is no message: the sides differ in version, or one has a bug."""
+    """The peer sent an invalid message: the sides differ in version, or one has a bug."""
 
 
 class Channel(asyncio.Protocol):
     """One end of a socket pair. `on_message` is called for each message, `on_closed` once.
 
-    Messages are small or cut in parts, so `send` never waits; `drain` is for snapshots.
+    Messages are small or sent in parts, so `send` never waits; `drain` is for snapshots.
     """
 
     def __init__(
@@ -253,25 +252,25 @@ class Channel(asyncio.Protocol):
     def for_worker(
         cls, on_message: Callable[[Down | Up], None], on_closed: Callable[[], None]
     ) -> Channel:
-        """Make the worker's end: it receives `Down`."""
+        """Create the worker's end: it receives `Down`."""
         return cls(_down, on_message, on_closed)
 
     @classmethod
     def for_control(
         cls, on_message: Callable[[Down | Up], None], on_closed: Callable[[], None]
     ) -> Channel:
-        """Make control's end: it receives `Up`."""
+        """Create control's end: it receives `Up`."""
         return cls(_up, on_message, on_closed)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport (asyncio)."""
-        transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
+        transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Cut the stream into messages (asyncio).
+        """Split the stream into messages (asyncio).
 
-        Raises `ChannelError` (which closes the channel) on a length or a message that cannot be.
+        Raises `ChannelError` (which closes the channel) on an invalid length or message.
         """
         buffer = self._buffer
         buffer += data
@@ -287,53 +286,53 @@ class Channel(asyncio.Protocol):
             del buffer[:end]
             try:
                 message = self._decoder.decode(payload)
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 msg = "a message that cannot be decoded on the channel"
                 raise ChannelError(msg) from error
             self._on_message(message)
 
     def pause_writing(self) -> None:
-        """Hold back `drain` (asyncio)."""
+        """Make `drain` wait (asyncio)."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
-        """Let `drain` go on (asyncio)."""
+        """Let `drain` continue (asyncio)."""
         self._writable.set()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """Tell the owner once that the other side is gone (asyncio)."""
+        """Call `on_closed`: the other side is gone (asyncio)."""
         self._transport = None
         self._writable.set()
         self._on_closed()
 
     def send(self, message: Down | Up) -> None:
-        """Send one message; no effect when the other side is gone, of which `on_closed` tells."""
+        """Send one message; no effect if the other side is gone (`on_closed` is called then)."""
         if self._transport is not None:
             payload = _encoder.encode(message)
             self._transport.write(len(payload).to_bytes(_LENGTH_BYTES, "big") + payload)
 
     async def drain(self) -> None:
-        """Wait until the other side has taken most of what was sent, and for one turn at least."""
-        # A side that takes all at once would keep whoever sends much from waiting ever.
+        """Wait until the other side has read most of what was sent, at least one loop iteration."""
+        # If the other side reads fast, `_writable` stays set and a long transfer would never yield.
         await asyncio.sleep(0)
         await self._writable.wait()
 
     def hold(self) -> None:
-        """Read no more for now. What has been read already is still told."""
+        """Pause reading. Messages that have been read already are still delivered."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def go_on(self) -> None:
-        """Read again."""
+        """Resume reading."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     @property
     def is_writable(self) -> bool:
-        """Whether the other side keeps up with what is sent."""
+        """Whether the other side keeps up with the messages."""
         return self._writable.is_set()
 
     def close(self) -> None:
-        """Close this end after what was sent."""
+        """Close this end after all sent messages are written."""
         if self._transport is not None:
             self._transport.close()

@@ -1,8 +1,8 @@
-"""THE table of the agents' intake: every path that the receiver takes, who sends to it, and how.
+"""The table of the agents' intake: every path of the receiver, its senders and its method.
 
-Paths are relative to the base url that an agent is given (`…/receiver/stsAgent`, `…/stsAgent`, or
-none). Anything that is in no row does not exist: nothing is normalised, and no prefix is open. What
-becomes of a request stands in `outcome`; how a path reaches the backend, in `target_of`.
+Paths are relative to the base URL in an agent's configuration (`…/receiver/stsAgent`, `…/stsAgent`,
+or none). A path without a row does not exist: paths are not normalised, and there are no open
+prefixes. `outcome` has the responses; `target_of` maps a path to the backend's.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
 PathStyle = Literal["receiver", "router"]
-"""What the urls of `backends.intake` name: the receiver itself, or the platform's router."""
+"""Whether the URLs of `backends.intake` name the receiver itself or the platform's router."""
 
 
 class IntakeRoute(enum.StrEnum):
-    """What a request is about; the `route` label."""
+    """The kind of data in a request; the `route` label."""
 
     INTAKE = "intake"
     SERIES = "series"
@@ -39,18 +39,18 @@ class IntakeRoute(enum.StrEnum):
 
 
 class Sender(enum.StrEnum):
-    """Whose path it is; the `sender` label. What such a sender does with an answer decides what
-    "try again" looks like.
+    """The kind of sender that uses a path; the `sender` label. It decides which response makes the
+    sender retry.
     """
 
     AGENT = "agent"
     """The main forwarder of the node, cluster and checks agents: retries 5xx, 429 and 401."""
     TRANSACTIONAL = "transactional"
     """The transactional forwarder, the platform's collector, people with curl: retries 5xx and 429,
-    and takes every other 4xx for success.
+    and treats every other 4xx as success.
     """
     PROCESS_AGENT = "process_agent"
-    """Drops on every status; retries only a connection that breaks."""
+    """Drops on every failure, whether it is a status, a broken connection or a timeout of 30 s."""
     TRACE_AGENT = "trace_agent"
     RBAC_AGENT = "rbac_agent"
     LOGS_AGENT = "logs_agent"
@@ -62,7 +62,7 @@ class Sender(enum.StrEnum):
 
 
 class Row(NamedTuple):
-    """One path below the base urls, or one prefix of them."""
+    """One path under the base URLs, or one prefix of paths."""
 
     path: str
     route: IntakeRoute
@@ -71,16 +71,28 @@ class Row(NamedTuple):
     is_prefix: bool = False
     """Whether exactly one more segment of plain characters follows `path`, which ends in `/`."""
     is_service_bearers: bool = False
-    """Whether the sender may come with a Kubernetes token, which only the receiver can check."""
+    """Whether the sender may use a Kubernetes token, which only the receiver can check."""
 
     @property
-    def wants_no_answer(self) -> bool:
-        """Whether the sender keeps its data only if it gets no answer at all."""
+    def drops_on_failure(self) -> bool:
+        """Whether the sender sends nothing a second time."""
         return self.sender is Sender.PROCESS_AGENT
 
 
 _R: Final = IntakeRoute
 _S: Final = Sender
+
+_API_V2: Final = (
+    "series",
+    "events",
+    "service_checks",
+    "host_metadata",
+    "metadata",
+    "orch",
+    "orchmanif",
+    "proclcycle",
+)
+"""All that agents send to `/api/v2/`: other formats have paths there, too, such as Zipkin's."""
 
 ROWS: Final = (
     Row("/intake/", _R.INTAKE, _S.AGENT),
@@ -96,7 +108,7 @@ ROWS: Final = (
     Row("/api/v1/orchestrator", _R.METADATA, _S.AGENT),
     Row("/api/v1/collector", _R.PROCESSES, _S.PROCESS_AGENT),
     Row("/api/v1/connections", _R.CONNECTIONS, _S.PROCESS_AGENT),
-    Row("/api/v2/", _R.API_V2, _S.AGENT, is_prefix=True),
+    *(Row(f"/api/v2/{name}", _R.API_V2, _S.AGENT) for name in _API_V2),
     Row("/api/v0.2/traces", _R.TRACES, _S.TRACE_AGENT),
     Row("/api/v0.2/stats", _R.TRACES, _S.TRACE_AGENT),
     Row("/logs/k8s", _R.LOGS, _S.LOGS_AGENT),
@@ -108,16 +120,16 @@ ROWS: Final = (
     Row("/support/flare", _R.FLARE, _S.SUPPORT),
     Row("/support/flare/", _R.FLARE, _S.SUPPORT, is_prefix=True),
 )
-"""Every path below a base url."""
+"""Every path under a base URL."""
 
 BASES: Final = ("", "/stsAgent", "/receiver/stsAgent")
-"""Where agents' base urls end: at the host, at a receiver, at a router."""
+"""The paths of the agents' base URLs: none, a receiver's, a router's."""
 
 REMOTE_WRITE: Final = Row("/receiver/prometheus/api/v1/write", _R.REMOTE_WRITE, _S.PROMETHEUS)
-"""The one path beside the base urls, always written whole."""
+"""The one path that is not under a base URL."""
 
 _DOUBLED: Final = ("/intake", "/intake/")
-"""Paths that may come as `//intake`, from a base url that ends in a slash."""
+"""Paths that may arrive as `//intake`, from a base URL that ends in a slash."""
 _OTLP: Final = ("traces", "metrics", "logs")
 _SEGMENT: Final = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,127}\Z")
 _AGENT: Final = "/stsAgent"
@@ -125,7 +137,7 @@ _RECEIVER: Final = "/receiver"
 
 
 class Path(NamedTuple):
-    """One path as a client writes it, and as the backend gets it."""
+    """One path as the client sends it, and as the backend gets it."""
 
     path: str
     target: str
@@ -133,7 +145,7 @@ class Path(NamedTuple):
 
 
 def target_of(path: str, style: PathStyle) -> str:
-    """Map a path as it came to the backend's (`backends.intake.path`).
+    """Map a path as received to the backend's (`backends.intake.path`).
 
     `receiver`: `/receiver/X` → `/X`, `/stsAgent/X` as it is, a bare X → `/stsAgent/X`. `router`:
     `/receiver/…` and `/stsAgent/…` as they are, a bare X → `/receiver/stsAgent/X`. A doubled slash
@@ -148,7 +160,7 @@ def target_of(path: str, style: PathStyle) -> str:
 
 
 def paths(style: PathStyle) -> Iterator[Path]:
-    """Give every path that clients may write; of a row that is a prefix, the prefix."""
+    """Yield every path that clients may send; for a row that is a prefix, the prefix."""
     for base in BASES:
         for row in ROWS:
             yield Path(base + row.path, target_of(base + row.path, style), row)
@@ -159,14 +171,18 @@ def paths(style: PathStyle) -> Iterator[Path]:
 
 
 def otlp_paths() -> Iterator[tuple[str, str, str]]:
-    """Give the OTLP paths below the base urls: path, path at the OTLP/HTTP backend, signal."""
+    """Yield the OTLP paths under the base URLs: path, path at the OTLP/HTTP backend, signal.
+
+    Each also with one slash too many, before `otel`, before `v1` or at the end.
+    """
     for base in BASES:
         for signal in _OTLP:
-            yield f"{base}/otel/v1/{signal}", f"/v1/{signal}", signal
+            for path in ("/otel/v1/{}", "//otel/v1/{}", "/otel//v1/{}", "/otel/v1/{}/"):
+                yield base + path.format(signal), f"/v1/{signal}", signal
 
 
 def row_of(path: str) -> Row | None:
-    """Return the row of a path as a client writes it, or as any backend gets it."""
+    """Return the row of a path as a client sends it, or as any backend gets it."""
     row = _EXACT.get(path)
     if row is None:
         head, slash, segment = path.rpartition("/")
@@ -175,7 +191,7 @@ def row_of(path: str) -> Row | None:
 
 
 def is_segment(text: str) -> bool:
-    """Whether this may follow a prefix: one segment without escapes, and neither `.` nor `..`."""
+    """Whether this may follow a prefix: one segment without escapes that is not `.` or `..`."""
     return _SEGMENT.match(text) is not None
 
 
@@ -190,9 +206,9 @@ _PREFIXES: Final = {path: row for path, row in _ALL.items() if row.is_prefix}
 
 
 def size_key(row: Row) -> str:
-    """Return how `backends.intake.max_body` names a row: without base and closing slash."""
+    """Return a row's name in `backends.intake.max_body`: without base URL and trailing slash."""
     return row.path.rstrip("/")
 
 
 SIZE_KEYS: Final = frozenset(map(size_key, (*ROWS, REMOTE_WRITE)))
-"""Every name that `backends.intake.max_body` may hold."""
+"""Every valid name in `backends.intake.max_body`."""

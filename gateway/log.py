@@ -1,39 +1,61 @@
-"""Structured logs: how they are written, what never stands in them, and how refusals are summed up.
+"""Structured logging: output formats, redaction of secrets, summaries of what repeats.
 
-Control and workers both use this, so it imports only structlog. What is worth a line, and in which
-words, is decided where it happens.
+Control and workers both use this, so it imports only structlog. The modules that log decide what to
+log and with which text.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import re
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TextIO
 
 import structlog
 
 from gateway.channel import Refused
-from gateway.terminal import is_fancy
+from gateway.log_repeats import EACH_TIME, RepeatedLines
+from gateway.log_writer import LineWriter
+from gateway.repeats import INTERVAL_S, MAX_GROUPS, Repeats, Summary
+from gateway.terminal import escaped, is_fancy
 
 LogFormat = Literal["console", "json"]
 
+__all__ = [
+    "EACH_TIME",
+    "MASK",
+    "LogFormat",
+    "RefusalLimiter",
+    "RefusalNotice",
+    "configure",
+    "redact",
+    "redact_event",
+    "take_dropped",
+    "tell_repeats",
+]
+
 MASK: Final = "***"
+_DROPPED: Final = "lines of the log were dropped: nobody read it for a while"
+_FLUSH_S: Final = 1.0
+"""How long a process that ends waits for whoever reads the log."""
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
+_TRACES: Final = frozenset({"exception", "stack"})
+"""Fields that have several lines."""
 _SECRET_FIELDS: Final = frozenset(
     {"authorization", "api_key", "apikey", "gateway_key", "key", "password", "secret", "token"}
 )
-"""Fields of an event whose values are masked whatever they look like."""
+"""Fields of an event whose values are always masked."""
 _PATTERNS: Final = (
     # Keys and service tokens as StackState and this gateway issue them.
     (re.compile(r"\b(iapikey|svctok)[A-Za-z]*-[!#-&(-+./-~-]+"), rf"\1-{MASK}"),
     # The agents' query parameter.
     (re.compile(r"(api_key(?:=|%3D))[^&\s\"'<>]+", re.IGNORECASE), rf"\1{MASK}"),
-    # A credential's header, as text or as printed by Python or JSON.
+    # A header with a credential, as text or as printed by Python or JSON.
     (
         re.compile(
             r"((?:authorization|(?:sts|dd|x)-api-(?:key|token))b?[\"']?\s*[:=,]\s*b?[\"']?)"
@@ -42,7 +64,7 @@ _PATTERNS: Final = (
         ),
         rf"\1{MASK}",
     ),
-    # A scheme with what follows it.
+    # A scheme and its credential.
     (
         re.compile(
             r"\b(StackState|SUSE-?Observability|Bearer|ServiceBearer|ApiKey|Basic)"
@@ -55,7 +77,7 @@ _PATTERNS: Final = (
 
 
 def redact(text: str) -> str:
-    """Mask whatever looks like a key or a credential. The last line of defence: nothing should."""
+    """Mask everything that looks like a key or a credential: the last line of defence."""
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
     return text
@@ -80,7 +102,7 @@ def _redact_field(name: str, value: object) -> object:
 def redact_event(
     _logger: object, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    """Mask an event's fields (a structlog processor). Tracebacks must be text by then."""
+    """Mask an event's fields (a structlog processor). Tracebacks must be text already."""
     for name, value in event.items():
         event[name] = _redact_field(name, value)
     return event
@@ -89,24 +111,84 @@ def redact_event(
 def _in_order(
     _logger: object, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    """Put first what people look for first."""
+    """Put the most important fields first."""
     return {name: event[name] for name in ("timestamp", "level", "logger", "event")} | dict(event)
 
 
+def _escape_event(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Escape what could control a terminal: peers choose some texts. JSON is escaped anyway."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = escaped(value, keep="\n\t" if name in _TRACES else "")
+    return event
+
+
 class _Writer:
-    """Writes finished lines. `name` is the room that logs."""
+    """Writes finished lines. `name` is the name of the logger."""
 
-    def __init__(self, stream: TextIO, name: str) -> None:
-        self._stream = stream
+    def __init__(self, write: Callable[[str], None], name: str) -> None:
+        self.msg = write
         self.name = name
+        self.debug = self.info = self.warning = self.error = write
+        self.critical = self.exception = write
 
-    def msg(self, line: str) -> None:
-        """Write a line; a log that nobody can read any more must not stop the gateway."""
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.write(line + "\n")
-            self._stream.flush()
 
-    debug = info = warning = error = critical = exception = msg
+class _Loggers:
+    """Makes the writers of one stream (structlog's `logger_factory`).
+
+    A stream of this process's, such as stderr, is written by a thread; any other one, such as a
+    buffer in memory, at once.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+        self._encoding = getattr(stream, "encoding", None) or "utf-8"
+        self.lines = _line_writer(stream)
+
+    def __call__(self, *names: str) -> _Writer:
+        """Make the writer of the logger of this name."""
+        return _Writer(self.write, names[0] if names else "gateway")
+
+    def write(self, line: str) -> None:
+        """Write a line; what the stream cannot encode is escaped.
+
+        If the stream is broken or closed, the gateway keeps running.
+        """
+        if self.lines is not None:
+            self.lines.write((line + "\n").encode(self._encoding, "backslashreplace"))
+        elif self._stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._stream.write(line + "\n")
+                self._stream.flush()
+
+
+def _line_writer(stream: TextIO | None) -> LineWriter | None:
+    """Return the writer of the stream's descriptor, the present one if it is the same."""
+    try:
+        descriptor = stream.fileno() if stream is not None else None
+    except (OSError, ValueError):  # a buffer in memory; a stream that is closed
+        descriptor = None
+    if descriptor is None:
+        return None
+    present = _lines_in_use()
+    if present is not None and present.descriptor == descriptor:
+        return present
+    writer = LineWriter(descriptor)
+    atexit.register(writer.flush, _FLUSH_S)
+    return writer
+
+
+def _lines_in_use() -> LineWriter | None:
+    factory = structlog.get_config()["logger_factory"]
+    return factory.lines if isinstance(factory, _Loggers) else None
+
+
+def take_dropped() -> int:
+    """Return how many lines were dropped since the last call, because nobody read the log."""
+    lines = _lines_in_use()
+    return 0 if lines is None else lines.take_dropped()
 
 
 def _add_logger(
@@ -117,10 +199,10 @@ def _add_logger(
 
 
 class _FromStdlib(logging.Handler):
-    """Passes on what libraries log (asyncio's lost exceptions, aiohttp's errors)."""
+    """Forwards the logs of libraries (asyncio's lost exceptions, aiohttp's errors)."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Log a record as one of ours (logging)."""
+        """Log a record with structlog (logging)."""
         log = structlog.get_logger(record.name)
         fields: dict[str, Any] = {"exc_info": record.exc_info} if record.exc_info else {}
         level = {30: "warning", 40: "error", 50: "critical"}.get(record.levelno, "info")
@@ -130,26 +212,32 @@ class _FromStdlib(logging.Handler):
 def configure(
     level: str, log_format: Literal["auto", "console", "json"], stream: TextIO | None = None
 ) -> LogFormat:
-    """Set up logging for this process and return the form that `auto` came to.
+    """Set up logging for this process and return the format, with `auto` resolved.
 
-    `level` is debug, info, warning or error. `auto` is console where `stream` (stderr unless given)
-    is a terminal, else JSON, one object a line.
+    `level` is debug, info, warning or error. `auto` is console if `stream` (default: stderr) is a
+    terminal, else JSON, one object per line. A line that repeats becomes one line a minute.
     """
+    tell_repeats(rest=True)
     out = sys.stderr if stream is None else stream
     resolved = _resolve(log_format, out)
+    rendering = _rendering(resolved, out)
+    loggers = _Loggers(out)
+
+    def render(event: MutableMapping[str, Any]) -> str:
+        line: Any = event
+        for processor in rendering:
+            line = processor(None, str(event.get("level", "")), line)
+        return str(line)
+
+    if loggers.lines is not None:
+        loggers.lines.tell_dropped = lambda count: render(
+            {"level": "warning", "logger": "gateway.log", "event": _DROPPED, "lines": count}
+        )
+    repeated = RepeatedLines(lambda event: loggers.write(render(event)))
     structlog.configure(
-        processors=[
-            structlog.stdlib.add_log_level,
-            _add_logger,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.StackInfoRenderer(),
-            structlog.processors.format_exc_info,
-            redact_event,
-            _in_order,
-            _console(out) if resolved == "console" else structlog.processors.JSONRenderer(),
-        ],
+        processors=[structlog.stdlib.add_log_level, _add_logger, repeated, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=lambda *names: _Writer(out, names[0] if names else "gateway"),
+        logger_factory=loggers,
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
@@ -158,16 +246,41 @@ def configure(
     return resolved
 
 
-def _resolve(log_format: Literal["auto", "console", "json"], stream: TextIO) -> LogFormat:
+def _rendering(log_format: LogFormat, stream: TextIO | None) -> list[Any]:
+    """Return what makes a line of an event, step by step (structlog's processors)."""
+    last = (
+        [_escape_event, _console(stream)]
+        if log_format == "console"
+        else [structlog.processors.JSONRenderer()]
+    )
+    return [
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        structlog.processors.format_exc_info,
+        redact_event,
+        _in_order,
+        *last,
+    ]
+
+
+def tell_repeats(*, rest: bool = False) -> None:
+    """Write the summaries of repeated lines that are due; `rest`: all, at the end of a process."""
+    for processor in structlog.get_config()["processors"]:
+        if isinstance(processor, RepeatedLines):
+            processor.tell_rest() if rest else processor.tell()
+
+
+def _resolve(log_format: Literal["auto", "console", "json"], stream: TextIO | None) -> LogFormat:
     if log_format == "auto":
-        return "console" if stream.isatty() else "json"
+        return "console" if stream is not None and stream.isatty() else "json"
     return log_format
 
 
-def _console(stream: TextIO) -> structlog.dev.ConsoleRenderer:
-    """Make the renderer for people; libraries for pretty tracebacks are not loaded for it."""
+def _console(stream: TextIO | None) -> structlog.dev.ConsoleRenderer:
+    """Create the renderer for terminals, without loading libraries for pretty tracebacks."""
     return structlog.dev.ConsoleRenderer(
-        colors=is_fancy(stream), exception_formatter=structlog.dev.plain_traceback
+        colors=stream is not None and is_fancy(stream),
+        exception_formatter=structlog.dev.plain_traceback,
     )
 
 
@@ -178,61 +291,38 @@ class RefusalNotice:
     refused: Refused
     """The latest of them."""
     count: int
-    """How many this line stands for."""
+    """How many refusals this line summarizes."""
     within_s: float
-    """Over how many seconds; 0 for the first, which is told at once."""
-
-
-@dataclass(slots=True)
-class _Group:
-    latest: Refused
-    told_at: float
-    untold: int = 0
+    """The period in seconds; 0 for the first, which is logged immediately."""
 
 
 class RefusalLimiter:
-    """Decides which refusals are worth a line: the first at once, then a summary a minute.
+    """Decides which refusals to log: the first immediately, then one summary a minute.
 
-    Counted per (who, reason), so that one misconfigured cluster hides no other. Groups beyond
-    `max_groups` are summed up per reason as `other`. Decides only: the caller logs, and gives the
-    time in seconds of any steady clock.
+    Counts per (who, reason), so that one misconfigured cluster does not hide another. Groups beyond
+    `max_groups` are counted per reason as `other`. It only decides: the caller logs, and passes the
+    time in seconds of any monotonic clock.
     """
 
     OTHER: Final = "other"
 
-    def __init__(self, interval_s: float = 60.0, max_groups: int = 1_000) -> None:
-        self._interval_s = interval_s
-        self._max_groups = max_groups
-        self._groups: dict[tuple[str, str], _Group] = {}
+    def __init__(self, interval_s: float = INTERVAL_S, max_groups: int = MAX_GROUPS) -> None:
+        self._repeats: Repeats[Refused] = Repeats(interval_s, max_groups)
 
     def add(self, refused: Refused, now: float) -> RefusalNotice | None:
-        """Take what a worker reports; return the line to log at once, if any."""
-        key = (refused.who, refused.reason)
-        if key not in self._groups and len(self._groups) >= self._max_groups:
-            key = (self.OTHER, refused.reason)
-        group = self._groups.get(key)
-        if group is None:
-            self._groups[key] = _Group(refused, now)
-            return RefusalNotice(refused, refused.count, 0.0)
-        group.latest = refused
-        group.untold += refused.count
-        return None
+        """Add a worker's report; return the line to log immediately, if any."""
+        group, otherwise = (refused.who, refused.reason), (self.OTHER, refused.reason)
+        summary = self._repeats.add(group, otherwise, refused, now, refused.count)
+        return None if summary is None else _notice(summary)
 
     def due(self, now: float) -> list[RefusalNotice]:
-        """Return the summaries whose minute is over, and forget who has been quiet for one."""
-        return list(self._due(now, self._interval_s))
+        """Return the summaries that are due, and forget groups without refusals in that time."""
+        return [_notice(summary) for summary in self._repeats.due(now)]
 
     def rest(self, now: float) -> list[RefusalNotice]:
-        """Return what has not been told, at the end."""
-        return list(self._due(now, 0.0))
+        """Return everything that has not been logged, at shutdown."""
+        return [_notice(summary) for summary in self._repeats.rest(now)]
 
-    def _due(self, now: float, after_s: float) -> Iterator[RefusalNotice]:
-        for key, group in list(self._groups.items()):
-            within_s = now - group.told_at
-            if within_s < after_s:
-                continue
-            if group.untold == 0:
-                del self._groups[key]
-                continue
-            yield RefusalNotice(group.latest, group.untold, within_s)
-            group.untold, group.told_at = 0, now
+
+def _notice(summary: Summary[Refused]) -> RefusalNotice:
+    return RefusalNotice(summary.latest, summary.count, summary.within_s)

@@ -1,7 +1,7 @@
-"""The words that every room shares: protocols, signals, keys, principals.
+"""The types that all packages share: protocols, signals, keys, principals.
 
-Standard library only. What belongs here is a value without behaviour that more than one room speaks
-of; how a request can end stands in `outcome`, what a worker is told at its start in `settings`.
+Standard library only. This module is for values without behaviour that several packages use; the
+ways a request can end are in `outcome`, a worker's settings in `settings`.
 """
 
 from __future__ import annotations
@@ -11,19 +11,17 @@ import hashlib
 from typing import Final, NamedTuple, NewType
 
 KeyDigest = NewType("KeyDigest", bytes)
-"""SHA-256 of a key's bytes: 32 bytes. The only form in which a key is stored, compared or passed
-on.
-"""
+"""SHA-256 of a key's bytes: 32 bytes. Keys are stored, compared and sent only in this form."""
 
 MAX_KEY_BYTES: Final = 512
-"""Longest key that is accepted from a caller or an operator."""
+"""Maximum length of a key from a sender or an operator."""
 
 MAX_KEY_ID: Final = 2**53 - 1
 """Ids stay exact in JSON numbers (IEEE 754 doubles)."""
 
 
 class Protocol(enum.StrEnum):
-    """How a caller speaks; the `protocol` label."""
+    """The protocol of a request; the `protocol` label."""
 
     GRPC = "grpc"
     HTTP = "http"
@@ -31,7 +29,7 @@ class Protocol(enum.StrEnum):
 
 
 class Signal(enum.StrEnum):
-    """What a request carries; the `signal` label."""
+    """The signal of a request; the `signal` label."""
 
     TRACES = "traces"
     METRICS = "metrics"
@@ -50,9 +48,9 @@ ALL_SIGNALS: Final = sum(_SIGNAL_BITS.values())
 
 
 class BackendName(enum.StrEnum):
-    """The kinds of backend that a route can name.
+    """The kinds of backend that a route can have.
 
-    The `backend` label, and the configuration key under `backends`.
+    The `backend` label, and the name of the setting under `backends`.
     """
 
     OTLP_GRPC = "otlp_grpc"
@@ -61,9 +59,9 @@ class BackendName(enum.StrEnum):
 
 
 class KeyState(enum.IntEnum):
-    """What a known key is, apart from its expiry.
+    """The state of a known key, apart from its expiration.
 
-    Expiry is checked against the clock at each request.
+    The expiration is checked against the clock at each request.
     """
 
     ACTIVE = 0
@@ -72,18 +70,18 @@ class KeyState(enum.IntEnum):
 
 
 class KeyLimits(NamedTuple):
-    """A key's own limits on one host. None = what `limits.per_key` says, 0 = none."""
+    """A key's own limits on one host. None = the limit in `limits.per_key`, 0 = no limit."""
 
     requests: int | None = None
     """Per second."""
     bytes: int | None = None
-    """Of bodies, per second."""
+    """Body bytes per second."""
     concurrent: int | None = None
-    """Requests at once."""
+    """Concurrent requests."""
 
 
 class Principal(NamedTuple):
-    """What a worker knows of a key: the value beside the digest in its keyring.
+    """What a worker knows about a key: the value for a digest in its keyring.
 
     A plain tuple, because a million of them must fit in a worker. `name` is empty unless the worker
     needs names (`forward.identity_headers`): control knows them all.
@@ -97,15 +95,15 @@ class Principal(NamedTuple):
     """Bits of the signals that the key may send, see `Signal.bit`."""
     name: str = ""
     shared: bool = False
-    """Whether the backend can know this key (a remote authority allowed it), so that its refusal
-    is the caller's.
+    """Whether the backend can know this key (a remote authority accepted it), so that a refusal by
+    the backend is returned to the sender.
     """
     limits: KeyLimits | None = None
-    """Its own ones; None = it has none."""
+    """The key's own limits; None = it has none."""
 
 
 class KeyEntry(NamedTuple):
-    """One line of a keyring as it travels from control to a worker."""
+    """One entry of a keyring, as control sends it to a worker."""
 
     digest: bytes
     principal: Principal
@@ -114,29 +112,27 @@ class KeyEntry(NamedTuple):
 class Denied(NamedTuple):
     """A definite no.
 
-    `principal` is whose key it was, where that is known (expired, revoked, not allowed here).
+    `principal` is the key's, if it is known (expired, revoked, signal not allowed).
     """
 
     refusal: str
-    """Name of the row in `outcome.REFUSALS`."""
+    """The reason in `outcome.REFUSALS`."""
     principal: Principal | None = None
 
 
 class Undecided(NamedTuple):
-    """Nobody can tell now whether the key is good.
+    """The key cannot be checked now.
 
-    The caller must try again, and must not drop its data.
+    The sender must retry, and must not drop its data.
     """
 
     retry_after_s: int = 2
 
 
 Verdict = Principal | Denied | Undecided
-"""What the decision function says: the allowed principal itself, a definite no, or that it
-cannot tell.
-"""
+"""The result of checking a key: the accepted principal, a definite no, or "cannot tell"."""
 
 
 def digest_of(key: bytes) -> KeyDigest:
-    """Hash a key as every store and every worker does."""
+    """Hash a key, as all stores and workers do."""
     return KeyDigest(hashlib.sha256(key).digest())

@@ -1,8 +1,8 @@
-"""THE table: every way a request can end, and what each protocol's client is told.
+"""The outcome table: every way a request can end, and the response for each protocol's client.
 
 "No" and "cannot tell" are different rows, because OTLP clients drop data on the first and retry on
 the second (OTLP specification, "Failures"; RFC 9110 §15). Nothing else in the gateway turns an
-outcome into a code. Texts are fixed: they say what to do and never repeat what the caller sent.
+outcome into a code. Texts are fixed: they say what to do and never repeat what the sender sent.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 ERROR_DOMAIN: Final = "otlp-gateway"
-"""`google.rpc.ErrorInfo.domain` of every error that the gateway itself answers."""
+"""`google.rpc.ErrorInfo.domain` of every error that the gateway itself returns."""
 
 
 class GrpcCode(enum.IntEnum):
@@ -73,17 +73,17 @@ class Result(enum.StrEnum):
 
 
 RETRY: Final = 0
-"""In `Outcome.intake`: answered as the route's sender retries (503, or no answer at all; wire
-contract of the agents).
+"""In `Outcome.intake`: the response that makes the route's sender retry (503, or no response at
+all; wire contract of the agents).
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One row: what each protocol's client sees.
+    """One row: the codes for each protocol's client.
 
     `retry_after_s` > 0 makes it retryable: `RetryInfo` in gRPC, `Retry-After` in HTTP. Hints stay
-    within 1 to 5 s: an SDK with a 10 s budget drops on longer ones.
+    within 1 to 5 s: an SDK with a 10 s budget drops data on longer ones.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Outcome:
     intake: int
     retry_after_s: int = 0
     auth: AuthOutcome | None = None
-    """Set where the row is a verdict on the key."""
+    """Set if the row is a verdict on the API key."""
 
     @property
     def is_retryable(self) -> bool:
@@ -145,6 +145,9 @@ STALLED: Final = Outcome("stalled", _R.CANCELED, _G.UNAVAILABLE, 503, RETRY, 1)
 BACKEND_REFUSED: Final = Outcome(
     "backend_refused", _R.BACKEND_REFUSED, _G.UNAVAILABLE, 503, RETRY, 5
 )
+BACKEND_FOREIGN: Final = Outcome(
+    "backend_foreign", _R.BACKEND_UNREACHABLE, _G.UNAVAILABLE, 503, RETRY, 5
+)
 BACKEND_UNREACHABLE: Final = Outcome(
     "backend_unreachable", _R.BACKEND_UNREACHABLE, _G.UNAVAILABLE, 503, RETRY, 2
 )
@@ -176,6 +179,7 @@ OUTCOMES: Final = (
     HEAD_TOO_LARGE,
     STALLED,
     BACKEND_REFUSED,
+    BACKEND_FOREIGN,
     BACKEND_UNREACHABLE,
     BACKEND_LOST,
     BACKEND_TIMEOUT,
@@ -186,7 +190,7 @@ OUTCOMES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A row with the text for one particular cause: several texts may share one outcome.
+    """An outcome with the text for one reason: several texts can share one outcome.
 
     `reason` is `google.rpc.ErrorInfo.reason` (UPPER_SNAKE_CASE), for programs; `text` is for
     people.
@@ -204,7 +208,7 @@ def _refusals(*rows: tuple[str, Outcome, str]) -> dict[str, Refusal]:
 _SEND_KEY = "send the header 'Authorization: StackState <key>'"
 
 REFUSALS: Final = _refusals(
-    ("KEY_MISSING", KEY_MISSING, f"no key in the request: {_SEND_KEY}"),
+    ("KEY_MISSING", KEY_MISSING, f"no API key in the request: {_SEND_KEY}"),
     (
         "SCHEME_BEARER",
         KEY_MALFORMED,
@@ -216,49 +220,69 @@ REFUSALS: Final = _refusals(
     (
         "SCHEME_UNKNOWN",
         KEY_MALFORMED,
-        f"the Authorization header's scheme is not accepted here: {_SEND_KEY}",
+        f"this gateway does not accept the scheme of the Authorization header: {_SEND_KEY}",
     ),
     (
         "KEY_PERCENT_ENCODED",
         KEY_MALFORMED,
         (
-            "the Authorization header arrived percent-encoded ('StackState%20<key>'): this "
-            "sender does not decode OTEL_EXPORTER_OTLP_HEADERS; write a plain space between "
-            "scheme and key"
+            "the Authorization header is percent-encoded ('StackState%20<key>'): this sender "
+            "does not decode OTEL_EXPORTER_OTLP_HEADERS; write a plain space between scheme "
+            "and key"
         ),
     ),
-    ("KEY_EMPTY", KEY_MALFORMED, f"the Authorization header has a scheme but no key: {_SEND_KEY}"),
+    (
+        "KEY_PLUS_ENCODED",
+        KEY_MALFORMED,
+        (
+            "the Authorization header is form-encoded ('StackState+<key>'): nothing decodes the "
+            "plus sign on the way; write a plain space between scheme and key"
+        ),
+    ),
+    (
+        "KEY_QUOTED",
+        KEY_MALFORMED,
+        (
+            "the Authorization header or the API key has quotation marks around it: remove them "
+            "from this sender's configuration or environment"
+        ),
+    ),
+    (
+        "KEY_EMPTY",
+        KEY_MALFORMED,
+        f"the Authorization header has a scheme but no API key: {_SEND_KEY}",
+    ),
     (
         "INTAKE_KEY_MISSING",
         KEY_MISSING,
         (
-            "no key in the request: set STS_API_KEY where the agent runs (it becomes the header "
-            "sts-api-key), or send api_key=<key> in the query"
+            "no API key in the request: set STS_API_KEY in the agent's environment (the agent "
+            "sends it in the header sts-api-key), or send api_key=<key> in the query"
         ),
     ),
     (
         "INTAKE_SCHEME",
         KEY_MALFORMED,
         (
-            "the Authorization header's scheme is not accepted here: send the header "
-            "'sts-api-key: <key>', or Authorization with ApiKey <key>, or Basic with the user "
-            "apikey"
+            "this gateway does not accept the scheme of the Authorization header: send the header "
+            "'sts-api-key: <key>', or 'Authorization: ApiKey <key>', or Basic credentials with "
+            "the user name 'apikey'"
         ),
     ),
     (
         "KEY_BASIC",
         KEY_MALFORMED,
         (
-            "the Basic credentials hold no key: use 'apikey' as the user's name and the key as "
-            "the password"
+            "the Basic credentials contain no API key: use 'apikey' as the user name and the key "
+            "as the password"
         ),
     ),
     (
         "SERVICE_BEARER",
         KEY_MALFORMED,
         (
-            "a Kubernetes token (ServiceBearer) cannot be checked here: use a key, or let the "
-            "operator pass tokens on to the receiver for /rbac and /features with "
+            "this gateway cannot check Kubernetes tokens (ServiceBearer): use an API key, or ask "
+            "the operator to forward tokens for /rbac and /features with "
             "backends.intake.service_bearer: forward"
         ),
     ),
@@ -266,66 +290,79 @@ REFUSALS: Final = _refusals(
         "KEY_TOO_LONG",
         KEY_MALFORMED,
         (
-            "the key is longer than 512 bytes: send the key exactly as it was shown when it "
-            "was created"
+            "the API key is longer than 512 bytes: send it exactly as it was shown when it was "
+            "created"
         ),
     ),
     (
         "KEY_CHARACTERS",
         KEY_MALFORMED,
-        "the key contains characters outside visible ASCII: send it exactly as it was shown",
+        (
+            "the API key contains characters outside visible ASCII: send it exactly as it was "
+            "shown when it was created"
+        ),
     ),
     (
         "AUTHORIZATION_REPEATED",
         KEY_MALFORMED,
-        "more than one Authorization header: send exactly one",
+        "the request has more than one Authorization header: send exactly one",
     ),
-    ("KEY_CONFLICT", KEY_CONFLICT, "the request carries two different keys: send one key only"),
+    ("KEY_CONFLICT", KEY_CONFLICT, "the request contains two different API keys: send only one"),
     (
         "KEY_UNKNOWN",
         KEY_UNKNOWN,
         (
-            "the key is not known here: check that it belongs to this gateway, or create one "
-            "with 'gateway keys create'"
+            "the API key is unknown: check that it belongs to this gateway, or create one with "
+            "'gateway keys create'"
         ),
     ),
     (
         "KEY_TYPO",
         KEY_UNKNOWN,
-        "the key is mistyped or cut off (its checksum does not match): copy it again, whole",
+        (
+            "the API key is mistyped or truncated (its checksum does not match): copy the whole "
+            "key again"
+        ),
     ),
     (
         "KEY_EXPIRED",
         KEY_EXPIRED,
-        "the key has expired: create a new one and give it to this sender",
+        "the API key has expired: create a new one and configure it in this sender",
     ),
     (
         "KEY_REVOKED",
         KEY_REVOKED,
-        "the key was deleted: create a new one and give it to this sender",
+        "the API key was deleted: create a new one and configure it in this sender",
     ),
     (
         "KEY_DISABLED",
         KEY_DISABLED,
-        "the key is disabled: ask the operator of this gateway to enable it",
+        "the API key is disabled: ask the operator of this gateway to enable it",
     ),
     (
         "SIGNAL_NOT_ALLOWED",
         SIGNAL_NOT_ALLOWED,
-        "the key may not send this kind of telemetry: use a key that may, or ask the operator",
+        (
+            "this API key may not send this signal: use a key that may, or ask the operator of "
+            "this gateway"
+        ),
     ),
-    ("UNDECIDED", UNDECIDED, "the key cannot be checked right now: keep the data and try again"),
+    (
+        "UNDECIDED",
+        UNDECIDED,
+        "the gateway cannot check the API key right now: keep the data and try again",
+    ),
     (
         "OVERLOADED",
         OVERLOADED,
-        "the gateway has no room for this request right now: keep the data and try again",
+        "the gateway is overloaded: keep the data and try again",
     ),
     (
         "CONNECTION_LIMIT",
         CONNECTION_LIMIT,
-        "the gateway has as many connections as it may: keep the data and try again",
+        "the gateway has reached its connection limit: keep the data and try again",
     ),
-    ("QUOTA", QUOTA, "this key sends more than its quota: slow down and try again"),
+    ("QUOTA", QUOTA, "this API key has exceeded its quota: slow down and try again"),
     (
         "BODY_TOO_LARGE",
         BODY_TOO_LARGE,
@@ -335,42 +372,72 @@ REFUSALS: Final = _refusals(
         "NOT_FOUND",
         NOT_FOUND,
         (
-            "no such path or method here: OTLP/HTTP is POST /v1/traces, /v1/metrics, "
-            "/v1/logs, /v1development/profiles; OTLP/gRPC is the Export method of the four "
-            "collector services; agents' base url ends in /receiver/stsAgent"
+            "unknown path; this gateway accepts OTLP and what StackState agents send, and no other "
+            "formats: OTLP/HTTP uses POST /v1/traces, /v1/metrics, /v1/logs, "
+            "/v1development/profiles; OTLP/gRPC uses the Export method of the four collector "
+            "services; the agents' base URL ends in /receiver/stsAgent"
         ),
     ),
     (
         "METHOD_NOT_ALLOWED",
         METHOD_NOT_ALLOWED,
-        "this path takes only the methods named in the Allow header",
+        "this path accepts only the methods in the Allow header",
     ),
     (
         "MEDIA_TYPE",
         MEDIA_TYPE,
-        "this Content-Type is not accepted here: send application/x-protobuf or application/json",
+        "the Content-Type is not supported: send application/x-protobuf or application/json",
     ),
     (
         "GRPC_MEDIA_TYPE",
         MEDIA_TYPE,
         (
-            "an Export method over HTTP/2 takes only Content-Type application/grpc or "
-            "application/grpc+proto"
+            "the Content-Type is not supported: Export methods over HTTP/2 accept only "
+            "application/grpc and application/grpc+proto"
+        ),
+    ),
+    (
+        "GRPC_NEEDS_HTTP2",
+        MEDIA_TYPE,
+        (
+            "gRPC needs HTTP/2 end to end: this request came over HTTP/1.1, sent so or changed by "
+            "a proxy on the way; have the proxy use HTTP/2 (nginx: grpc_pass), or use OTLP/HTTP"
+        ),
+    ),
+    (
+        "TLS_NEEDED",
+        MALFORMED,
+        (
+            "this port speaks TLS, and the request came in plain HTTP: use an https:// endpoint "
+            "(and not 'insecure: true') in this sender"
         ),
     ),
     ("MALFORMED", MALFORMED, "the request is not well-formed HTTP"),
     (
         "HEAD_TOO_LARGE",
         HEAD_TOO_LARGE,
-        "the request's header fields are larger than this gateway accepts",
+        "the request's headers are larger than this gateway accepts",
     ),
-    ("STALLED", STALLED, "no byte of the request body arrived for too long: try again"),
+    ("STALLED", STALLED, "the upload made no progress for too long: try again"),
+    (
+        "UPLOAD_TOO_SLOW",
+        STALLED,
+        "the upload was too slow while other requests waited: try again",
+    ),
     (
         "BACKEND_REFUSED",
         BACKEND_REFUSED,
         (
-            "the backend behind the gateway does not accept its credential: keep the data, "
-            "the operator must act"
+            "the backend behind the gateway refused the credential: keep the data and try again; "
+            "the operator of this gateway must fix it"
+        ),
+    ),
+    (
+        "BACKEND_FOREIGN",
+        BACKEND_FOREIGN,
+        (
+            "what answered the gateway is not the backend, but a proxy or a login page: keep the "
+            "data and try again; the operator of this gateway must fix it"
         ),
     ),
     (
@@ -393,9 +460,13 @@ REFUSALS: Final = _refusals(
         BACKEND_UNREACHABLE,
         "no backend is configured for the agent intake: the operator must set backends.intake.urls",
     ),
-    ("BACKEND_LOST", BACKEND_LOST, "the backend's connection broke before it answered: try again"),
-    ("BACKEND_TIMEOUT", BACKEND_TIMEOUT, "the backend did not answer in time: try again"),
-    ("CANCELED", CANCELED, "the caller went away"),
-    ("INTERNAL", INTERNAL, "the gateway failed on this request: keep the data and try again"),
+    (
+        "BACKEND_LOST",
+        BACKEND_LOST,
+        "the connection to the backend broke before it responded: try again",
+    ),
+    ("BACKEND_TIMEOUT", BACKEND_TIMEOUT, "the backend did not respond in time: try again"),
+    ("CANCELED", CANCELED, "the sender disconnected"),
+    ("INTERNAL", INTERNAL, "internal error in the gateway: keep the data and try again"),
 )
-"""Every answer that the gateway gives of its own, by reason."""
+"""Every refusal that the gateway itself returns, by reason."""

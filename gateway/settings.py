@@ -1,8 +1,8 @@
-"""What control tells a worker at its start: the configuration in bytes, seconds, descriptors.
+"""A worker's settings, which control sends at its start: bytes, seconds, file descriptors.
 
-Frozen structs that travel over the channel. They carry no defaults that a user could see (those
-stand in `config`) and no validation: control has done it. Workers import this instead of `config`,
-which needs pydantic.
+They are frozen structs for the channel. They have no defaults that a user can see (those are in
+`config`) and no validation: control has done it. Workers import this instead of `config`, which
+needs pydantic.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from typing import Literal
 import msgspec
 
 
-class TlsServer(msgspec.Struct, frozen=True):
+class TlsServerSettings(msgspec.Struct, frozen=True):
     """TLS on a listener."""
 
     cert_file: str
     key_file: str
     client_ca_file: str | None = None
     min_version: Literal["1.2", "1.3"] = "1.2"
+    contents: dict[str, bytes] = {}
+    """File → what it held when control checked it; a file that is not in it is read."""
 
 
-class TlsClient(msgspec.Struct, frozen=True):
+class TlsClientSettings(msgspec.Struct, frozen=True):
     """TLS towards a backend."""
 
     ca_file: str | None = None
@@ -29,21 +31,23 @@ class TlsClient(msgspec.Struct, frozen=True):
     key_file: str | None = None
     server_name: str | None = None
     insecure_skip_verify: bool = False
+    contents: dict[str, bytes] = {}
+    """As in `TlsServerSettings`."""
 
 
-class Listener(msgspec.Struct, frozen=True):
+class ListenerSettings(msgspec.Struct, frozen=True):
     """One listening socket: bound by control, inherited by every worker."""
 
     fd: int
     address: str
-    tls: TlsServer | None = None
+    tls: TlsServerSettings | None = None
     proxy_protocol: bool = False
 
 
 class Target(msgspec.Struct, frozen=True):
-    """One url of a backend.
+    """One URL of a backend.
 
-    `prefix` is the url's path without a trailing slash, put before each forwarded path.
+    `prefix` is the URL's path without a trailing slash, prepended to each forwarded path.
     """
 
     host: str
@@ -53,68 +57,85 @@ class Target(msgspec.Struct, frozen=True):
 
     @property
     def address(self) -> str:
-        """The `address` label and what logs say: host:port, with brackets around IPv6."""
+        """host:port, with brackets around IPv6, for the `address` label and logs."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class Backend(msgspec.Struct, frozen=True):
+class BackendSettings(msgspec.Struct, frozen=True):
     """One backend kind. Connections and waiting requests are per worker; times are seconds."""
 
     name: str
     targets: tuple[Target, ...]
-    tls: TlsClient | None
+    tls: TlsClientSettings | None
     connect_timeout_s: float
     min_connections: int
     max_connections: int
     max_waiting: int
     host: str | None = None
-    """Sent as `:authority` / `Host` instead of the url's."""
+    """Sent as `:authority` / `Host` instead of the URL's host."""
+    resolve_interval_s: float = 30.0
+    max_connection_age_s: float = 600.0
 
 
-class Intake(msgspec.Struct, frozen=True):
-    """What is special about the agents' intake (`backends.intake`)."""
+class IntakeSettings(msgspec.Struct, frozen=True):
+    """The settings of the agents' intake (`backends.intake`)."""
 
     path: Literal["receiver", "router"] = "receiver"
-    no_answer: Literal["close", "503"] = "close"
+    no_answer: Literal["close", "503"] = "503"
+    hold_timeout_s: float = 0.0
+    """How long a request of the process agent waits for a receiver that is away; 0 = not at all."""
     service_bearer: Literal["refuse", "forward"] = "refuse"
     max_body: dict[str, int] = {}
-    """Path → bytes, where a route's limit differs from `Limits.max_body_bytes`."""
+    """Path → bytes, for routes whose limit differs from `LimitsSettings.max_body_bytes`."""
 
 
-class Forward(msgspec.Struct, frozen=True):
-    """Which credential the backend sees."""
+class ForwardSettings(msgspec.Struct, frozen=True):
+    """What the backend gets of a request's head: which API key, and what is said of the sender."""
 
     key: Literal["client", "gateway", "none"]
     gateway_key: str | None
     scheme: str
     identity_headers: bool
+    sender_address: bool = False
+    drop_headers: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        """Leave the key out: settings are printed when something fails."""
+        """Omit the key, because errors print settings."""
         return (
             f"Forward(key={self.key!r}, scheme={self.scheme!r}, "
-            f"identity_headers={self.identity_headers!r})"
+            f"identity_headers={self.identity_headers!r}, sender_address={self.sender_address!r}, "
+            f"drop_headers={self.drop_headers!r})"
         )
 
 
-class PerKey(msgspec.Struct, frozen=True):
-    """Quota of one key; 0 = none. Rates are per second, already divided by the workers.
-
-    A key's own limits win: they come undivided.
-    """
+class PerKeyLimits(msgspec.Struct, frozen=True):
+    """Limits of one key on this host; 0 = none. Rates are per second."""
 
     requests: float = 0
     bytes: float = 0
     concurrent: int = 0
     workers: int = 1
-    """How many share a host's limits."""
+    """How many have to divide the limits where they cannot count together."""
 
 
-class Limits(msgspec.Struct, frozen=True):
-    """Bounds. `max_connections` is this worker's share; sizes are bytes, times are seconds."""
+class QuotaPlace(msgspec.Struct, frozen=True):
+    """A worker's column in the table in which all workers of a host count the use of limited keys,
+    see `quota_layout`.
+    """
+
+    fd: int
+    """Descriptor of the table."""
+    columns: int
+    column: int
+
+
+class LimitsSettings(msgspec.Struct, frozen=True):
+    """Limits. Those of connections are this worker's share; sizes are bytes, times are seconds."""
 
     max_body_bytes: int
     max_connections: int
+    max_connections_per_address: int
+    """0 = none."""
     max_streams_per_connection: int
     buffer_memory_bytes: int
     header_timeout_s: float
@@ -122,32 +143,34 @@ class Limits(msgspec.Struct, frozen=True):
     linger_bytes: int
     linger_timeout_s: float
     stall_timeout_s: float
+    min_upload_rate: float
+    """Bytes per second; 0 = none is too slow."""
     request_timeout_s: float
     max_connection_age_s: float
     drain_timeout_s: float
-    per_key: PerKey = PerKey()
+    per_key: PerKeyLimits = PerKeyLimits()
     quota_status: Literal[429, 503] = 429
 
 
-class Cors(msgspec.Struct, frozen=True):
-    """Browsers' senders; empty `allowed_origins` = off."""
+class CorsSettings(msgspec.Struct, frozen=True):
+    """Senders in browsers; empty `allowed_origins` = off."""
 
     allowed_origins: tuple[str, ...] = ()
     allowed_headers: tuple[str, ...] = ()
     max_age_s: int = 3600
 
 
-class Authority(msgspec.Struct, frozen=True):
-    """That keys in no snapshot are asked for; what a worker remembers of the answers."""
+class AuthoritySettings(msgspec.Struct, frozen=True):
+    """Unknown keys are looked up through control; sizes of the worker's caches of the verdicts."""
 
     cache_size: int
     negative_cache_size: int
     wait_s: float
-    """How long control may take to answer."""
+    """How long control may take for a verdict."""
 
 
 class WorkerSettings(msgspec.Struct, frozen=True):
-    """Everything that one worker needs besides keys."""
+    """Everything that one worker needs, except the keys."""
 
     index: int
     """0 … workers - 1: this worker's slot in the shared connection counts."""
@@ -156,14 +179,16 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     """Descriptor of the shared memory map with one signed 64-bit count of connections per worker
     (-1 = not alive).
     """
-    listeners: tuple[Listener, ...]
-    backends: tuple[Backend, ...]
-    forward: Forward
+    listeners: tuple[ListenerSettings, ...]
+    backends: tuple[BackendSettings, ...]
+    forward: ForwardSettings
     schemes: tuple[str, ...]
-    limits: Limits
-    cors: Cors = Cors()
-    intake: Intake = Intake()
+    limits: LimitsSettings
+    cors: CorsSettings = CorsSettings()
+    intake: IntakeSettings = IntakeSettings()
     trusted_networks: tuple[str, ...] = ()
-    authority: Authority | None = None
+    authority: AuthoritySettings | None = None
+    quotas: QuotaPlace | None = None
+    """None = this worker has no column, and uses its share of each key's limits."""
     log_level: str = "info"
     log_format: Literal["console", "json"] = "json"

@@ -1,4 +1,4 @@
-"""`gateway check-config`: everything that is wrong with a configuration, before it is used."""
+"""`gateway check-config`: all errors in a configuration, before it is used."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import os
 import typer
 
 from gateway.cli.output import Exit, fail, success, warning
-from gateway.cli.serve import ConfigOption, SetOption, report_faults
+from gateway.cli.serve import ConfigOption, SetOption, report_errors
 
 
 def check_config(config: ConfigOption = None, overrides: SetOption = None) -> None:
-    """Check a configuration and print everything that is wrong with it, each with its path.
+    """Check a configuration and print all errors, each with its path.
 
-    Reads what the configuration names (certificates, `${file:…}`), but opens no socket and no
-    store. Exit code 0: it can be used (there may be warnings); 1: it cannot.
+    Reads the files that the configuration refers to (certificates, `${file:…}`), but opens no
+    sockets and no stores. Exit code 0: valid (there may be warnings); 1: invalid.
 
     Examples:
 
@@ -25,12 +25,12 @@ def check_config(config: ConfigOption = None, overrides: SetOption = None) -> No
     from gateway.config import ConfigError, load
 
     if config is None and "GATEWAY_CONFIG" not in os.environ:
-        fail("name the file to check: gateway check-config --config FILE", Exit.BAD_INPUT)
+        fail("no file to check: use gateway check-config --config FILE", Exit.BAD_INPUT)
     try:
         loaded = load(config, overrides or [], os.environ)
-    except ConfigError as faulty:
-        report_faults(faulty, config)
+    except ConfigError as invalid:
+        report_errors(invalid, config)
         raise typer.Exit(Exit.BAD_INPUT) from None
     for each in loaded.warnings:
         warning(str(each))
-    success(f"{loaded.path} can be used")
+    success(f"{loaded.path} is valid")

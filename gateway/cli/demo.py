@@ -1,4 +1,4 @@
-"""`gateway demo`: everything at once, nothing to configure."""
+"""`gateway demo`: a complete setup without any configuration."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def demo(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Where keys and certificates are kept [default: demo in the state folder].",
+            help="Directory for keys and certificates [default: demo in the state directory].",
         ),
     ] = None,
 ) -> None:
-    """Run a gateway with everything around it, and show what arrives and what is refused.
+    """Run a complete setup, and show which requests arrive and which are refused.
 
-    Starts the gateway with a key store, a receiver as its backend and a TLS listener, makes a first
-    key and prints lines to paste: two Collector configurations, curl, and 'gateway send'. Usual
-    ports that are taken are replaced by free ones. Ctrl-C stops all of it.
+    Starts the gateway with a key store, a receiver as its backend and a TLS listener, creates an
+    API key and prints text to paste: two Collector configurations, curl, and 'gateway send'. If a
+    port is in use, a free one replaces it. Press Ctrl-C to stop everything.
 
     Examples:
 
@@ -47,7 +47,7 @@ def demo(
 
 
 def _own_command() -> str:
-    """How this program is called so that the shell finds it: by name where that is enough."""
+    """Return how to call this program from a shell: by name if the shell finds it."""
     own = Path(sys.argv[0])
     found = shutil.which(own.name)
     is_found = found is not None and Path(found).resolve() == own.resolve()

@@ -1,11 +1,12 @@
-"""The command `gateway`: which commands there are, and how each ends.
+"""The command `gateway`: its subcommands and their exit codes.
 
-Commands are loaded when they run, so that `gateway --help` does not wait for what `gateway send`
-needs. Exit codes are those of `output.Exit`, for wrong arguments too.
+Commands are imported when they run, so that `gateway --help` does not wait for the imports of
+`gateway send`. Exit codes are those of `output.Exit`, also for wrong arguments.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from typing import Annotated, Final, NamedTuple, cast
@@ -13,7 +14,7 @@ from typing import Annotated, Final, NamedTuple, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from gateway.cli.output import Exit, error, info
+from gateway.cli.output import Exit, OutputError, error, give_up, info
 
 
 class Command(NamedTuple):
@@ -27,25 +28,30 @@ class Command(NamedTuple):
 COMMANDS: Final = {
     "serve": Command("Run the gateway.", "gateway.cli.serve", "serve"),
     "demo": Command(
-        "Run everything at once, to try it out.",
+        "Run a gateway with a key store and a receiver, to try it out.",
         "gateway.cli.demo",
         "demo",
     ),
     "keys": Command(
-        "Create, list, delete and rotate the keys that senders use.", "gateway.cli.keys", "app"
+        "Create, list, delete and rotate the API keys of senders.",
+        "gateway.cli.keys.commands",
+        "app",
     ),
-    "trace": Command(
-        "Watch what the requests of a running gateway become.", "gateway.cli.trace", "trace"
-    ),
+    "trace": Command("Watch the requests of a running gateway.", "gateway.cli.trace", "trace"),
     "check-config": Command(
-        "Check a configuration and print all its faults.",
+        "Check a configuration and print all its errors.",
         "gateway.cli.check_config",
         "check_config",
     ),
     "receive": Command(
         "Receive OTLP, decode it and print what arrives.", "gateway.cli.receive", "receive"
     ),
-    "send": Command("Send sample telemetry and explain the answer.", "gateway.cli.send", "send"),
+    "send": Command("Send sample telemetry and explain the response.", "gateway.cli.send", "send"),
+    "version": Command(
+        "Show the version and whether the data path runs compiled.",
+        "gateway.cli.version",
+        "version",
+    ),
 }
 """In the order in which help lists them."""
 
@@ -60,7 +66,7 @@ EXAMPLES: Final = (
 
 
 class LazyGroup(TyperGroup):
-    """A group whose listed commands stand for the real ones until one of them is meant."""
+    """A group with placeholder commands, which loads the real command when it is used."""
 
     def resolve_command(  # type: ignore[override] # typer does not export its types of commands
         self, ctx: typer.Context, args: list[str]
@@ -71,7 +77,7 @@ class LazyGroup(TyperGroup):
 
 
 def load_command(name: str) -> TyperCommand | TyperGroup:
-    """Import one of `COMMANDS` and make it typer's."""
+    """Import one of `COMMANDS` as a typer command."""
     command = COMMANDS[name]
     target = getattr(importlib.import_module(command.module), command.attribute)
     if isinstance(target, typer.Typer):
@@ -85,12 +91,12 @@ def load_command(name: str) -> TyperCommand | TyperGroup:
 
 
 def build() -> TyperGroup:
-    """Make the group of all commands."""
+    """Build the group of all commands."""
     app = typer.Typer(
         cls=LazyGroup,
         help="An authenticating gateway for OTLP and StackState telemetry.",
         epilog="\n\n".join(EXAMPLES),
-        rich_markup_mode=None,  # help that can be read in a pipe, and paragraphs that wrap
+        rich_markup_mode=None,  # help that is readable in a pipe, and paragraphs that wrap
         context_settings={"help_option_names": ["--help", "-h"]},
     )
     app.callback(invoke_without_command=True)(_gateway)
@@ -100,14 +106,14 @@ def build() -> TyperGroup:
 
 
 def _placeholder() -> None:
-    """Stand for a command in help and completion: `LazyGroup` loads the real one."""
+    """Represent a command in help and completion: `LazyGroup` loads the real one."""
 
 
 def _show_version(value: bool) -> None:
     if value:
-        from gateway import __version__
+        from gateway.cli.version import version
 
-        info(f"gateway {__version__}")
+        version()
         raise typer.Exit
 
 
@@ -133,20 +139,28 @@ def run(arguments: list[str]) -> int:
         return Exit.BAD_INPUT
     except typer.Abort:
         return Exit.BAD_INPUT
+    except OutputError as lost:
+        return _not_shown(lost)
+    except OSError as failure:  # typer itself writes help
+        if failure.errno != errno.ENOSPC:
+            raise
+        give_up(sys.stdout)
+        return _not_shown(OutputError(failure))
     return code if isinstance(code, int) else Exit.OK
 
 
+def _not_shown(lost: OutputError) -> int:
+    if not lost.is_reader_gone:  # 'gateway … | head' has seen enough
+        error(f"the result cannot be shown: stdout cannot be written ({lost})")
+    return Exit.BAD_INPUT
+
+
 def _explain(mistake: typer.TyperException) -> None:
-    """Say what is wrong with the arguments and where help is."""
+    """Print what is wrong with the arguments and where to find help."""
     context = getattr(mistake, "ctx", None)
     if context is not None and mistake.format_message() == context.get_help():
         info(mistake.format_message())  # a group without a command shows its help
         return
     hint = f" (see '{context.command_path} --help')" if context is not None else ""
-    # What typer's validation puts before the words of an error says nothing.
+    # typer's validation adds a prefix to error messages that says nothing.
     error(f"{mistake.format_message().replace('Value error, ', '')}{hint}")
-
-
-def main() -> None:
-    """Run `gateway` as a program."""
-    sys.exit(run(sys.argv[1:]))

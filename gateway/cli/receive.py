@@ -1,4 +1,4 @@
-"""`gateway receive`: the debug receiver alone."""
+"""`gateway receive`: run only the debug receiver."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from gateway.cli.output import Exit, fail
-from gateway.receiver import ListenError, Receiver, Record
+from gateway.receiver import ListenError, ReceivedRequest, Receiver
 from gateway.receiver.printer import LinePrinter
 
 DEFAULT_GRPC: Final = "127.0.0.1:4317"
@@ -20,7 +20,7 @@ DEFAULT_INTAKE: Final = "127.0.0.1:7077"
 
 
 class Output(enum.StrEnum):
-    """What is written for each request."""
+    """The output format for each request."""
 
     TEXT = "text"
     JSON = "json"
@@ -40,13 +40,13 @@ def receive(
         typer.Option(metavar="ADDR", help=f"Listen for StackState agents, e.g. {DEFAULT_INTAKE}."),
     ] = None,
     output: Annotated[
-        Output, typer.Option("--output", "-o", help="A line for people, or JSON, per request.")
+        Output, typer.Option("--output", "-o", help="One line of text, or JSON, per request.")
     ] = Output.TEXT,
 ) -> None:
-    """Receive OTLP and what agents send, and print what arrives: a backend for trying things out.
+    """Receive OTLP and agent data, and print what arrives: a backend for trying things out.
 
     Without an address it listens on 127.0.0.1:4317 and 127.0.0.1:4318. Every address speaks all
-    protocols. Keys are not checked; they are shown masked. Stops with Ctrl-C.
+    protocols. API keys are not checked; they are shown masked. Press Ctrl-C to stop.
 
     Examples:
 
@@ -65,19 +65,19 @@ def receive(
 
 
 async def _receive(grpc: str | None, http: str | None, intake: str | None, output: Output) -> None:
-    """Receive and print until a signal comes or nobody reads any more."""
+    """Receive and print until a signal arrives or the reader of stdout is gone."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
     printer = LinePrinter(sys.stdout.fileno(), on_broken=stopping.set)
 
-    async def tell(record: Record) -> None:
-        await printer.write(record.to_json() if output is Output.JSON else record.to_line())
+    async def show(received: ReceivedRequest) -> None:
+        await printer.write(received.to_json() if output is Output.JSON else received.to_line())
 
-    async with Receiver(tell, grpc=grpc, http=http, intake=intake) as receiver:
+    async with Receiver(show, grpc=grpc, http=http, intake=intake) as receiver:
         addresses = " and ".join(receiver.addresses)
         kinds = "OTLP/gRPC and OTLP/HTTP" + (" and agents" if intake is not None else "")
-        typer.echo(f"Receiving {kinds} on {addresses}. Ctrl-C stops.", err=True)
+        typer.echo(f"Receiving {kinds} on {addresses}. Press Ctrl-C to stop.", err=True)
         await stopping.wait()
     await printer.close()

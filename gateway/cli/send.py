@@ -1,4 +1,4 @@
-"""`gateway send`: sample telemetry to an endpoint, and what the answer means."""
+"""`gateway send`: send sample telemetry to an endpoint and explain the response."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class SignalChoice(enum.StrEnum):
 
     @property
     def signals(self) -> tuple[Signal, ...]:
-        """The signals that are meant."""
+        """The chosen signals."""
         return tuple(SERVICES) if self is SignalChoice.ALL else (Signal(self.value),)
 
 
 class Compression(enum.StrEnum):
-    """How bodies are compressed."""
+    """Compression of the request bodies."""
 
     NONE = "none"
     GZIP = "gzip"
@@ -71,14 +71,14 @@ KeyOption = Annotated[
     str | None,
     typer.Option(
         metavar="KEY",
-        help="The key. Command lines are public: prefer --key-file or GATEWAY_KEY.",
+        help="The API key. Other users can see command lines: prefer --key-file or GATEWAY_KEY.",
     ),
 ]
 KeyFileOption = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help="Read the key from a file; - is standard input. Else GATEWAY_KEY is taken.",
+        help="Read the API key from a file; - is standard input [default: GATEWAY_KEY].",
     ),
 ]
 SchemeOption = Annotated[
@@ -89,20 +89,20 @@ ProtocolOption = Annotated[
     typer.Option(help="OTLP/gRPC, OTLP/HTTP with protobuf or JSON, or the agents' intake."),
 ]
 SignalOption = Annotated[SignalChoice, typer.Option(help="What to send over OTLP.")]
-CountOption = Annotated[int, typer.Option(min=1, metavar="N", help="How many requests per signal.")]
-CompressionOption = Annotated[Compression, typer.Option(help="Compression of the bodies.")]
+CountOption = Annotated[int, typer.Option(min=1, metavar="N", help="Requests per signal.")]
+CompressionOption = Annotated[Compression, typer.Option(help="Compression of the request bodies.")]
 CaFileOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="CA certificates (PEM) that may sign the server's."),
+    typer.Option(metavar="FILE", help="CA certificates (PEM) to verify the server with."),
 ]
 InsecureOption = Annotated[
     bool,
     typer.Option(
-        "--insecure-skip-verify", help="Do not check the certificate: the key can be stolen."
+        "--insecure-skip-verify", help="Accept any certificate. The API key can be stolen."
     ),
 ]
 TimeoutOption = Annotated[
-    float, typer.Option(min=0.1, metavar="SECONDS", help="How long one request may take.")
+    float, typer.Option(min=0.1, metavar="SECONDS", help="Timeout of one request.")
 ]
 
 
@@ -120,9 +120,9 @@ def send(
     insecure_skip_verify: InsecureOption = False,
     timeout: TimeoutOption = 10.0,
 ) -> None:
-    """Send sample telemetry and explain the answer: which outcome, why, and what to do.
+    """Send sample telemetry and explain the response: the outcome, the reason, and what to do.
 
-    Exit codes: 0 accepted, 1 bad arguments, 2 refused, 3 unreachable.
+    Exit codes: 0 accepted, 1 invalid arguments, 2 refused, 3 no response.
 
     Examples:
 
@@ -156,7 +156,7 @@ def send(
 def _read_key(key: str | None, key_file: str | None) -> str | None:
     """Take the key from the option, the file or the environment, in this order."""
     if key is not None and key_file is not None:
-        msg = "--key and --key-file exclude each other"
+        msg = "use either --key or --key-file, not both"
         raise PlanError(msg)
     if key is not None:
         return check_key(key, "--key")
@@ -177,14 +177,14 @@ def _read_text(name: str) -> str:
 
 def _checked_scheme(scheme: str) -> str:
     if not scheme.isascii() or not scheme.replace("-", "").isalnum():
-        msg = f"--scheme {scheme!r}: a scheme is one word, e.g. StackState"
+        msg = f"--scheme {scheme!r}: must be one word, e.g. StackState"
         raise PlanError(msg)
     return scheme
 
 
 @dataclass(slots=True)
 class _Report:
-    """What has happened so far; each kind of trouble is explained once."""
+    """The results so far; each kind of error is explained once."""
 
     expected: int
     attempts: int = 0
@@ -194,7 +194,7 @@ class _Report:
     explained: Counter[str] = field(default_factory=Counter)
 
     def take(self, attempt: Attempt) -> None:
-        """Count an attempt, and say what is new about it."""
+        """Count an attempt, and explain it if it is the first of its kind."""
         self.attempts += 1
         self.worst = max(self.worst, attempt.explanation.verdict)
         if attempt.explanation.verdict is Verdict.ACCEPTED:
@@ -204,11 +204,11 @@ class _Report:
         self.explained[about] += 1
         if self.explained[about] == 1:
             _clear_progress()
-            _tell(attempt)
+            _show(attempt)
         self._show_progress()
 
     def summarize(self) -> None:
-        """Say how all of it went, where there was more than one request."""
+        """Print a summary if there was more than one request."""
         _clear_progress()
         if self.expected == 1:
             return
@@ -216,7 +216,7 @@ class _Report:
         line = f"{self.requests_accepted} of {self.expected} requests accepted"
         info(f"{line}: {items}" if items else line)
         if self.attempts < self.expected:
-            info(f"stopped after {self.attempts}: the rest would have fared the same")
+            info(f"stopped after {self.attempts}, because the others would fail in the same way")
 
     def _show_progress(self) -> None:
         if self.expected > 1 and is_fancy(sys.stderr):
@@ -238,7 +238,7 @@ async def _send(plan: Plan) -> _Report:
     return report
 
 
-def _tell(attempt: Attempt) -> None:
+def _show(attempt: Attempt) -> None:
     explanation, service = attempt.explanation, attempt.service
     what = f"{service.signal}: {service.count(attempt.items)}, {attempt.bytes} bytes"
     if explanation.verdict is Verdict.ACCEPTED:
@@ -246,7 +246,7 @@ def _tell(attempt: Attempt) -> None:
     else:
         error(f"{what}: {explanation.headline}")
     for line in _details(explanation):
-        typer.echo(f"   {line}", err=explanation.verdict is not Verdict.ACCEPTED)
+        info(f"   {line}", err=explanation.verdict is not Verdict.ACCEPTED)
 
 
 def _details(explanation: Explanation) -> list[str]:

@@ -1,4 +1,4 @@
-"""`gateway serve`: the product."""
+"""`gateway serve`: run the gateway."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ConfigOption = Annotated[
         "--config",
         "-c",
         metavar="FILE",
-        help="The configuration file (YAML); else the one that GATEWAY_CONFIG names.",
+        help="Configuration file (YAML) [default: the file named by GATEWAY_CONFIG].",
     ),
 ]
 SetOption = Annotated[
@@ -27,7 +27,7 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="PATH=VALUE",
-        help="Set one value besides, e.g. limits.max_body=8MiB. May be given several times.",
+        help="Override one setting, e.g. limits.max_body=8MiB. Can be repeated.",
     ),
 ]
 _MANY: Final = 2
@@ -36,9 +36,9 @@ _MANY: Final = 2
 def serve(config: ConfigOption = None, overrides: SetOption = None) -> None:
     """Run the gateway.
 
-    Without a configuration it listens on localhost:4317 and :4318, keeps keys in the state folder
-    and tells senders that no backend is configured. SIGTERM or Ctrl-C drains and stops, a second
-    one stops at once, SIGHUP reads the configuration again.
+    Without a configuration it listens on localhost:4317 and :4318, stores API keys in the state
+    directory and returns the error that no backend is configured. SIGTERM or Ctrl-C drains and
+    stops, a second one stops immediately, SIGHUP reloads the configuration.
 
     Examples:
 
@@ -47,26 +47,26 @@ def serve(config: ConfigOption = None, overrides: SetOption = None) -> None:
     gateway serve --set 'backends.otlp_grpc.urls=[http://collector:4317]'
     """
     loaded = load_or_exit(config, overrides or [])
-    from gateway.control.main import serve as run
+    from gateway.control.lifecycle.main import serve as run
 
     raise typer.Exit(run(loaded))
 
 
 def load_or_exit(path: Path | None, overrides: list[str]) -> Loaded:
-    """Load the configuration, or say everything that is wrong with it and end the command."""
+    """Load the configuration, or print all its errors and exit."""
     from gateway.config import ConfigError, load
 
     try:
         return load(path, overrides, os.environ)
-    except ConfigError as faulty:
-        report_faults(faulty, path)
+    except ConfigError as invalid:
+        report_errors(invalid, path)
         raise typer.Exit(Exit.BAD_INPUT) from None
 
 
-def report_faults(faulty: ConfigError, path: Path | None) -> None:
-    """Write all faults to stderr, one a line, and how many there are."""
-    for fault in faulty.faults:
-        error(str(fault))
-    count = len(faulty.faults)
+def report_errors(invalid: ConfigError, path: Path | None) -> None:
+    """Write all errors to stderr, one per line, and their number."""
+    for problem in invalid.problems:
+        error(str(problem))
+    count = len(invalid.problems)
     where = f" in {path}" if path is not None else ""
-    error(f"{count} fault{'s' if count >= _MANY else ''}{where}")
+    error(f"{count} error{'s' if count >= _MANY else ''}{where}")

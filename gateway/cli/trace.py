@@ -1,4 +1,4 @@
-"""`gateway trace`: what a running gateway's requests become, one line each, as they end."""
+"""`gateway trace`: watch a running gateway's requests, one line each, as they complete."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
 from urllib.parse import SplitResult, urlencode, urlsplit
 
+import msgspec
 import typer
 
-from gateway.cli.output import Colour, Exit, fail, info, paint, warning
+from gateway.cli.answers import WrongShapeError, decoded
+from gateway.cli.output import Colour, Exit, fail, info, warning
+from gateway.config.addresses import is_loopback
 from gateway.config.units import duration_text, parse_duration
+from gateway.keys.state_file import StateFileError, open_state_file
+from gateway.terminal import escaped
 
 _STDIN: Final = "-"
 _CONNECT_S: Final = 5.0
 _SILENCE_S: Final = 30.0
-"""Beyond the time asked for: the gateway ends the answer by itself."""
+"""Added to the requested time, after which the gateway ends the response."""
 _SHOWN: Final = (
     ("peer", "from"),
     ("key_id", "key"),
@@ -29,6 +34,36 @@ _SHOWN: Final = (
     ("backend_code", "answered"),
     ("trace_id", "trace"),
 )
+
+_MOST_BYTES: Final = 64 * 1024
+"""Of a line of the response, and of a token's file."""
+
+
+class _Line(msgspec.Struct):
+    """A line of the response: what is read of it. A request, `watching` or `dropped`."""
+
+    watching: bool | None = None
+    dropped: int = 0
+    time: str = ""
+    peer: str = ""
+    protocol: str = ""
+    signal: str = ""
+    key_id: str = ""
+    bytes: int = 0
+    outcome: str = ""
+    result: str = ""
+    code: str = ""
+    backend: str = ""
+    backend_code: str = ""
+    duration_ms: float = 0.0
+    trace_id: str = ""
+
+
+class _Refusal(msgspec.Struct):
+    """A response that is a no."""
+
+    error: str
+
 
 KeyOption = Annotated[
     str | None, typer.Option("--key-id", metavar="ID", help="Only requests with this key.")
@@ -43,7 +78,9 @@ ForOption = Annotated[
 UrlOption = Annotated[
     str | None,
     typer.Option(
-        "--url", metavar="URL", help="The gateway's admin address; else the configuration's."
+        "--url",
+        metavar="URL",
+        help="The gateway's admin address [default: the address in the configuration].",
     ),
 ]
 TokenFileOption = Annotated[
@@ -51,13 +88,19 @@ TokenFileOption = Annotated[
     typer.Option(
         "--token-file",
         metavar="FILE",
-        help="The admin token (- is standard input); else $GATEWAY_TOKEN, else the gateway's own.",
+        help=(
+            "File with the admin token; - is standard input [default: GATEWAY_TOKEN, else the "
+            "gateway's own token]."
+        ),
     ),
 ]
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
-        "--config", "-c", metavar="FILE", help="The gateway's configuration; else $GATEWAY_CONFIG."
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="The gateway's configuration file [default: the file named by GATEWAY_CONFIG].",
     ),
 ]
 OutputOption = Annotated[
@@ -74,10 +117,10 @@ def trace(
     config: ConfigOption = None,
     output: OutputOption = "text",
 ) -> None:
-    """Show what requests of a running gateway become, accepted ones too, as they end.
+    """Watch the requests of a running gateway, including accepted ones, as they complete.
 
-    A gateway that nobody watches spends nothing on this. A very busy one leaves requests out, and
-    says how many.
+    This costs the gateway nothing while no trace runs. On a very busy gateway some requests are
+    left out, and the output says how many.
 
     Examples:
 
@@ -86,16 +129,26 @@ def trace(
     gateway trace --key-id 250558013078953 --for 5m --output json
     """
     if output not in {"text", "json"}:
-        fail("--output: write text or json", Exit.BAD_INPUT)
+        fail("--output must be text or json", Exit.BAD_INPUT)
     query = _query(key_id, peer, for_)
     target, token = _target(url, token_file, config)
+    if not (token.isascii() and token.isprintable()):
+        fail(
+            "the token contains characters that no token has: look for line breaks", Exit.BAD_INPUT
+        )
     try:
         for line in _lines(target, token, query):
             _show(line, as_json=output == "json")
     except KeyboardInterrupt:
         raise typer.Exit(Exit.OK) from None
+    except WrongShapeError as error:
+        fail(
+            f"{target.geturl()} does not answer as a gateway does ({error}): is it the gateway's"
+            " admin address?",
+            Exit.UNREACHABLE,
+        )
     except (OSError, http.client.HTTPException) as error:
-        fail(f"{target.geturl()} does not answer: {error}", Exit.UNREACHABLE)
+        fail(f"no response from {target.geturl()}: {error}", Exit.UNREACHABLE)
 
 
 def _query(key_id: str | None, peer: str | None, duration: str) -> dict[str, str]:
@@ -110,7 +163,7 @@ def _query(key_id: str | None, peer: str | None, duration: str) -> dict[str, str
             query["peer"] = str(ipaddress.ip_network(peer, strict=False))
         except ValueError:
             fail(
-                "--peer: write an address or a network, such as 10.1.2.3 or 10.0.0.0/8",
+                "--peer must be an address or a network, such as 10.1.2.3 or 10.0.0.0/8",
                 Exit.BAD_INPUT,
             )
     return query
@@ -119,7 +172,7 @@ def _query(key_id: str | None, peer: str | None, duration: str) -> dict[str, str
 def _target(
     url: str | None, token_file: str | None, config: Path | None
 ) -> tuple[SplitResult, str]:
-    """Find the admin address and the token that opens it."""
+    """Find the admin address and its token."""
     token = _given_token(token_file)
     if url is not None and token is not None:
         return _checked(url), token
@@ -127,8 +180,8 @@ def _target(
 
     try:
         loaded = load(config, (), os.environ).config
-    except ConfigError as faulty:
-        fail(str(faulty), Exit.BAD_INPUT)
+    except ConfigError as error:
+        fail(str(error), Exit.BAD_INPUT)
     if url is None:
         scheme = "https" if loaded.admin.tls is not None else "http"
         host, _, port = loaded.admin.address.rpartition(":")
@@ -146,7 +199,9 @@ def _checked(url: str) -> SplitResult:
     except ValueError:
         parts = urlsplit("")
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        fail("--url: write http://HOST:PORT or https://HOST:PORT", Exit.BAD_INPUT)
+        fail("--url must be http://HOST:PORT or https://HOST:PORT", Exit.BAD_INPUT)
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        warning("--url is http://: the token crosses the network readable; use https://")
     return parts
 
 
@@ -158,17 +213,19 @@ def _given_token(token_file: str | None) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         fail(f"--token-file: {error}", Exit.BAD_INPUT)
     if not text.strip():
-        fail("--token-file: it is empty: put the admin token there", Exit.BAD_INPUT)
+        fail("--token-file: the file is empty, but must contain the admin token", Exit.BAD_INPUT)
     return text.strip()
 
 
 def _own_token(file: Path) -> str:
     try:
-        return file.read_text("utf-8").strip()
-    except OSError as error:
+        with open_state_file(file, for_command=True) as opened:
+            return opened.read(_MOST_BYTES).decode("latin-1").strip()
+    except (OSError, StateFileError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         fail(
-            f"no admin token in {file} ({error.strerror}): name the gateway's configuration with"
-            " --config, or give the token with --token-file or GATEWAY_TOKEN",
+            f"no admin token in {file} ({reason}): set the gateway's configuration with"
+            " --config, or the token with --token-file or GATEWAY_TOKEN",
             Exit.BAD_INPUT,
         )
 
@@ -176,7 +233,7 @@ def _own_token(file: Path) -> str:
 def _lines(
     target: SplitResult, token: str, query: Mapping[str, str]
 ) -> Iterator[Mapping[str, Any]]:
-    """Give the lines of the answer as they come."""
+    """Yield the lines of the response as they arrive."""
     connection = _connect(target)
     try:
         path = f"{target.path.rstrip('/')}/-/trace?{urlencode(query)}"
@@ -186,9 +243,9 @@ def _lines(
         response = connection.getresponse()
         if response.status != http.client.OK:
             _refused(response)
-        while line := response.readline():
+        while line := response.readline(_MOST_BYTES):
             if line.strip():
-                yield json.loads(line)
+                yield decoded(line, _Line)
     finally:
         connection.close()
 
@@ -203,33 +260,33 @@ def _connect(target: SplitResult) -> http.client.HTTPConnection:
 
 def _refused(response: http.client.HTTPResponse) -> NoReturn:
     try:
-        text = json.loads(response.read())["error"]
-    except (ValueError, KeyError, TypeError):
+        text = escaped(decoded(response.read(_MOST_BYTES), _Refusal)["error"])
+    except WrongShapeError:
         text = "is this the admin address of a gateway?"
     bad = response.status == http.client.BAD_REQUEST
     fail(f"{response.status}: {text}", Exit.BAD_INPUT if bad else Exit.REFUSED)
 
 
-def _show(line: Mapping[str, Any], *, as_json: bool) -> None:
-    if "watching" in line:
-        if not line["watching"]:
-            warning("a worker does not answer: its requests may be missing")
-    elif "dropped" in line:
-        warning(f"{line['dropped']} more requests were left out: narrow the trace down")
+def _show(members: Mapping[str, Any], *, as_json: bool) -> None:
+    line = msgspec.convert(members, _Line)
+    if line.watching is not None:
+        if not line.watching:
+            warning("a worker does not respond: its requests may be missing")
+    elif line.dropped:
+        warning(f"{line.dropped} more requests were left out: narrow down the trace")
     elif as_json:
-        info(json.dumps(line))
+        info(json.dumps(members))
     else:
-        info(_as_text(line))
+        _show_text(line)
 
 
-def _as_text(line: Mapping[str, Any]) -> str:
-    result = str(line.get("result", ""))
-    colour = Colour.GREEN if result == "accepted" else Colour.RED
-    kind = "/".join(str(line[name]) for name in ("protocol", "signal") if name in line)
-    outcome = line.get("outcome", "")
-    verdict = f" ({outcome})" if outcome not in {"", "allowed"} else ""
-    details = " ".join(f"{word} {line[name]}" for name, word in _SHOWN if name in line)
-    return (
-        f"{line['time']} {paint(result, colour)}{verdict} {line.get('code', '')} {kind} "
-        f"{line['bytes']} B {line['duration_ms']:.1f} ms {details}"
+def _show_text(line: _Line) -> None:
+    """Write a request. A line break in it would begin a line that looks like another one."""
+    kind = "/".join(each for each in (line.protocol, line.signal) if each)
+    verdict = f" ({line.outcome})" if line.outcome not in {"", "allowed"} else ""
+    details = " ".join(
+        f"{word} {value}" for name, word in _SHOWN if (value := getattr(line, name)) != ""
     )
+    rest = f"{verdict} {line.code} {kind} {line.bytes} B {line.duration_ms:.1f} ms {details}"
+    colour = Colour.GREEN if line.result == "accepted" else Colour.RED
+    info(f"{escaped(line.time)} ", (escaped(line.result), colour), escaped(rest))

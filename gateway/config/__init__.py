@@ -1,14 +1,16 @@
-"""The configuration: one typed tree, loaded and validated once, with all faults reported together.
+"""The configuration: one typed tree, loaded and validated once, with all errors reported together.
 
-`load` is the way in, `worker_settings` the way to a worker, `effective` what people are shown.
-Nothing here needs the network, and nothing here knows the data path or control.
+`load` reads it, `worker_settings` turns it into a worker's settings, `effective` renders it for
+people. Nothing here needs the network, the data path or control.
 """
 
 from __future__ import annotations
 
+from gateway.config.checks import tls_problems
 from gateway.config.cores import usable_cores
-from gateway.config.faults import ConfigError, Fault
 from gateway.config.loading import Loaded, default_state_dir, load
+from gateway.config.problems import ConfigError, ConfigProblem
+from gateway.config.tls_contents import TlsContents, read_tls_contents
 from gateway.config.tree import Config, effective
 from gateway.config.units import parse_duration, parse_size
 from gateway.config.values import Store, join_address, split_address
@@ -17,16 +19,19 @@ from gateway.config.worker import worker_settings
 __all__ = [
     "Config",
     "ConfigError",
-    "Fault",
+    "ConfigProblem",
     "Loaded",
     "Store",
+    "TlsContents",
     "default_state_dir",
     "effective",
     "join_address",
     "load",
     "parse_duration",
     "parse_size",
+    "read_tls_contents",
     "split_address",
+    "tls_problems",
     "usable_cores",
     "worker_settings",
 ]

@@ -1,4 +1,4 @@
-"""Whether two addresses meet, and whether one is this machine's own. Needs no network."""
+"""Whether two addresses overlap, and whether an address is this machine's own. Needs no network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def as_ip(host: str) -> IpAddress | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`."""
+    """Whether only this machine can reach `host`."""
     ip = as_ip(host)
     return ip.is_loopback if ip is not None else host in _LOOPBACK_NAMES
 
@@ -74,7 +74,7 @@ def is_own(host: str) -> bool:
 
 
 def _is_bindable(ip: IpAddress) -> bool:
-    """Ask the kernel: only an own address can be bound. Nothing is sent."""
+    """Ask the kernel: only this machine's own addresses can be bound. Nothing is sent."""
     family = socket.AF_INET if ip.version == 4 else socket.AF_INET6  # noqa: PLR2004 - IPv4
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:

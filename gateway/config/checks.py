@@ -1,6 +1,6 @@
-"""What no key can know alone: whether the configuration's parts fit each other and this machine.
+"""Checks across settings: whether they fit together and fit this machine.
 
-Every check yields faults or warnings with the path to mend. None of them needs the network.
+Every check yields errors or warnings with the path of a setting. None of them needs the network.
 """
 
 from __future__ import annotations
@@ -13,33 +13,46 @@ from pydantic import SecretStr
 
 from gateway.config import authority
 from gateway.config.addresses import is_loopback, is_overlap, is_reached_by
-from gateway.config.faults import Path
+from gateway.config.postgresql_url import missing_files
+from gateway.config.problems import Path, path_text
 from gateway.config.tls_files import check_ca, check_chain
-from gateway.config.tree import Backend, Config, TlsClient, TlsServer
+from gateway.config.tree import BackendConfig, Config, TlsClientConfig, TlsServerConfig
 from gateway.config.values import port_of, split_address, split_url
 from gateway.intake import SIZE_KEYS
 
+_LEAST_BODY: Final = 1024
+"""Bytes. No request of a real sender stays below a smaller limit."""
 
-class Remark(NamedTuple):
-    """A fault or a warning, before it is known on which line it stands."""
+
+class Finding(NamedTuple):
+    """An error or a warning, before its line in the file is known."""
 
     path: Path
     message: str
     other: Path | None = None
-    """Another place that the message speaks of as `{other}`."""
+    """Another path, which replaces `{other}` in the message."""
 
 
-Check = Callable[[Config], Iterator[Remark]]
+Check = Callable[[Config], Iterator[Finding]]
 
 
-def faults_in(config: Config) -> list[Remark]:
-    """Run all checks; what is returned keeps the gateway from starting."""
-    return [remark for check in _FAULT_CHECKS for remark in check(config)]
+def errors_in(config: Config) -> list[Finding]:
+    """Run all checks. The gateway does not start if one of them finds an error."""
+    return [finding for check in _ERROR_CHECKS for finding in check(config)]
 
 
-def warnings_about(config: Config) -> list[Remark]:
-    """List what is allowed and yet probably not meant."""
-    return [remark for check in _WARNING_CHECKS for remark in check(config)]
+def warnings_about(config: Config) -> list[Finding]:
+    """List what is valid but probably not intended."""
+    return [finding for check in _WARNING_CHECKS for finding in check(config)]
+
+
+def tls_problems(config: Config) -> list[str]:
+    """Check the files that the configuration names for TLS, as they are now; return texts."""
+    findings = list(_check_tls(config))
+    for path, backend in _backends(config):
+        if backend.tls is not None:
+            findings += _check_client_tls((*path, "tls"), backend.tls)
+    return [f"{path_text(finding.path)}: {finding.message}" for finding in findings]
 
 
 def _listening(config: Config) -> list[tuple[Path, str]]:
@@ -55,19 +68,19 @@ def _listening(config: Config) -> list[tuple[Path, str]]:
     return found
 
 
-def _backends(config: Config) -> list[tuple[Path, Backend]]:
+def _backends(config: Config) -> list[tuple[Path, BackendConfig]]:
     found = {name: getattr(config.backends, name) for name in type(config.backends).model_fields}
     return [(("backends", name), backend) for name, backend in found.items() if backend is not None]
 
 
-def _check_overlaps(config: Config) -> Iterator[Remark]:
+def _check_overlaps(config: Config) -> Iterator[Finding]:
     for (first, one), (second, other) in combinations(_listening(config), 2):
         if is_overlap(split_address(one), split_address(other)):
-            message = f"{other} overlaps {one} of {{other}}: choose another port or host"
-            yield Remark(second, message, first)
+            message = f"{other} overlaps {one} ({{other}}): choose another port or host"
+            yield Finding(second, message, first)
 
 
-def _check_own_backends(config: Config) -> Iterator[Remark]:
+def _check_own_backends(config: Config) -> Iterator[Finding]:
     listening = _listening(config)
     for path, backend in _backends(config):
         for place, url in enumerate(backend.urls):
@@ -76,67 +89,68 @@ def _check_own_backends(config: Config) -> Iterator[Remark]:
             for where, address in listening:
                 if is_reached_by(split_address(address), target):
                     message = (
-                        "this is the gateway itself ({other}): name the backend, or move the "
-                        "gateway to another port"
+                        "this is an address of the gateway itself ({other}): set the backend's "
+                        "address, or move the gateway to another port"
                     )
-                    yield Remark((*path, "urls", place), message, where)
+                    yield Finding((*path, "urls", place), message, where)
                     break
 
 
-def _check_backends(config: Config) -> Iterator[Remark]:
+def _check_backends(config: Config) -> Iterator[Finding]:
     for path, backend in _backends(config):
         if backend.min_connections > backend.connection_limit:
             message = f"must be at most max_connections, which is {backend.connection_limit}"
-            yield Remark((*path, "min_connections"), message)
+            yield Finding((*path, "min_connections"), message)
         yield from _repeated((*path, "urls"), [url.rstrip("/") for url in backend.urls], "url")
         if backend.tls is not None:
             if not any(url.startswith("https://") for url in backend.urls):
                 message = (
-                    "no url of this backend is https://, so this has no effect: write https://"
+                    "has no effect, because no URL of this backend starts with https://: use "
+                    "https:// or remove tls"
                 )
-                yield Remark((*path, "tls"), message)
+                yield Finding((*path, "tls"), message)
             yield from _check_client_tls((*path, "tls"), backend.tls)
 
 
-def _check_intake(config: Config) -> Iterator[Remark]:
+def _check_intake(config: Config) -> Iterator[Finding]:
     backend = config.backends.intake
     for path in backend.max_body if backend is not None else ():
         if path not in SIZE_KEYS:
             message = (
-                "no such path of the intake: write it without the agents' base url and without a "
-                f"closing slash; there are {', '.join(sorted(SIZE_KEYS))}"
+                "unknown intake path: write it without the base URL and without a trailing slash; "
+                f"valid paths are {', '.join(sorted(SIZE_KEYS))}"
             )
-            yield Remark(("backends", "intake", "max_body", path), message)
+            yield Finding(("backends", "intake", "max_body", path), message)
 
 
-def _repeated(path: Path, values: Iterable[str], what: str) -> Iterator[Remark]:
+def _repeated(path: Path, values: Iterable[str], what: str) -> Iterator[Finding]:
     seen: dict[str, int] = {}
     for place, value in enumerate(values):
         if value in seen:
             first = (*path, seen[value])
-            yield Remark((*path, place), f"the same {what} as {{other}}: leave out one", first)
+            yield Finding((*path, place), f"the same {what} as {{other}}: remove one", first)
         seen.setdefault(value, place)
 
 
-def _check_client_tls(path: Path, tls: TlsClient) -> Iterator[Remark]:
+def _check_client_tls(path: Path, tls: TlsClientConfig) -> Iterator[Finding]:
     if tls.ca_file is not None and (ca_problem := check_ca(tls.ca_file)) is not None:
-        yield Remark((*path, "ca_file"), ca_problem)
+        yield Finding((*path, "ca_file"), ca_problem)
     if tls.cert_file is not None and tls.key_file is not None:
         for name, problem in check_chain(tls.cert_file, tls.key_file).items():
-            yield Remark((*path, name), problem)
+            yield Finding((*path, name), problem)
     elif tls.cert_file is not None or tls.key_file is not None:
         missing = "key_file" if tls.key_file is None else "cert_file"
-        yield Remark((*path, missing), "cert_file and key_file belong together: name both or none")
+        yield Finding((*path, missing), "is missing: set both cert_file and key_file, or neither")
 
 
-def _check_server_tls(path: Path, tls: TlsServer) -> Iterator[Remark]:
+def _check_server_tls(path: Path, tls: TlsServerConfig) -> Iterator[Finding]:
     for name, problem in check_chain(tls.cert_file, tls.key_file).items():
-        yield Remark((*path, name), problem)
+        yield Finding((*path, name), problem)
     if tls.client_ca_file is not None and (ca_problem := check_ca(tls.client_ca_file)) is not None:
-        yield Remark((*path, "client_ca_file"), ca_problem)
+        yield Finding((*path, "client_ca_file"), ca_problem)
 
 
-def _check_tls(config: Config) -> Iterator[Remark]:
+def _check_tls(config: Config) -> Iterator[Finding]:
     for place, listener in enumerate(config.listen):
         if listener.tls is not None:
             yield from _check_server_tls(("listen", place, "tls"), listener.tls)
@@ -146,47 +160,51 @@ def _check_tls(config: Config) -> Iterator[Remark]:
         yield from _check_client_tls(("keys", "authority", "tls"), config.keys.authority.tls)
 
 
-def _check_forward(config: Config) -> Iterator[Remark]:
+def _check_forward(config: Config) -> Iterator[Finding]:
     if config.forward.key == "gateway" and config.forward.gateway_key is None:
         message = (
-            "is missing: forward.key is 'gateway', so name the backend's key here, such as "
-            "${env:BACKEND_API_KEY}"
+            "is missing, because forward.key is 'gateway': set it to the backend's API key, such "
+            "as ${env:BACKEND_API_KEY}"
         )
-        yield Remark(("forward", "gateway_key"), message)
+        yield Finding(("forward", "gateway_key"), message)
 
 
-def _check_keys(config: Config) -> Iterator[Remark]:
+def _check_keys(config: Config) -> Iterator[Finding]:
     keys, tokens = config.auth.receiver_keys, config.admin.tokens
     yield from _check_secrets(("auth", "receiver_keys"), "key", [(k.name, k.key) for k in keys])
     yield from _check_secrets(("admin", "tokens"), "token", [(t.name, t.token) for t in tokens])
     yield from _repeated(("keys", "stores"), map(str, config.keys.stores), "store")
     schemes = [scheme.lower() for scheme in config.auth.schemes]
-    yield from _repeated(("auth", "schemes"), schemes, "scheme (case does not count)")
+    yield from _repeated(("auth", "schemes"), schemes, "scheme (case-insensitive)")
 
 
 def _check_secrets(
     path: Path, what: str, named: Sequence[tuple[str, SecretStr]]
-) -> Iterator[Remark]:
+) -> Iterator[Finding]:
     yield from _repeated(path, [secret.get_secret_value() for _, secret in named], what)
-    for remark in _repeated(path, [name for name, _ in named], "name"):
-        yield remark._replace(path=(*remark.path, "name"))
+    for finding in _repeated(path, [name for name, _ in named], "name"):
+        yield finding._replace(path=(*finding.path, "name"))
 
 
-def _check_authorities(config: Config) -> Iterator[Remark]:
-    yield from (Remark(path, message) for path, message in authority.problems(config))
+def _check_authorities(config: Config) -> Iterator[Finding]:
+    yield from (Finding(path, message) for path, message in authority.problems(config))
 
 
-def _check_proxy_protocol(config: Config) -> Iterator[Remark]:
+def _check_store_files(config: Config) -> Iterator[Finding]:
+    for place, store in enumerate(config.keys.stores):
+        if store.kind == "postgresql":
+            for problem in missing_files(store.url):
+                yield Finding(("keys", "stores", place), problem)
+
+
+def _check_proxy_protocol(config: Config) -> Iterator[Finding]:
     for place, listener in enumerate(config.listen):
         if listener.proxy_protocol and not config.trusted_networks:
-            message = (
-                "believes nobody while trusted_networks is empty: name there the networks of "
-                "the proxies"
-            )
-            yield Remark(("listen", place, "proxy_protocol"), message)
+            message = "requires trusted_networks, which is empty: add the networks of your proxies"
+            yield Finding(("listen", place, "proxy_protocol"), message)
 
 
-_FAULT_CHECKS: Final[tuple[Check, ...]] = (
+_ERROR_CHECKS: Final[tuple[Check, ...]] = (
     _check_overlaps,
     _check_own_backends,
     _check_backends,
@@ -195,29 +213,30 @@ _FAULT_CHECKS: Final[tuple[Check, ...]] = (
     _check_forward,
     _check_keys,
     _check_authorities,
+    _check_store_files,
     _check_proxy_protocol,
 )
 
 
-def _warn_of_cleartext(config: Config) -> Iterator[Remark]:
+def _warn_of_cleartext(config: Config) -> Iterator[Finding]:
     for place, listener in enumerate(config.listen):
         if listener.tls is None and not is_loopback(split_address(listener.address)[0]):
             message = (
-                f"{listener.address} is reached from other machines without TLS: keys cross the "
-                "network readable; set tls, or let a proxy in front do it"
+                f"other machines can reach {listener.address} without TLS: API keys cross the "
+                "network in cleartext; set tls, or terminate TLS in a proxy"
             )
-            yield Remark(("listen", place, "address"), message)
+            yield Finding(("listen", place, "address"), message)
     admin = config.admin
     if admin.tls is None and not is_loopback(split_address(admin.address)[0]):
         message = (
-            f"{admin.address} is reached from other machines without TLS: tokens cross the "
-            "network readable; set admin.tls, or give other machines admin.metrics_address only"
+            f"other machines can reach {admin.address} without TLS: admin tokens cross the "
+            "network in cleartext; set admin.tls, or expose only admin.metrics_address"
         )
-        yield Remark(("admin", "address"), message)
+        yield Finding(("admin", "address"), message)
 
 
-def _warn_of_unshared_keys(config: Config) -> Iterator[Remark]:
-    """Think of a backend that checks keys: it cannot know ours and would refuse everything."""
+def _warn_of_unshared_keys(config: Config) -> Iterator[Finding]:
+    """A backend that checks keys cannot know the gateway's keys and refuses every request."""
     if config.forward.key != "client" or not _backends(config):
         return
     stores = [str(store) for store in config.keys.stores if store.kind != "authority"]
@@ -226,28 +245,42 @@ def _warn_of_unshared_keys(config: Config) -> Iterator[Remark]:
     if not stores:
         return
     message = (
-        f"the backend gets the caller's own key, but cannot know the keys in {', '.join(stores)}: "
-        "if it checks keys, set forward.key to gateway; if it needs none, to none"
+        "the backend gets the sender's own API key, but cannot know the keys in "
+        f"{', '.join(stores)}: if it checks keys, set forward.key to gateway; if it does not, set "
+        "it to none"
     )
-    yield Remark(("forward", "key"), message)
+    yield Finding(("forward", "key"), message)
 
 
-def _warn_of_no_effect(config: Config) -> Iterator[Remark]:
+def _warn_of_no_effect(config: Config) -> Iterator[Finding]:
     forward = config.forward
     if forward.gateway_key is not None and forward.key != "gateway":
         message = f"has no effect while forward.key is {forward.key}: set forward.key to gateway"
-        yield Remark(("forward", "gateway_key"), message)
+        yield Finding(("forward", "gateway_key"), message)
 
 
-def _warn_of_unverified_backends(config: Config) -> Iterator[Remark]:
+def _warn_of_unverified_backends(config: Config) -> Iterator[Finding]:
     for path, backend in _backends(config):
         if backend.tls is not None and backend.tls.insecure_skip_verify:
-            message = "anybody can pose as the backend: name its authority in ca_file instead"
-            yield Remark((*path, "tls", "insecure_skip_verify"), message)
+            message = "anyone can impersonate the backend: set ca_file to its CA instead"
+            yield Finding((*path, "tls", "insecure_skip_verify"), message)
 
 
-def _warn_of_authorities(config: Config) -> Iterator[Remark]:
-    yield from (Remark(path, message) for path, message in authority.warnings(config))
+def _warn_of_authorities(config: Config) -> Iterator[Finding]:
+    yield from (Finding(path, message) for path, message in authority.warnings(config))
+
+
+def _warn_of_bytes(config: Config) -> Iterator[Finding]:
+    """A body of so few bytes lacks its unit."""
+    sizes: list[tuple[Path, int]] = [(("limits", "max_body"), config.limits.max_body)]
+    intake = config.backends.intake
+    if intake is not None:
+        of_intake = ("backends", "intake", "max_body")
+        sizes += [((*of_intake, key), size) for key, size in intake.max_body.items()]
+    for path, size in sizes:
+        if size < _LEAST_BODY:
+            message = f"allows only {size} bytes: write a unit, such as {size}MiB"
+            yield Finding(path, message)
 
 
 _WARNING_CHECKS: Final[tuple[Check, ...]] = (
@@ -256,4 +289,5 @@ _WARNING_CHECKS: Final[tuple[Check, ...]] = (
     _warn_of_unshared_keys,
     _warn_of_no_effect,
     _warn_of_unverified_backends,
+    _warn_of_bytes,
 )

@@ -1,4 +1,4 @@
-"""How many cores this process may use: what `workers: auto` means."""
+"""The number of cores that this process may use, for `workers: auto`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _PROC_CGROUP: Final = Path("/proc/self/cgroup")
 
 
 def usable_cores(root: Path = _CGROUP_ROOT, memberships: Path = _PROC_CGROUP) -> int:
-    """Count the cores that affinity and the CPU quota leave, rounded up, at least 1.
+    """Count the cores that CPU affinity and quota allow, rounded up, at least 1.
 
     A container with a quota of 1.5 cores on a machine of 64 gets 2. `root` is where the cgroup
-    hierarchy is mounted, `memberships` says which groups this process is in (cgroups(7)).
+    hierarchy is mounted, `memberships` lists the groups of this process (cgroups(7)).
     """
     cores = len(os.sched_getaffinity(0))
     quota = _cpu_quota(root, memberships)
@@ -23,7 +23,7 @@ def usable_cores(root: Path = _CGROUP_ROOT, memberships: Path = _PROC_CGROUP) ->
 
 
 def _cpu_quota(root: Path, memberships: Path) -> float | None:
-    """Read the tightest quota of this process's groups and their parents, in cores."""
+    """Read the lowest quota of this process's groups and their parents, in cores."""
     quotas = [
         quota
         for controllers, group in _groups(memberships)
@@ -36,7 +36,7 @@ def _cpu_quota(root: Path, memberships: Path) -> float | None:
 
 
 def _groups(memberships: Path) -> list[tuple[str, str]]:
-    """List (controllers, group): version 2 names no controller, version 1 must have `cpu`."""
+    """List (controllers, group): version 2 lists no controllers, version 1 must have `cpu`."""
     text = _read(memberships)
     lines = [line.split(":", 2) for line in text.splitlines() if line.count(":") >= 2]  # noqa: PLR2004 - hierarchy:controllers:path
     return [
@@ -52,7 +52,7 @@ def _quotas_v2(root: Path, group: str) -> list[float | None]:
 
 
 def _quotas_v1(root: Path, controllers: str, group: str) -> list[float | None]:
-    """Read the quota files of version 1; -1 is no quota."""
+    """Read the quota files of version 1; -1 means no quota."""
     mounts = [root / name for name in (controllers, "cpu") if (root / name).is_dir()]
     return [
         _ratio([_read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")])
@@ -62,9 +62,9 @@ def _quotas_v1(root: Path, controllers: str, group: str) -> list[float | None]:
 
 
 def _ancestry(root: Path, group: str) -> list[Path]:
-    """List a group's folder and its parents' up to `root`: inside a container only `root` exists.
+    """List a group's directory and its parents up to `root`: in a container only `root` exists.
 
-    A path that leads out of the mount (`/../..`, seen from another cgroup namespace) is only root.
+    For a path outside the mount (`/../..`, seen from another cgroup namespace), return only root.
     """
     parts = [part for part in group.split("/") if part]
     if ".." in parts:
@@ -73,7 +73,7 @@ def _ancestry(root: Path, group: str) -> list[Path]:
 
 
 def _ratio(fields: list[str]) -> float | None:
-    """Divide quota by period; None where there is no quota."""
+    """Divide quota by period; None if there is no quota."""
     try:
         quota, period = (int(field) for field in fields)
     except ValueError:
@@ -82,7 +82,7 @@ def _ratio(fields: list[str]) -> float | None:
 
 
 def _read(path: Path) -> str:
-    """Read a small file of the kernel's; empty where there is none."""
+    """Read a small kernel file; empty if it does not exist."""
     try:
         return path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):

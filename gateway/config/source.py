@@ -1,7 +1,7 @@
-"""From a YAML file, overrides and the environment to one tree of plain values.
+"""Reads a YAML file, overrides and the environment into one tree of plain values.
 
-Knows nothing of which keys exist. Remembers on which line each value stands, and which values came
-from the environment or from files, because those may be secrets and are never repeated.
+It does not know which settings exist. It records the line of each value, and which values came from
+the environment or from files, because those may be secrets and are never repeated.
 """
 
 from __future__ import annotations
@@ -14,32 +14,37 @@ from typing import Final, TypeAlias
 
 import yaml
 
-from gateway.config.faults import Fault, Path, path_text
+from gateway.config.problems import ConfigProblem, Path, path_text
 
 Value: TypeAlias = object
-"""What YAML can say: mappings with text keys, lists, text, numbers, booleans, null."""
+"""Any YAML value: mappings with text keys, lists, text, numbers, booleans, null."""
 
 _EXPRESSION: Final = re.compile(r"\$?\$\{([^{}]*)\}")
 _ENV: Final = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)(:-(.*))?", re.DOTALL)
+_UNREADABLE: Final = ArithmeticError, AttributeError, LookupError, TypeError, ValueError
+"""What PyYAML raises for a value that is none of its type, such as `!!int x` or 2026-02-30."""
+_OCTAL: Final = re.compile(r"[-+]?0[0-7_]+")
 _STEP: Final = re.compile(r'\.?([A-Za-z0-9_-]+)|\[(\d+)\]|\["([^"]*)"\]')
 
 
 @dataclass(slots=True)
 class Document:
-    """The tree as it was written, with what is needed to report faults well."""
+    """The tree as it was written, with what error messages need."""
 
     tree: dict[str, Value] = field(default_factory=dict)
     lines: dict[Path, int] = field(default_factory=dict)
     opaque: set[Path] = field(default_factory=set)
     """Where values came from `${…}`: possibly secrets."""
-    faults: list[Fault] = field(default_factory=list)
+    problems: list[ConfigProblem] = field(default_factory=list)
     broken: set[Path] = field(default_factory=set)
-    """Where faults were found: what stands there means nothing."""
+    """Paths with errors: their values are not used."""
     overridden: set[Path] = field(default_factory=set)
-    """What `--set` wrote: it stands on no line."""
+    """Paths that `--set` wrote: they have no line."""
+    is_file_empty: bool = False
+    """Whether the file has no settings at all: nothing, comments, `null`, `{}`."""
 
     def line_of(self, path: Path) -> int | None:
-        """Tell the line of a value, or of the nearest mapping around it that is in the file."""
+        """Return the line of a value, or of the nearest mapping around it that is in the file."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.overridden:
                 return None
@@ -47,17 +52,17 @@ class Document:
                 return self.lines[path[:length]]
         return None
 
-    def fault(self, path: Path, message: str) -> None:
-        """Note that the value at `path` cannot be used."""
+    def add(self, path: Path, message: str) -> None:
+        """Add an error in the value at `path`."""
         self.broken.add(path)
-        self.faults.append(Fault(path_text(path), message, self.line_of(path)))
+        self.problems.append(ConfigProblem(path_text(path), message, self.line_of(path)))
 
 
 def read(file: FsPath | None, overrides: Sequence[str], environ: Mapping[str, str]) -> Document:
     """Read `file` (none: an empty tree), apply overrides, then replace every `${…}`.
 
-    Relative paths in `${file:…}` are relative to the file's folder. Whatever cannot be read or
-    understood is among the document's faults.
+    Relative paths in `${file:…}` are relative to the file's directory. Everything that cannot be
+    read or parsed is added to the document's problems.
     """
     document = Document()
     if file is not None:
@@ -73,50 +78,63 @@ def _read_file(file: FsPath, document: Document) -> None:
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        document.faults.append(Fault("", f"{file} is not UTF-8 text: write it in YAML"))
+        document.problems.append(
+            ConfigProblem("", f"{file} is not UTF-8 text: it must be a YAML file")
+        )
         return
     except OSError as error:
         reason = (error.strerror or "error").lower()
-        document.faults.append(Fault("", f"{file} cannot be read ({reason}): check --config"))
+        document.problems.append(
+            ConfigProblem("", f"{file} cannot be read ({reason}): check --config")
+        )
         return
     tree = _parse(text, document)
+    document.is_file_empty = not tree and not document.problems
     if isinstance(tree, dict):
         document.tree = tree
     elif tree is not None:
-        document.faults.append(
-            Fault("", "the file is no mapping: write keys such as 'listen:' at its left edge", 1)
+        document.problems.append(
+            ConfigProblem(
+                "", "the file is not a mapping: start it with settings such as 'listen:'", 1
+            )
         )
 
 
 def _parse(text: str, document: Document) -> Value:
-    """Parse YAML; what PyYAML says about its syntax becomes a fault with a line."""
-    loader = yaml.SafeLoader(text)
+    """Parse YAML; syntax errors are added with PyYAML's text and line."""
+    try:
+        loader = yaml.SafeLoader(text)
+    except yaml.reader.ReaderError as error:
+        written_on = text.count("\n", 0, error.position) + 1
+        message = f"this is not valid YAML: the character U+{error.character:04X} is not allowed"
+        document.problems.append(ConfigProblem("", message, written_on))
+        return None
     try:
         node = loader.get_single_node()
         return _Builder(loader, document).build((), node) if node is not None else None
     except RecursionError:
-        document.faults.append(
-            Fault("", "the file is nested without end: an alias contains itself")
+        document.problems.append(
+            ConfigProblem("", "the file is nested endlessly: an alias contains itself")
         )
         return None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or "it cannot be read"
+        problem = getattr(error, "problem", None) or "it cannot be parsed"
         line = mark.line + 1 if mark is not None else None
-        document.faults.append(Fault("", f"this is not valid YAML: {problem}", line))
+        document.problems.append(ConfigProblem("", f"this is not valid YAML: {problem}", line))
         return None
     finally:
         loader.dispose()
 
 
 class _Builder:
-    """Turns YAML nodes into plain values, noting lines."""
+    """Turns YAML nodes into plain values and records their lines."""
 
     def __init__(self, loader: yaml.SafeLoader, document: Document) -> None:
         self._loader = loader
         self._document = document
         self._merged: dict[int, int] = {}
-        """Mapping nodes (by identity: an alias comes again) → entries that `<<` put first."""
+        """Mapping nodes (by identity: an alias occurs again) → entries that `<<` put first."""
 
     def build(self, path: Path, node: yaml.Node) -> Value:
         self._document.lines.setdefault(path, node.start_mark.line + 1)
@@ -124,7 +142,14 @@ class _Builder:
             return self._mapping(path, node)
         if isinstance(node, yaml.SequenceNode):
             return [self.build((*path, place), item) for place, item in enumerate(node.value)]
-        value: Value = self._loader.construct_object(node, deep=True)
+        if misread := _misread(node):  # the value is not repeated: it may be a secret
+            self._document.add(path, misread)
+            return None
+        try:
+            value: Value = self._loader.construct_object(node, deep=True)
+        except _UNREADABLE:
+            self._document.add(path, "this is no value of its type: put it in quotes")
+            return None
         return value
 
     def _mapping(self, path: Path, node: yaml.MappingNode) -> dict[str, Value]:
@@ -140,8 +165,8 @@ class _Builder:
             line = key_node.start_mark.line + 1
             if key in own:
                 first = self._document.lines[where]
-                message = f"is written twice, first on line {first}: leave out one"
-                self._document.faults.append(Fault(path_text(where), message, line))
+                message = f"is set twice, first on line {first}: remove one"
+                self._document.problems.append(ConfigProblem(path_text(where), message, line))
                 continue
             own.add(key)
             self._document.lines[where] = line
@@ -149,7 +174,7 @@ class _Builder:
         return result
 
     def _merge(self, node: yaml.MappingNode) -> int:
-        """Resolve `<<`; return how many entries came from it. Own ones stand behind and win."""
+        """Resolve `<<`; return how many entries came from it. Own entries come after and win."""
         if id(node) not in self._merged:
             own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
             self._loader.flatten_mapping(node)
@@ -157,28 +182,41 @@ class _Builder:
         return self._merged[id(node)]
 
 
+def _misread(node: yaml.Node) -> str:
+    """Say which number YAML 1.1 does not read as people mean it: 010 is 8, and 1:30 is 90."""
+    if node.tag != "tag:yaml.org,2002:int" or not isinstance(node.value, str):
+        return ""
+    if ":" in node.value:
+        return "YAML reads digits with a colon as a number of base 60: put them in quotes"
+    if _OCTAL.fullmatch(node.value):
+        return (
+            "YAML reads a number that begins with 0 as octal: leave the 0 out, or put it in quotes"
+        )
+    return ""
+
+
 def _apply_override(text: str, document: Document) -> None:
-    """Set one value (`limits.max_body=8MiB`, `listen[0].address=…`): its right side is YAML."""
+    """Set one value (`limits.max_body=8MiB`, `listen[0].address=…`); the right side is YAML."""
     written, equals, right = text.partition("=")
     path = _parse_path(written.strip())
     if not equals or path is None:
         message = "write --set PATH=VALUE, such as --set limits.max_body=8MiB"
-        document.faults.append(Fault(f"--set {written}" if equals else "--set", message))
+        document.problems.append(ConfigProblem(f"--set {written}" if equals else "--set", message))
         return
     scratch = Document()
     value = _parse(right, scratch)
-    if scratch.faults:
-        message = f"--set: the value is not valid YAML: {scratch.faults[0].message}"
-        document.faults.append(Fault(path_text(path), message))
+    if scratch.problems:
+        message = f"--set: the value is not valid YAML: {scratch.problems[0].message}"
+        document.problems.append(ConfigProblem(path_text(path), message))
         return
     document.overridden.add(path)
     problem = _set(document.tree, path, value)
     if problem:
-        document.faults.append(Fault(path_text(path), f"--set: {problem}"))
+        document.problems.append(ConfigProblem(path_text(path), f"--set: {problem}"))
 
 
 def _parse_path(text: str) -> Path | None:
-    """Cut `listen[0].address` or `listen.0.address` into its steps; None where it is no path."""
+    """Split `listen[0].address` or `listen.0.address` into its steps; None if it is not a path."""
     steps: list[str | int] = []
     position = 0
     while position < len(text):
@@ -195,7 +233,7 @@ def _parse_path(text: str) -> Path | None:
 
 
 def _set(tree: dict[str, Value], path: Path, value: Value) -> str | None:
-    """Put `value` at `path`, making mappings and list items on the way; say what is in the way."""
+    """Set `value` at `path`, creating mappings and list items; return why that is not possible."""
     here: Value = tree
     for depth, step in enumerate(path, start=1):
         fresh = value if depth == len(path) else _container_for(path[depth])
@@ -207,7 +245,7 @@ def _set(tree: dict[str, Value], path: Path, value: Value) -> str | None:
             here[step : step + 1] = [fresh if depth == len(path) else (*here, fresh)[step]]
             here = here[step]
         else:
-            return _in_the_way(path[: depth - 1], here, step)
+            return _cannot_set(path[: depth - 1], here, step)
     return None
 
 
@@ -215,11 +253,12 @@ def _container_for(step: str | int) -> Value:
     return [] if isinstance(step, int) else {}
 
 
-def _in_the_way(path: Path, here: Value, step: str | int) -> str:
+def _cannot_set(path: Path, here: Value, step: str | int) -> str:
     where = path_text(path)
     if isinstance(here, list):
-        return f"{where} is a list of {len(here)}: write {where}[0] to {where}[{len(here)}]"
-    return f"{where} is no {'list' if isinstance(step, int) else 'mapping'}: set it as a whole"
+        return f"{where} is a list of {len(here)}: use {where}[0] to {where}[{len(here)}]"
+    expected = "list" if isinstance(step, int) else "mapping"
+    return f"{where} is not a {expected}: set the whole value of {where}"
 
 
 class _Interpolation:
@@ -234,7 +273,7 @@ class _Interpolation:
         self._document.tree = self._mapping((), self._document.tree)
 
     def _mapping(self, path: Path, tree: Mapping[str, Value]) -> dict[str, Value]:
-        """Resolve a mapping; keys without a value count as not written."""
+        """Resolve a mapping; keys without a value count as absent."""
         return {
             key: self._value((*path, key), item) for key, item in tree.items() if item is not None
         }
@@ -249,7 +288,7 @@ class _Interpolation:
     def _text(self, path: Path, text: str) -> str:
         self._document.opaque.add(path)
         if "${" in _EXPRESSION.sub("", text):
-            self._document.fault(path, "a '${' without its '}', or one inside another: close it")
+            self._document.add(path, "a '${' has no '}', or is inside another one: close it")
             return text
         return _EXPRESSION.sub(lambda match: self._replace(path, match), text)
 
@@ -262,10 +301,10 @@ class _Interpolation:
         if expression.startswith("file:"):
             return self._file(path, expression.removeprefix("file:"))
         message = (
-            "'${…}' takes env:NAME, env:NAME:-default or file:PATH: write ${env:NAME}, "
-            "or $${ where a plain '${' is meant"
+            "'${…}' accepts env:NAME, env:NAME:-default or file:PATH: write ${env:NAME}, "
+            "or $${ for a literal '${'"
         )
-        self._document.fault(path, message)
+        self._document.add(path, message)
         return ""
 
     def _env(self, path: Path, name: str, default: str | None) -> str:
@@ -275,10 +314,10 @@ class _Interpolation:
             return default
         if name not in self._environ:
             message = (
-                f"the environment variable {name} is not set: set it, or write "
+                f"the environment variable {name} is not set: set it, or use "
                 f"${{env:{name}:-default}}"
             )
-            self._document.fault(path, message)
+            self._document.add(path, message)
         return ""
 
     def _file(self, path: Path, name: str) -> str:
@@ -286,8 +325,10 @@ class _Interpolation:
         try:
             return file.read_text(encoding="utf-8").rstrip("\r\n")
         except UnicodeDecodeError:
-            self._document.fault(path, f"{file} is not UTF-8 text")
+            self._document.add(path, f"{file} is not UTF-8 text")
         except OSError as error:
             reason = (error.strerror or "error").lower()
-            self._document.fault(path, f"{file} cannot be read ({reason}): check path and rights")
+            self._document.add(
+                path, f"{file} cannot be read ({reason}): check path and permissions"
+            )
         return ""

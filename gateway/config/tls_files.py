@@ -1,4 +1,4 @@
-"""Whether certificates, keys and CAs can be used, tried with the library that will use them."""
+"""Checks of certificate, key and CA files, with the library that will use them."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ _REASONS: Final = {
 def check_chain(cert_file: Path, key_file: Path) -> dict[str, str]:
     """Load a certificate chain and its key as a TLS server or client does.
 
-    Returns what is wrong: a text for `cert_file`, `key_file` or both.
+    Returns errors by setting: `cert_file`, `key_file` or both.
     """
-    faults = {
+    errors = {
         "cert_file": _check_pem(cert_file, b"CERTIFICATE-----", "a certificate"),
         "key_file": _check_pem(key_file, b"PRIVATE KEY-----", "a private key"),
     }
-    found = {name: text for name, text in faults.items() if text is not None}
+    found = {name: text for name, text in errors.items() if text is not None}
     return found or _load(cert_file, key_file)
 
 
 def check_ca(ca_file: Path) -> str | None:
-    """Load certificates of authorities; return what is wrong with the file."""
+    """Load CA certificates; return what is wrong with the file."""
     problem = _check_pem(ca_file, b"CERTIFICATE-----", "a certificate")
     if problem is not None:
         return problem
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=ca_file)
     except (ssl.SSLError, OSError):
-        return f"{ca_file} holds no certificate that can be read: write it in PEM again"
+        return f"{ca_file} contains no readable certificate: export it as PEM again"
     return None
 
 
@@ -42,9 +42,9 @@ def _check_pem(file: Path, marker: bytes, what: str) -> str | None:
         content = file.read_bytes()
     except OSError as error:
         reason = (error.strerror or "error").lower()
-        return f"{file} cannot be read ({reason}): check path and rights"
+        return f"{file} cannot be read ({reason}): check path and permissions"
     if marker not in content:
-        return f"{file} does not hold {what} in PEM ('-----BEGIN …'): convert it with openssl"
+        return f"{file} does not contain {what} in PEM ('-----BEGIN …'): convert it with openssl"
     return None
 
 
@@ -67,10 +67,10 @@ def _load(cert_file: Path, key_file: Path) -> dict[str, str]:
             return {"key_file": _REASONS[error.reason]}
         return {"cert_file": _unreadable(cert_file, key_file, error)}
     except OSError as error:
-        return {"cert_file": f"cannot be read ({error.strerror}): check path and rights"}
+        return {"cert_file": f"cannot be read ({error.strerror}): check path and permissions"}
     return {}
 
 
 def _unreadable(cert_file: Path, key_file: Path, error: ssl.SSLError) -> str:
     reason = (error.reason or "damaged").lower().replace("_", " ")
-    return f"{cert_file} and {key_file} cannot be used ({reason}): write them in PEM again"
+    return f"{cert_file} and {key_file} cannot be used ({reason}): export them as PEM again"

@@ -1,7 +1,7 @@
-"""The configuration's tree: every key, its type and its default. Unknown keys are faults.
+"""The configuration's tree: every setting, its type and its default. Unknown settings are errors.
 
-What stands here is one key's own business; how keys must agree with each other stands in `checks`.
-Times are seconds and sizes bytes (`units`), whatever the file wrote.
+This module validates each setting on its own; `checks` validates how they fit together. Times are
+seconds and sizes bytes (`units`), in whatever unit the file has them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from gateway.config.units import ByteRate, Duration, PositiveSize, Rate, Size, T
 from gateway.config.values import (
     Address,
     Authority,
+    DroppedField,
     FilePath,
+    HostPattern,
     Network,
     Origin,
     Secret,
@@ -26,16 +28,18 @@ from gateway.config.values import (
 
 _MAX_WORKERS = 1024
 _MAX_STREAMS = 2**31 - 1
+_PROCESS_AGENT_WAITS_S = 30.0
+"""Then it gives up, and drops its data."""
 _MIN_BUFFER_MEMORY = 1024 * 1024
 
 
 def _as_text(value: object) -> object:
-    """Let a number stand for its digits: YAML reads an unquoted 1.2 or 503 as a number."""
+    """Turn a number into text: YAML reads an unquoted 1.2 or 503 as a number."""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def _as_number(value: object) -> object:
-    """Let digits stand for their number: what comes from the environment is text."""
+    """Turn digits into a number: values from the environment are text."""
     return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
 
 
@@ -45,7 +49,7 @@ class Node(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-class TlsServer(Node):
+class TlsServerConfig(Node):
     """TLS on a listener or on the admin addresses."""
 
     cert_file: FilePath
@@ -54,7 +58,7 @@ class TlsServer(Node):
     min_version: Annotated[Literal["1.2", "1.3"], BeforeValidator(_as_text)] = "1.2"
 
 
-class TlsClient(Node):
+class TlsClientConfig(Node):
     """TLS towards a backend or a remote authority."""
 
     ca_file: FilePath | None = None
@@ -64,23 +68,25 @@ class TlsClient(Node):
     insecure_skip_verify: bool = False
 
 
-class Listener(Node):
+class ListenerConfig(Node):
     """One listening address."""
 
     address: Address
-    tls: TlsServer | None = None
+    tls: TlsServerConfig | None = None
     proxy_protocol: bool = False
 
 
-class Backend(Node):
+class BackendConfig(Node):
     """One kind of backend."""
 
     urls: Annotated[list[Url], Field(min_length=1)]
-    tls: TlsClient | None = None
+    tls: TlsClientConfig | None = None
     connect_timeout: Timeout = 2.0
     min_connections: Annotated[int, Field(ge=0)] = 1
     max_connections: Annotated[int, Field(ge=1)] | None = None
     max_waiting: Annotated[int, Field(ge=0)] = 1000
+    max_connection_age: Timeout = 600.0
+    resolve_interval: Timeout = 30.0
     host: Authority | None = None
 
     default_connections: ClassVar[int] = 8
@@ -92,69 +98,72 @@ class Backend(Node):
         return self.max_connections or self.default_connections
 
 
-class HttpBackend(Backend):
-    """A backend over HTTP/1.1, where each request in flight has a connection of its own."""
+class HttpBackendConfig(BackendConfig):
+    """A backend over HTTP/1.1, where each request in flight needs its own connection."""
 
     default_connections: ClassVar[int] = 256
 
 
-class IntakeBackend(HttpBackend):
+class IntakeBackendConfig(HttpBackendConfig):
     """The agents' receiver."""
 
     path: Literal["receiver", "router"] = "receiver"
-    no_answer: Annotated[Literal["close", "503"], BeforeValidator(_as_text)] = "close"
+    no_answer: Annotated[Literal["close", "503"], BeforeValidator(_as_text)] = "503"
+    hold_timeout: Annotated[Duration, Field(le=_PROCESS_AGENT_WAITS_S)] = 25.0
     service_bearer: Literal["refuse", "forward"] = "refuse"
     max_body: dict[str, PositiveSize] = {"/support/flare": 512 * 1024 * 1024}
 
 
-class Backends(Node):
+class BackendsConfig(Node):
     """Where requests go, by kind."""
 
-    otlp_grpc: Backend | None = None
-    otlp_http: HttpBackend | None = None
-    intake: IntakeBackend | None = None
+    otlp_grpc: BackendConfig | None = None
+    otlp_http: HttpBackendConfig | None = None
+    intake: IntakeBackendConfig | None = None
 
 
-class Forward(Node):
-    """Which credential the backend sees."""
+class ForwardConfig(Node):
+    """What the backend gets of a request's head."""
 
     key: Literal["client", "gateway", "none"] = "client"
     gateway_key: Secret | None = None
     scheme: Token = "StackState"
     identity_headers: bool = False
+    sender_address: bool = False
+    drop_headers: list[DroppedField] = ["X-Scope-OrgID"]
 
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
-"""What people call a secret by."""
+"""The name of a secret."""
 
 
-class ReceiverKey(Node):
+class ReceiverKeyConfig(Node):
     """One of the operators' static keys; its id is `static:NAME`."""
 
     name: Name
     key: Secret
 
 
-class Auth(Node):
-    """How callers present keys, and the operators' static ones."""
+class AuthConfig(Node):
+    """How senders present API keys, and the operators' static keys."""
 
     schemes: Annotated[list[Token], Field(min_length=1)] = [
         "StackState",
         "SUSEObservability",
         "SUSE-Observability",
     ]
-    receiver_keys: list[ReceiverKey] = []
+    receiver_keys: list[ReceiverKeyConfig] = []
 
     @field_validator("receiver_keys", mode="before")
     def _name_receiver_keys(cls, value: object) -> object:
-        """Let plain text stand for `{key: …}`, and give names where none are written."""
+        """Accept plain text for `{key: …}`, and add default names."""
         if not isinstance(value, list):
             return value
         return [_named(item, f"receiver-{place}", "key") for place, item in enumerate(value, 1)]
 
 
 def _named(item: object, name: str, secret: str) -> object:
-    """Let a secret alone stand for one with a name."""
+    """Turn a plain secret into one with a name."""
     if not isinstance(item, dict | Node):
         return {"name": name, secret: item}
     if isinstance(item, dict) and "name" not in item:
@@ -162,8 +171,8 @@ def _named(item: object, name: str, secret: str) -> object:
     return item
 
 
-class Cache(Node):
-    """Answers of a remote authority that are kept."""
+class CacheConfig(Node):
+    """The cache of a remote authority's verdicts."""
 
     size: Annotated[int, Field(ge=1)] = 100_000
     ttl: Timeout = 300.0
@@ -171,7 +180,7 @@ class Cache(Node):
     negative_ttl: Timeout = 30.0
 
 
-class Authority_(Node):  # noqa: N801 - `values.Authority` is the part of a url
+class AuthorityConfig(Node):
     """How a remote authority is asked."""
 
     dialect: Literal["auto", "authorize", "validate"] = "auto"
@@ -180,20 +189,20 @@ class Authority_(Node):  # noqa: N801 - `values.Authority` is the part of a url
     timeout: Timeout = 2.0
     max_concurrent: Annotated[int, Field(ge=1)] = 5
     unknown_rate: Rate = 50.0
-    tls: TlsClient | None = None
+    tls: TlsClientConfig | None = None
 
 
-class Keys(Node):
-    """Where keys live, and how long answers about them hold."""
+class KeysConfig(Node):
+    """Where API keys are stored, and how long verdicts on them are valid."""
 
     stores: Annotated[list[StoreUrl], Field(min_length=1)]
     max_stale: Duration = 86_400.0
-    cache: Cache = Cache()
+    cache: CacheConfig = CacheConfig()
     tombstones: Duration = 30 * 86_400.0
-    authority: Authority_ = Authority_()
+    authority: AuthorityConfig = AuthorityConfig()
 
 
-class PerKey(Node):
+class PerKeyConfig(Node):
     """Quota of one key on this host; 0 = none."""
 
     requests: Rate = 0.0
@@ -201,60 +210,63 @@ class PerKey(Node):
     concurrent: Annotated[int, Field(ge=0)] = 0
 
 
-class Limits(Node):
-    """Bounds."""
+class LimitsConfig(Node):
+    """Limits."""
 
     max_body: PositiveSize = 64 * 1024 * 1024
     max_connections: Annotated[int, Field(ge=1)] = 50_000
+    max_connections_per_address: Annotated[int, Field(ge=0)] = 10_000
     max_streams_per_connection: Annotated[int, Field(ge=1, le=_MAX_STREAMS)] = 1000
     buffer_memory: Annotated[Size, Field(ge=_MIN_BUFFER_MEMORY)] = 256 * 1024 * 1024
     header_timeout: Timeout = 5.0
-    idle_timeout: Timeout = 300.0
+    idle_timeout: Timeout = 620.0
     linger_bytes: Size = 64 * 1024 * 1024
     linger_timeout: Timeout = 30.0
     stall_timeout: Timeout = 30.0
+    min_upload_rate: ByteRate = 1024.0
     request_timeout: Timeout = 60.0
     max_connection_age: Timeout = 600.0
     drain_delay: Duration = 5.0
     drain_timeout: Duration = 20.0
-    per_key: PerKey = PerKey()
+    per_key: PerKeyConfig = PerKeyConfig()
     quota_status: Annotated[Literal[429, 503], BeforeValidator(_as_number)] = 429
 
 
-class Cors(Node):
-    """Browsers' senders."""
+class CorsConfig(Node):
+    """Senders in browsers."""
 
     allowed_origins: list[Origin] = []
     allowed_headers: list[Token] = []
     max_age: Duration = 3600.0
 
 
-class AdminToken(Node):
-    """One token of the admin API; the audit log calls whoever uses it by its name."""
+class AdminTokenConfig(Node):
+    """One token of the admin API; the audit log shows its name."""
 
     name: Name
     token: Secret
 
 
-class Admin(Node):
+class AdminConfig(Node):
     """The addresses of control."""
 
     address: Address = "127.0.0.1:8090"
     metrics_address: Address | None = None
     authorize_address: Address | None = None
-    tls: TlsServer | None = None
-    tokens: list[AdminToken] = []
+    tls: TlsServerConfig | None = None
+    hosts: list[HostPattern] = []
+    tokens: list[AdminTokenConfig] = []
 
     @field_validator("tokens", mode="before")
     def _name_tokens(cls, value: object) -> object:
-        """Let plain text stand for `{token: …}`, and give names where none are written."""
+        """Accept plain text for `{token: …}`, and add default names."""
         if not isinstance(value, list):
             return value
         return [_named(item, f"token-{place}", "token") for place, item in enumerate(value, 1)]
 
 
-class Log(Node):
-    """What is logged, and in which form."""
+class LogConfig(Node):
+    """Log level and format."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "console", "json"] = "auto"
@@ -273,20 +285,20 @@ def _parse_workers(value: object) -> int | Literal["auto"]:
 class Config(Node):
     """The whole tree. `state_dir` and `keys.stores` are always set: `load` fills them in."""
 
-    listen: Annotated[list[Listener], Field(min_length=1)] = [
-        Listener(address="127.0.0.1:4317"),
-        Listener(address="127.0.0.1:4318"),
+    listen: Annotated[list[ListenerConfig], Field(min_length=1)] = [
+        ListenerConfig(address="127.0.0.1:4317"),
+        ListenerConfig(address="127.0.0.1:4318"),
     ]
-    backends: Backends = Backends()
-    forward: Forward = Forward()
-    auth: Auth = Auth()
-    keys: Keys
-    limits: Limits = Limits()
-    cors: Cors = Cors()
+    backends: BackendsConfig = BackendsConfig()
+    forward: ForwardConfig = ForwardConfig()
+    auth: AuthConfig = AuthConfig()
+    keys: KeysConfig
+    limits: LimitsConfig = LimitsConfig()
+    cors: CorsConfig = CorsConfig()
     trusted_networks: list[Network] = []
-    admin: Admin = Admin()
+    admin: AdminConfig = AdminConfig()
     workers: Annotated[int | Literal["auto"], BeforeValidator(_parse_workers)] = "auto"
-    log: Log = Log()
+    log: LogConfig = LogConfig()
     state_dir: FilePath
 
     @property
@@ -296,5 +308,5 @@ class Config(Node):
 
 
 def effective(config: Config) -> dict[str, object]:
-    """Render the configuration as it is in force, for people: units written out, secrets masked."""
+    """Render the configuration in effect for people: with units, and with secrets masked."""
     return config.model_dump(mode="json", exclude_none=True)

@@ -1,7 +1,7 @@
-"""Times, sizes and rates as people write them, and back.
+"""Parses and formats times, sizes and rates.
 
 Times become seconds, sizes bytes, rates events per second. A number without a unit is a number of
-bytes or of events, but never a time: nobody can tell whether 5 means seconds or milliseconds.
+bytes or of events, but never a time: 5 could mean seconds or milliseconds.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def parse_size(value: object) -> int:
         raise ValueError(_SIZE_HELP)
     size = float(match[1]) * _BYTES[match[2] or "B"]
     if not size.is_integer():
-        msg = "this is not a whole number of bytes"
+        msg = "must be a whole number of bytes"
         raise ValueError(msg)
     return int(size)
 
@@ -99,7 +99,7 @@ def rate_text(rate: float) -> str:
     return f"{rate:g}/s"
 
 
-_AMBIGUOUS_ZERO: Final = "0 could mean 'at once' or 'never': write the time that is meant"
+_AMBIGUOUS_ZERO: Final = "0 could mean 'immediately' or 'never': set a time above 0"
 
 
 def _positive(seconds: float) -> float:
@@ -117,13 +117,13 @@ Duration = Annotated[
     BeforeValidator(parse_duration),
     PlainSerializer(duration_text, return_type=str, when_used="json"),
 ]
-"""Seconds, where 0 has one plain meaning."""
+"""Seconds, where the meaning of 0 is clear."""
 Timeout = Annotated[
     float,
     BeforeValidator(_parse_timeout),
     PlainSerializer(duration_text, return_type=str, when_used="json"),
 ]
-"""Seconds, above 0: where 0 could mean both 'at once' and 'never'."""
+"""Seconds above 0, where 0 could mean both 'immediately' and 'never'."""
 Size = Annotated[
     int,
     BeforeValidator(parse_size),

@@ -1,7 +1,7 @@
-"""From a tree of plain values to `Config`, finding every fault in one go.
+"""Validates a tree of plain values as a `Config` and finds all errors at once.
 
-pydantic stops at a section that does not validate, so what is faulty is taken out and the rest is
-validated again, until a whole `Config` stands: then the checks between sections can run too.
+pydantic does not validate a section with errors any further. So invalid parts are removed and the
+rest is validated again, until there is a whole `Config`. Then the checks between sections can run.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from typing import Any, Final, NamedTuple, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from gateway.config.faults import Path, path_text
+from gateway.config.problems import Path, path_text
 from gateway.config.source import Document, Value
 from gateway.config.tree import Config
 from gateway.config.values import expand
 
 _MOST_SHOWN: Final = 60
 _UNSHOWN: Final = {"urls", "receiver_keys", "gateway_key", "tokens", "headers", "stores"}
-"""Keys under which values may be secrets or contain one."""
+"""Settings whose values may be secrets or contain one."""
 
 
 class Validated(NamedTuple):
-    """What could be validated. `config` lacks whatever is faulty: then it only serves checks."""
+    """The valid parts. After errors, `config` lacks the invalid parts and is only for checks."""
 
     config: Config
     original: Callable[[Path], Path]
-    """Tells where a value of `config` stands in the tree as it was written."""
+    """Returns the path that a value of `config` has in the tree as it was written."""
 
 
 def validate(document: Document, folder: FsPath, state_dir: FsPath) -> Validated | None:
-    """Validate the tree; faults are noted in `document`.
+    """Validate the tree; errors are added to `document`.
 
-    Relative paths start at `folder`; `state_dir` is the state folder where the tree names none.
-    Returns None where nothing useful remains.
+    Relative paths start at `folder`; `state_dir` is the default state directory. Returns None if
+    nothing useful remains.
     """
     while True:
         view = _View(document.tree, document.broken)
@@ -46,18 +46,18 @@ def validate(document: Document, folder: FsPath, state_dir: FsPath) -> Validated
             config = Config.model_validate(tree, context={"folder": folder})
             return Validated(config, view.original)
         except ValidationError as error:
-            found = [_Finding(view, details) for details in error.errors(include_url=False)]
-        fresh = [finding for finding in found if not _is_known(finding.path, document.broken)]
+            found = [_Violation(view, details) for details in error.errors(include_url=False)]
+        fresh = [each for each in found if not _is_known(each.path, document.broken)]
         known = set(document.broken)
-        for finding in fresh:
-            document.fault(finding.path, finding.message(document))
-        document.broken |= {finding.culprit for finding in found}
+        for violation in fresh:
+            document.add(violation.path, violation.message(document))
+        document.broken |= {violation.culprit for violation in found}
         if () in document.broken or document.broken == known:
             return None
 
 
 def _with_places(tree: dict[str, Value], folder: FsPath, state_dir: FsPath) -> dict[str, Value]:
-    """Fill in the two defaults that depend on the machine: state folder and key store."""
+    """Set the two defaults that depend on the machine: state directory and key store."""
     written = tree.get("state_dir")
     if isinstance(written, str):
         with contextlib.suppress(ValueError):  # validation finds it again, and reports it
@@ -69,7 +69,7 @@ def _with_places(tree: dict[str, Value], folder: FsPath, state_dir: FsPath) -> d
 
 
 class _View:
-    """A tree without its broken parts, which can tell where its values stood before."""
+    """A tree without its broken parts that knows the original paths of its values."""
 
     def __init__(self, tree: Mapping[str, Value], broken: set[Path]) -> None:
         self._broken = broken
@@ -101,18 +101,18 @@ class _View:
         return self._origin[existing] + path[len(existing) :]
 
     def existing(self, path: Path) -> Path:
-        """Cut `path` to what exists in this view."""
+        """Shorten `path` to what exists in this view."""
         while path not in self._origin:
             path = path[:-1]
         return path
 
     def culprit(self, path: Path) -> Path:
-        """Tell what to take out so that the fault at `path` goes: the value, or what lacks it."""
+        """Return what to remove to fix the error at `path`: the value or its parent."""
         return self._origin[self.existing(path)]
 
 
-class _Finding:
-    """One of pydantic's errors, in terms of the tree as it was written."""
+class _Violation:
+    """One of pydantic's errors, with its path in the tree as it was written."""
 
     def __init__(self, view: _View, details: ErrorDetails) -> None:
         place = tuple(step for step in details["loc"] if step != "[key]")
@@ -132,19 +132,19 @@ class _Finding:
 
 
 def _is_known(path: Path, broken: set[Path]) -> bool:
-    """Whether a fault at `path` only follows from one that is known: within it, or around it."""
+    """Whether an error at `path` follows from a known one: inside it, or around it."""
     return any(path[: len(known)] == known or known[: len(path)] == path for known in broken)
 
 
 _TEXTS: Final = {
-    "missing": "is missing: it has no default here",
+    "missing": "is required",
     "string_type": "must be text: put it in quotes",
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
-    "list_type": "must be a list: write [a, b] or one '- item' a line",
-    "dict_type": "must be a mapping: write 'key: value' lines below it",
-    "model_type": "must be a mapping: write 'key: value' lines below it",
-    "model_attributes_type": "must be a mapping: write 'key: value' lines below it",
+    "list_type": "must be a list: write [a, b], or one '- item' per line",
+    "dict_type": "must be a mapping: write 'name: value' lines below it",
+    "model_type": "must be a mapping: write 'name: value' lines below it",
+    "model_attributes_type": "must be a mapping: write 'name: value' lines below it",
     "too_short": "must have at least one item",
     "string_too_short": "must not be empty",
     "string_pattern_mismatch": "must not contain control characters",
@@ -170,7 +170,7 @@ def _bound(context: Mapping[str, Any]) -> str:
 
 
 def _shown(document: Document, path: Path) -> str:
-    """Quote the value that stands at `path`, unless it may be a secret."""
+    """Quote the value at `path`, unless it may be a secret."""
     value: Any = document.tree
     for step in path:
         try:
@@ -189,11 +189,11 @@ def _explain_unknown(path: Path) -> str:
     key, siblings = str(path[-1]), _keys_at(path[:-1])
     close = difflib.get_close_matches(key, siblings, n=1)
     if close:
-        return f"unknown key: did you mean {close[0]}?"
+        return f"unknown setting: did you mean {close[0]}?"
     elsewhere = [path_text(other) for other in _all_keys(Config, ()) if other[-1] == key]
     if elsewhere:
-        return f"unknown key here: did you mean {' or '.join(elsewhere[:3])}?"
-    return f"unknown key: possible here are {', '.join(siblings)}"
+        return f"unknown setting: did you mean {' or '.join(elsewhere[:3])}?"
+    return f"unknown setting: valid settings here are {', '.join(siblings)}"
 
 
 def _keys_at(path: Path) -> list[str]:

@@ -1,7 +1,7 @@
-"""Values that are more than a word: addresses, urls, files, stores, keys, tokens of HTTP.
+"""Structured values: addresses, URLs, files, stores, keys, HTTP tokens.
 
-Each parser takes what stands in the file and returns what the program uses, or raises `ValueError`
-with a text that says how to write it. Whether values agree with each other is for `checks`.
+Each parser takes the text in the file and returns the value that the program uses, or raises
+`ValueError` with a text that says how to write it. `checks` checks how values fit together.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from pydantic import (
     ValidationInfo,
 )
 
-from gateway.keys.material import KeyMaterial
+from gateway.config.postgresql_url import check_postgresql_url
+from gateway.keys.api_key import ApiKey
 
 _MAX_PORT: Final = 65535
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9.])?")
@@ -35,10 +36,10 @@ _ADDRESS_HELP: Final = (
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Cut `HOST:PORT` or `[IPv6]:PORT` into host (without brackets) and port.
+    """Split `HOST:PORT` or `[IPv6]:PORT` into host (without brackets) and port.
 
-    An empty host stands for all addresses, port 0 for one that the system picks. Raises
-    `ValueError` that says how to write it.
+    An empty host means all addresses, port 0 any free port. Raises `ValueError` that says how to
+    write it.
     """
     host, colon, port = address.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit():
@@ -64,7 +65,7 @@ def _ipv6(text: str) -> ipaddress.IPv6Address:
     try:
         return ipaddress.IPv6Address(text)
     except ValueError:
-        msg = "this is no IPv6 address"
+        msg = "invalid IPv6 address"
         raise ValueError(msg) from None
 
 
@@ -82,17 +83,17 @@ Address = Annotated[str, AfterValidator(_canonical_address)]
 
 
 def split_url(url: str) -> SplitResult:
-    """Check a backend's url and cut it up; raise `ValueError` that says how to write it."""
+    """Check a backend's URL and split it; raise `ValueError` that says how to write it."""
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        msg = f"this is no url: {_URL_HELP}; a port is a number from 1 to {_MAX_PORT}"
+        msg = f"invalid URL: {_URL_HELP}; a port is a number from 1 to {_MAX_PORT}"
         raise ValueError(msg) from None
     if parts.scheme not in {"http", "https"} or not url.startswith(f"{parts.scheme}://"):
         raise ValueError(_URL_HELP)
     if not parts.hostname or (":" not in parts.hostname and not _HOST.fullmatch(parts.hostname)):
-        msg = "the url names no host: write http://HOST:PORT"
+        msg = "the URL has no host: write http://HOST:PORT"
         raise ValueError(msg)
     if port == 0:
         msg = f"a port is a number from 1 to {_MAX_PORT}"
@@ -106,14 +107,14 @@ _URL_HELP: Final = "write http://HOST:PORT (cleartext) or https://HOST:PORT (TLS
 
 def _check_url_rest(parts: SplitResult) -> None:
     if "@" in parts.netloc:
-        msg = "a url takes no user or password: see forward.key for the backend's credential"
+        msg = "the URL must not contain a user or password: set the credential with forward.key"
         raise ValueError(msg)
     if parts.query or parts.fragment:
-        msg = "a url takes no '?' or '#': leave out what follows the path"
+        msg = "the URL must not contain '?' or '#': remove everything after the path"
         raise ValueError(msg)
     segments = parts.path.split("/")
     if not _URL_PATH.fullmatch(parts.path) or "." in segments or ".." in segments:
-        msg = "the url's path is no plain prefix: write it as in https://host/some/prefix"
+        msg = "the URL's path must be a plain prefix: write it as in https://host/some/prefix"
         raise ValueError(msg)
 
 
@@ -123,11 +124,11 @@ def _checked_url(url: str) -> str:
 
 
 Url = Annotated[str, AfterValidator(_checked_url)]
-"""`http://` or `https://`, host, perhaps a port, perhaps a path as prefix."""
+"""`http://` or `https://`, host, optionally a port, optionally a path as prefix."""
 
 
 def port_of(parts: SplitResult) -> int:
-    """Tell a url's port: its scheme's own (80, 443) where it names none."""
+    """Return a URL's port; by default its scheme's (80, 443)."""
     return parts.port or (443 if parts.scheme == "https" else 80)
 
 
@@ -141,18 +142,35 @@ def _checked_authority(host: str) -> str:
 
 
 Authority = Annotated[str, AfterValidator(_checked_authority)]
+
+_HOST_PATTERN: Final = re.compile(r"\*|(\*\.)?[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?")
+
+
+def _checked_host_pattern(value: str) -> str:
+    name = value.lower().removesuffix(".")
+    if not _HOST_PATTERN.fullmatch(name):
+        msg = (
+            "write a host name without a port, such as gateway.example.com, *.example.com for all"
+            " names below it, or * for every name"
+        )
+        raise ValueError(msg)
+    return name
+
+
+HostPattern = Annotated[str, AfterValidator(_checked_host_pattern)]
+"""A host name, `*.PARENT` or `*`; lower case."""
 """`HOST` or `HOST:PORT`, as in the Host header."""
 
 
 def expand(path: str | Path, folder: Path) -> Path:
-    """Resolve `~` and take a relative path as beside the configuration file, in `folder`.
+    """Resolve `~`, and resolve a relative path against `folder`, the configuration's directory.
 
-    Raises `ValueError` where there is no such home folder.
+    Raises `ValueError` if there is no such home directory.
     """
     try:
         return folder / Path(path).expanduser()
     except RuntimeError:
-        msg = "there is no home folder to put in place of '~': write the whole path"
+        msg = "'~' cannot be resolved, because there is no home directory: write the whole path"
         raise ValueError(msg) from None
 
 
@@ -162,7 +180,7 @@ def _beside(path: Path, info: ValidationInfo) -> Path:
 
 def _file_text(value: object) -> object:
     if value == "":
-        msg = "the path is empty: name a file"
+        msg = "the path is empty: set the path of a file"
         raise ValueError(msg)
     return value
 
@@ -173,18 +191,18 @@ FilePath = Annotated[
     AfterValidator(_beside),
     PlainSerializer(str, return_type=str, when_used="json"),
 ]
-"""A path; relative ones are relative to the configuration file's folder."""
+"""A path; relative paths are relative to the configuration file's directory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Where keys live."""
+    """Where API keys are stored."""
 
     kind: Literal["sqlite", "postgresql", "file", "authority"]
     path: Path = Path()
-    """The SQLite file; a file store's file or folder."""
+    """The SQLite file; a file store's file or directory."""
     url: str = field(default="", repr=False)
-    """PostgreSQL's url, which may contain a password; an authority's."""
+    """The URL of PostgreSQL, which may contain a password, or of an authority."""
 
     def __str__(self) -> str:
         """Write it as in the configuration, without a password and parameters."""
@@ -202,24 +220,10 @@ _STORE_HELP: Final = (
     "write sqlite:///absolute/path/keys.db, postgresql://user@host/database, "
     "file:///absolute/path/keys.yaml or authority+https://host/path"
 )
-_POSTGRESQL_PARAMETERS: Final = frozenset(
-    {
-        "host",
-        "passfile",
-        "port",
-        "sslcert",
-        "sslcrl",
-        "sslkey",
-        "sslmode",
-        "sslrootcert",
-        "target_session_attrs",
-        "user",
-    }
-)
 
 
 def parse_store(value: object) -> Store:
-    """Read a store's url, such as `sqlite:///var/lib/otlp-gateway/keys.db`.
+    """Parse a store's URL, such as `sqlite:///var/lib/otlp-gateway/keys.db`.
 
     Raises `ValueError` that says how to write it.
     """
@@ -234,74 +238,50 @@ def parse_store(value: object) -> Store:
         case "file":
             return Store("file", _store_path(rest, "file:///absolute/path/keys.yaml"))
         case "postgresql" | "postgres":
-            return Store("postgresql", url=_postgresql_url(f"postgresql://{rest}"))
+            return Store("postgresql", url=check_postgresql_url(f"postgresql://{rest}"))
         case "authority+http" | "authority+https":
             return Store("authority", url=_authority_url(value.removeprefix("authority+")))
         case "authority":
-            msg = "say how it is asked: write authority+https://host/path or authority+http://…"
+            msg = "the protocol is missing: write authority+https://host/path or authority+http://…"
             raise ValueError(msg)
         case "postgresql+asyncpg" | "postgres+asyncpg":
-            msg = "leave out '+asyncpg': write postgresql://user@host/database"
+            msg = "remove '+asyncpg': write postgresql://user@host/database"
             raise ValueError(msg)
         case _:
-            msg = f"unknown kind of store: {_STORE_HELP}"
+            msg = f"unknown type of store: {_STORE_HELP}"
             raise ValueError(msg)
 
 
 def _sqlite_path(text: str) -> Path:
     path = _store_path(text, "sqlite:///absolute/path/keys.db")
     if path.parent == Path("/"):
-        msg = "the file's folder is /: write sqlite:///absolute/path/keys.db"
+        msg = "the file must not be directly in /: write sqlite:///absolute/path/keys.db"
         raise ValueError(msg)
     return path
 
 
 def _store_path(text: str, form: str) -> Path:
-    # Four slashes are how SQLAlchemy's users write an absolute path, three how everybody else does.
+    # SQLAlchemy's users write an absolute path with four slashes, everyone else with three.
     path = Path("/" + text.lstrip("/"))
     if not text.startswith("/") or path == Path("/"):
         msg = f"the path is not absolute: write {form}"
         raise ValueError(msg)
     if set("?#%") & set(text):
-        msg = "a store's path takes no '?', '#' or '%': choose a plain name"
+        msg = "the path must not contain '?', '#' or '%': choose another name"
         raise ValueError(msg)
     return path
 
 
 def _authority_url(url: str) -> str:
     if "@" in url.partition("://")[2].partition("/")[0]:
-        msg = "the url names a user: send credentials with keys.authority.headers instead"
+        msg = "the URL must not contain a user: set credentials with keys.authority.headers"
         raise ValueError(msg)
     parts = split_url(url)
     if parts.path in {"", "/"}:
         msg = (
-            "the url names no path: write .../internal/api/security/ingestion/authorize or "
+            "the URL has no path: write .../internal/api/security/ingestion/authorize or "
             ".../stsAgent/api/v1/validate"
         )
-        raise ValueError(msg)
-    return url
-
-
-def _postgresql_url(url: str) -> str:
-    """Check the form of libpq's url. Nothing of it is repeated: it may contain a password."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        msg = "this is no url: write postgresql://user@host/database"
-        raise ValueError(msg) from None
-    parameters = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if not (parts.netloc.rpartition("@")[2] or parameters.get("host")):
-        msg = "the url names no host: write postgresql://user@host/database"
-        raise ValueError(msg)
-    if not parts.path.strip("/"):
-        msg = "the url names no database: write postgresql://user@host/database"
-        raise ValueError(msg)
-    if parts.fragment:
-        msg = "the url contains a '#': write it as %23"
-        raise ValueError(msg)
-    if not set(parameters) <= _POSTGRESQL_PARAMETERS:
-        possible = ", ".join(sorted(_POSTGRESQL_PARAMETERS))
-        msg = f"unknown parameter: possible after the '?' are {possible}"
         raise ValueError(msg)
     return url
 
@@ -315,17 +295,17 @@ StoreUrl = Annotated[
 
 
 def _checked_secret(secret: SecretStr) -> SecretStr:
-    KeyMaterial.adopt(secret.get_secret_value())
+    ApiKey.adopt(secret.get_secret_value())
     return secret
 
 
 Secret = Annotated[SecretStr, AfterValidator(_checked_secret)]
-"""A key or token: 1 to 512 visible ASCII characters; masked wherever it is printed."""
+"""An API key or token: 1 to 512 visible ASCII characters; masked wherever it is printed."""
 
 
 def _checked_token(value: str) -> str:
     if not _TOKEN.fullmatch(value):
-        msg = "write one word of letters, digits and - (a token as in RFC 9110 §5.6.2)"
+        msg = "must be one word of letters, digits and - (a token as in RFC 9110 §5.6.2)"
         raise ValueError(msg)
     return value
 
@@ -334,11 +314,31 @@ Token = Annotated[str, AfterValidator(_checked_token)]
 """A scheme's or header's name (RFC 9110 §5.6.2)."""
 
 
+_NEEDED: Final = re.compile(
+    r"(?:content|grpc)[-_].*|accept|connection|host|te|transfer[-_]encoding", re.IGNORECASE
+)
+_KEY_CARRIERS: Final = re.compile(r"authorization|(?:sts|dd)[-_]api[-_]key", re.IGNORECASE)
+
+
+def _checked_dropped_field(value: str) -> str:
+    if _NEEDED.fullmatch(_checked_token(value)):
+        msg = "cannot be dropped: the backend needs this header to read the request"
+        raise ValueError(msg)
+    if _KEY_CARRIERS.fullmatch(value):
+        msg = "carries the API key: set forward.key to decide which key the backend gets"
+        raise ValueError(msg)
+    return value
+
+
+DroppedField = Annotated[str, AfterValidator(_checked_dropped_field)]
+"""A header of senders that no backend gets."""
+
+
 def _canonical_network(value: str) -> str:
     try:
         return str(ipaddress.ip_network(value))
     except ValueError:
-        msg = "write a network such as 10.0.0.0/8 or fd00::/8, with no bits set past its length"
+        msg = "write a network such as 10.0.0.0/8 or fd00::/8, without bits after the prefix length"
         raise ValueError(msg) from None
 
 

@@ -1,18 +1,18 @@
-"""From the configuration to what a worker is told: its share of this host, resolved to numbers."""
+"""Turns the configuration into a worker's settings: its share of this host, in plain numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import starmap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
 from gateway import settings
 from gateway.config import tree
+from gateway.config.tls_contents import TlsContents
 from gateway.config.values import port_of, split_url
 
 
-def worker_settings(
+def worker_settings(  # noqa: PLR0913 - what differs by worker, and by generation
     config: tree.Config,
     index: int,
     workers: int,
@@ -21,20 +21,23 @@ def worker_settings(
     max_connections_share: int,
     *,
     log_format: Literal["console", "json"] = "json",
+    tls_contents: TlsContents | None = None,
 ) -> settings.WorkerSettings:
-    """Resolve the configuration for worker `index` of `workers`.
+    """Build the settings of worker `index` of `workers`.
 
     `fds` are (position in `config.listen`, descriptor) of each bound socket: a name such as
     localhost may have two. `counts_fd` is the shared memory of connection counts and
-    `max_connections_share` this worker's part of `limits.max_connections`. `log_format` is what
-    `log.format: auto` came to in control.
+    `max_connections_share` this worker's part of `limits.max_connections`. `log_format` is the
+    format that control chose for `log.format: auto`; `tls_contents` is what the files for TLS held
+    when they were checked.
     """
+    contents = tls_contents or {}
     return settings.WorkerSettings(
         index=index,
         workers=workers,
         counts_fd=counts_fd,
-        listeners=tuple(_listener(config.listen[place], fd) for place, fd in fds),
-        backends=tuple(_backends(config.backends)),
+        listeners=tuple(_listener(config.listen[place], fd, contents) for place, fd in fds),
+        backends=tuple(_backends(config.backends, contents)),
         forward=_forward(config.forward),
         schemes=tuple(config.auth.schemes),
         limits=_limits(config.limits, workers, max_connections_share),
@@ -47,60 +50,77 @@ def worker_settings(
     )
 
 
-def _authority(keys: tree.Keys) -> settings.Authority | None:
+def _authority(keys: tree.KeysConfig) -> settings.AuthoritySettings | None:
     authorities = sum(store.kind == "authority" for store in keys.stores)
     if not authorities:
         return None
-    return settings.Authority(
+    return settings.AuthoritySettings(
         cache_size=keys.cache.size,
         negative_cache_size=keys.cache.negative_size,
-        # Each waits for its turn, and then for the answer.
+        # Each request waits for its turn, and then for the response.
         wait_s=2 * authorities * keys.authority.timeout + _AUTHORITY_GRACE_S,
     )
 
 
-def _listener(listener: tree.Listener, fd: int) -> settings.Listener:
+def _listener(
+    listener: tree.ListenerConfig, fd: int, contents: TlsContents
+) -> settings.ListenerSettings:
     tls = listener.tls
-    return settings.Listener(
+    return settings.ListenerSettings(
         fd=fd,
         address=listener.address,
-        tls=_server_tls(tls) if tls is not None else None,
+        tls=_server_tls(tls, contents) if tls is not None else None,
         proxy_protocol=listener.proxy_protocol,
     )
 
 
-def _server_tls(tls: tree.TlsServer) -> settings.TlsServer:
-    return settings.TlsServer(
+def _server_tls(tls: tree.TlsServerConfig, contents: TlsContents) -> settings.TlsServerSettings:
+    return settings.TlsServerSettings(
         cert_file=str(tls.cert_file),
         key_file=str(tls.key_file),
         client_ca_file=_path(tls.client_ca_file),
         min_version=tls.min_version,
+        contents=_named(contents, tls.cert_file, tls.key_file, tls.client_ca_file),
     )
+
+
+def _named(contents: TlsContents, *files: Path | None) -> dict[str, bytes]:
+    names = {str(file) for file in files if file is not None}
+    return {name: content for name, content in contents.items() if name in names}
 
 
 def _path(path: Path | None) -> str | None:
     return str(path) if path is not None else None
 
 
-def _backends(backends: tree.Backends) -> list[settings.Backend]:
-    named = [(name, getattr(backends, name)) for name in type(backends).model_fields]
-    return list(starmap(_backend, ((name, each) for name, each in named if each is not None)))
+def _backends(
+    backends: tree.BackendsConfig, contents: TlsContents
+) -> Iterator[settings.BackendSettings]:
+    for name in type(backends).model_fields:
+        backend = getattr(backends, name)
+        if backend is not None:
+            yield _backend(name, backend, contents)
 
 
-def _backend(name: str, backend: tree.Backend) -> settings.Backend:
-    return settings.Backend(
+def _backend(
+    name: str, backend: tree.BackendConfig, contents: TlsContents
+) -> settings.BackendSettings:
+    tls = backend.tls or tree.TlsClientConfig()
+    return settings.BackendSettings(
         name=name,
         targets=tuple(_target(url) for url in backend.urls),
-        tls=_client_tls(backend.tls or tree.TlsClient()) if _has_tls(backend) else None,
+        tls=_client_tls(tls, contents) if _has_tls(backend) else None,
         connect_timeout_s=backend.connect_timeout,
         min_connections=backend.min_connections,
         max_connections=backend.connection_limit,
         max_waiting=backend.max_waiting,
         host=backend.host,
+        resolve_interval_s=backend.resolve_interval,
+        max_connection_age_s=backend.max_connection_age,
     )
 
 
-def _has_tls(backend: tree.Backend) -> bool:
+def _has_tls(backend: tree.BackendConfig) -> bool:
     return any(url.startswith("https://") for url in backend.urls)
 
 
@@ -114,35 +134,41 @@ def _target(url: str) -> settings.Target:
     )
 
 
-def _client_tls(tls: tree.TlsClient) -> settings.TlsClient:
-    return settings.TlsClient(
+def _client_tls(tls: tree.TlsClientConfig, contents: TlsContents) -> settings.TlsClientSettings:
+    return settings.TlsClientSettings(
         ca_file=_path(tls.ca_file),
         cert_file=_path(tls.cert_file),
         key_file=_path(tls.key_file),
         server_name=tls.server_name,
         insecure_skip_verify=tls.insecure_skip_verify,
+        contents=_named(contents, tls.ca_file, tls.cert_file, tls.key_file),
     )
 
 
-def _forward(forward: tree.Forward) -> settings.Forward:
+def _forward(forward: tree.ForwardConfig) -> settings.ForwardSettings:
     key = forward.gateway_key
-    return settings.Forward(
+    return settings.ForwardSettings(
         key=forward.key,
         gateway_key=key.get_secret_value() if key is not None else None,
         scheme=forward.scheme,
         identity_headers=forward.identity_headers,
+        sender_address=forward.sender_address,
+        drop_headers=tuple(forward.drop_headers),
     )
 
 
 _AUTHORITY_GRACE_S: Final = 2.0
-"""What control may take beyond its authorities' own times."""
+"""Extra time for control, beyond the timeouts of the authorities."""
 _QUOTA_STATUS: Final[dict[int, Literal[429, 503]]] = {429: 429, 503: 503}
 
 
-def _limits(limits: tree.Limits, workers: int, max_connections: int) -> settings.Limits:
-    return settings.Limits(
+def _limits(
+    limits: tree.LimitsConfig, workers: int, max_connections: int
+) -> settings.LimitsSettings:
+    return settings.LimitsSettings(
         max_body_bytes=limits.max_body,
         max_connections=max_connections,
+        max_connections_per_address=-(-limits.max_connections_per_address // workers),
         max_streams_per_connection=limits.max_streams_per_connection,
         buffer_memory_bytes=limits.buffer_memory,
         header_timeout_s=limits.header_timeout,
@@ -150,6 +176,7 @@ def _limits(limits: tree.Limits, workers: int, max_connections: int) -> settings
         linger_bytes=limits.linger_bytes,
         linger_timeout_s=limits.linger_timeout,
         stall_timeout_s=limits.stall_timeout,
+        min_upload_rate=limits.min_upload_rate,
         request_timeout_s=limits.request_timeout,
         max_connection_age_s=limits.max_connection_age,
         drain_timeout_s=limits.drain_timeout,
@@ -158,30 +185,30 @@ def _limits(limits: tree.Limits, workers: int, max_connections: int) -> settings
     )
 
 
-def _per_key(limits: tree.PerKey, workers: int) -> settings.PerKey:
-    """Divide a key's quota by the workers; what is limited at all keeps at least one request."""
-    return settings.PerKey(
-        requests=limits.requests / workers,
-        bytes=limits.bytes / workers,
-        concurrent=-(-limits.concurrent // workers),
+def _per_key(limits: tree.PerKeyConfig, workers: int) -> settings.PerKeyLimits:
+    return settings.PerKeyLimits(
+        requests=limits.requests,
+        bytes=limits.bytes,
+        concurrent=limits.concurrent,
         workers=workers,
     )
 
 
-def _cors(cors: tree.Cors) -> settings.Cors:
-    return settings.Cors(
+def _cors(cors: tree.CorsConfig) -> settings.CorsSettings:
+    return settings.CorsSettings(
         allowed_origins=tuple(cors.allowed_origins),
         allowed_headers=tuple(cors.allowed_headers),
         max_age_s=int(cors.max_age),
     )
 
 
-def _intake(intake: tree.IntakeBackend | None) -> settings.Intake:
+def _intake(intake: tree.IntakeBackendConfig | None) -> settings.IntakeSettings:
     if intake is None:
-        return settings.Intake()
-    return settings.Intake(
+        return settings.IntakeSettings()
+    return settings.IntakeSettings(
         path=intake.path,
         no_answer=intake.no_answer,
+        hold_timeout_s=intake.hold_timeout,
         service_bearer=intake.service_bearer,
         max_body=dict(intake.max_body),
     )

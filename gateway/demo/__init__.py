@@ -1,7 +1,7 @@
-"""`gateway demo`: everything embedded, nothing to configure.
+"""`gateway demo`: a complete setup without any configuration.
 
-The gateway itself runs as it does in `gateway serve`; this room adds what a first try needs: free
-ports, certificates, a first key, a backend that shows what arrives, and text to paste.
+The gateway itself runs as in `gateway serve`. This package adds what a first try needs: free ports,
+certificates, a first API key, a backend that shows what arrives, and text to paste.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the demo says at its start: where it listens, the key, and what to paste."""
+"""The demo's start-up text: addresses, the API key, and the text to paste."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _BOLD, _RESET = "\x1b[1m", "\x1b[0m"
 
 
 def banner(snippets: Snippets, now_ns: int, is_fancy: bool) -> str:  # noqa: FBT001 - of its one caller
-    """Write everything that stands above the live view.
+    """Format everything above the live view.
 
     Args:
-        snippets: what to paste.
-        now_ns: Unix time in nanoseconds, for the span in the curl line.
-        is_fancy: whether the terminal shows emphasis.
+        snippets: the text to paste.
+        now_ns: Unix time in nanoseconds, for the span in the curl command.
+        is_fancy: whether the terminal supports bold text.
     """
     parts = (
         _addresses(snippets),
@@ -51,7 +51,7 @@ def banner(snippets: Snippets, now_ns: int, is_fancy: bool) -> str:  # noqa: FBT
         _headed("Traces, metrics, logs and a profile over TLS:", is_fancy),
         snippets.send,
         "",
-        _headed("What arrives and what is refused (Ctrl-C stops):", is_fancy),
+        _headed("Requests that arrive or are refused (press Ctrl-C to stop):", is_fancy),
     )
     return "\n".join(parts)
 
@@ -61,15 +61,15 @@ def _headed(text: str, is_fancy: bool) -> str:  # noqa: FBT001 - of its one call
 
 
 def _addresses(snippets: Snippets) -> str:
-    setting, ports = snippets.setting, snippets.setting.ports
+    layout, ports = snippets.layout, snippets.layout.ports
     rows = (
         (
             "OTLP in cleartext",
             f"{HOST}:{ports.grpc} and {HOST}:{ports.http}, gRPC and HTTP on both",
         ),
-        ("OTLP over TLS", f"{HOST}:{ports.tls}, CA certificate {setting.certificates.ca_file}"),
-        ("Admin", f"{setting.admin_url}/metrics, {setting.admin_url}/readyz"),
-        ("Keys and settings", str(setting.folder)),
+        ("OTLP over TLS", f"{HOST}:{ports.tls}, CA certificate {layout.certificates.ca_file}"),
+        ("Admin", f"{layout.admin_url}/metrics, {layout.admin_url}/readyz"),
+        ("Keys and settings", str(layout.folder)),
     )
     lines = [f"  {name:<18} {value}" for name, value in rows]
     return "\n".join((f"otlp-gateway {__version__} demo", "", *lines, ""))
@@ -80,11 +80,11 @@ def _key(snippets: Snippets, is_fancy: bool) -> str:  # noqa: FBT001 - of its on
         mark = "✅" if is_fancy else "[SUCCESS]"
         return (
             f"{mark} Ingestion API Key generated: {snippets.key}\n\n"
-            f"It is shown only now. It stands in the lines below; later starts have\n"
-            f"${KEY_VARIABLE} there instead. Another key: {snippets.new_key}\n"
+            f"The key is shown only once. The text below contains it; later starts use\n"
+            f"${KEY_VARIABLE} instead. To create another key: {snippets.new_key}\n"
         )
     return (
-        f"The key was shown at the first start and cannot be shown again. Set it first:\n"
+        f"The API key was shown at the first start and cannot be shown again. Set it first:\n"
         f"export {KEY_VARIABLE}=…\n"
-        f"Another key: {snippets.new_key}\n"
+        f"To create another key: {snippets.new_key}\n"
     )

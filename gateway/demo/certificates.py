@@ -1,7 +1,7 @@
-"""The demo's own CA and server certificate, kept in its folder and renewed in time.
+"""The demo's own CA and server certificate, stored in its directory and renewed in time.
 
-For this machine's loopback addresses only. A CA that was handed to a Collector as `ca_file` stays
-the same over restarts, so that pasted snippets keep working.
+They are only for loopback addresses. The CA stays the same across restarts, so that pasted
+configurations with its `ca_file` keep working.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 NAMES: Final = ("localhost",)
 ADDRESSES: Final = ("127.0.0.1", "::1")
-"""What the server certificate is for."""
+"""Names and addresses in the server certificate."""
 
 _CA_LIFE: Final = timedelta(days=3650)
 _SERVER_LIFE: Final = timedelta(days=397)
-"""Some clients refuse server certificates that live longer (CA/Browser Forum, 398 days)."""
+"""Some clients refuse server certificates with a longer lifetime (CA/Browser Forum, 398 days)."""
 _RENEW_BEFORE: Final = timedelta(days=30)
 _CLOCK_SKEW: Final = timedelta(hours=1)
-"""Certificates begin a little in the past: containers' and VMs' clocks differ."""
+"""Certificates are valid from a little in the past: clocks of containers and VMs differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """Where the files are: PEM, the keys readable by their owner only."""
+    """Paths of the PEM files; keys are readable only by their owner."""
 
     ca_file: Path
     cert_file: Path
@@ -47,14 +47,14 @@ class _Pair:
 
 
 def ensure_certificates(folder: Path, now: datetime) -> Certificates:
-    """Keep what is good for another 30 days, and make what is missing, damaged or ending.
+    """Keep certificates that are valid for another 30 days, and create all others again.
 
     Args:
-        folder: where they are kept; made if it is not there.
-        now: the present, with a time zone.
+        folder: their directory; created if it does not exist.
+        now: the current time, with a time zone.
 
     Raises:
-        OSError: the folder or a file in it cannot be written.
+        OSError: the directory or a file in it cannot be written.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     ca = _load(folder / "ca.crt", folder / "ca.key", now)
@@ -69,7 +69,7 @@ def ensure_certificates(folder: Path, now: datetime) -> Certificates:
 
 
 def _load(cert_file: Path, key_file: Path, now: datetime) -> _Pair | None:
-    """Load a pair; None when it cannot be used, or not for long."""
+    """Load a pair; None if it is invalid or expires soon."""
     try:
         certificate = x509.load_pem_x509_certificate(cert_file.read_bytes())
         key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
@@ -160,7 +160,7 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def _store(pair: _Pair, cert_file: Path, key_file: Path) -> None:
-    """Write both files; a reader sees the old or the new, never half of one."""
+    """Write both files; readers see the old or the new file, never a partial one."""
     key = pair.key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,

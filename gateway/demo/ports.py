@@ -1,4 +1,4 @@
-"""Ports for the demo: the usual ones, or free ones where those are taken."""
+"""Ports for the demo: the usual ones, or free ones if those are in use."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ HOST: Final = "127.0.0.1"
 
 
 def choose_ports(wanted: Sequence[int]) -> list[int]:
-    """Keep each wanted port that is free on 127.0.0.1, and replace each taken one by a free one.
+    """Return each wanted port that is free on 127.0.0.1, and a free port for each one in use.
 
-    All are distinct. Nothing is held: whoever is quicker may still take one.
+    All are distinct. They are not reserved: another process may still take one.
     """
     with contextlib.ExitStack() as held:
         return [_hold(port, held) for port in wanted]
 
 
 def _hold(port: int, held: contextlib.ExitStack) -> int:
-    """Bind a port, or a free one, until `held` ends, so that the next one is another."""
+    """Bind a port, or a free one, until `held` is closed, so that the next port is different."""
     for candidate in (port, 0):
         listener = socket.socket()
-        # As servers bind: connections of an earlier run in TIME_WAIT do not count.
+        # As servers do: ignore connections of an earlier run in TIME_WAIT.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.callback(listener.close)
         try:
@@ -34,4 +34,4 @@ def _hold(port: int, held: contextlib.ExitStack) -> int:
                 raise
             continue
         return int(listener.getsockname()[1])
-    raise AssertionError  # a free port was found, or bind has said why there is none
+    raise AssertionError  # a free port was found, or bind has raised

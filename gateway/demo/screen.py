@@ -1,7 +1,7 @@
-"""The demo's output: ordered lines, written without ever stopping the event loop.
+"""The demo's output: ordered lines, written without blocking the event loop.
 
-What must be read waits for its turn. Lines about refusals do not wait: when the reader cannot keep
-up they are counted instead, and the count is told.
+Lines that must be shown wait for the reader. Lines about refusals do not: if the reader cannot keep
+up, they are dropped and counted, and the count is shown.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LAST_LINES_S: Final = 2.0
 
 
 class Screen:
-    """Writes to a file descriptor. `on_broken` is called once when nobody reads any more."""
+    """Writes to a file descriptor. `on_broken` is called once when the reader is gone."""
 
     def __init__(self, descriptor: int, on_broken: Callable[[], None]) -> None:
         self._printer = LinePrinter(descriptor, on_broken)
@@ -32,14 +32,14 @@ class Screen:
             await self._printer.write(line)
 
     def offer(self, line: str) -> None:
-        """Write a line when there is room; else it is counted."""
+        """Write a line if there is room; otherwise count it."""
         try:
             self._offered.put_nowait(line)
         except asyncio.QueueFull:
             self._left_out += 1
 
     async def close(self) -> None:
-        """Write what is left, as far as the reader takes it."""
+        """Write the remaining lines, as far as the reader takes them."""
         self._writing.cancel()
         await asyncio.gather(self._writing, return_exceptions=True)
         with contextlib.suppress(TimeoutError):
@@ -53,4 +53,4 @@ class Screen:
             await self._printer.write(await self._offered.get())
             left_out, self._left_out = self._left_out, 0
             if left_out:
-                await self._printer.write(f"… and {left_out} more lines that were not shown")
+                await self._printer.write(f"… and {left_out} more lines, not shown")

@@ -1,8 +1,8 @@
-"""What the demo prints to be pasted: two whole Collector configurations, an agent's environment,
-Prometheus' remote_write, curl, `gateway send`.
+"""The text to paste: two complete Collector configurations, an agent's environment, Prometheus'
+remote_write, curl, `gateway send`.
 
-Pure text. A key stands in it only on the start that made it; later the text refers to the
-environment variable GATEWAY_KEY.
+Only the start that created the API key prints it; later the text refers to the environment variable
+GATEWAY_KEY.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Final
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from gateway.demo.layout import DemoLayout
 from gateway.demo.ports import HOST
-from gateway.demo.setting import Setting
 from gateway.intake import REMOTE_WRITE
 from gateway.model import Signal
 from gateway.otlp import json_codec
@@ -84,26 +84,26 @@ exporters:
 
 @dataclass(frozen=True, slots=True)
 class Snippets:
-    """Text to paste for one run. `key` is None when it cannot be shown any more.
+    """Text to paste for one run. `key` is None if it cannot be shown any more.
 
-    `command` is how this program is called: `gateway`, or its path.
+    `command` is how to call this program: `gateway`, or its path.
     """
 
-    setting: Setting
+    layout: DemoLayout
     key: str | None
     command: str = "gateway"
 
     @property
     def collector_tls(self) -> str:
-        """Write a Collector's configuration as StackState's documentation has it, over TLS."""
+        """Return a Collector configuration over TLS, as in StackState's documentation."""
         return "".join(
             (
                 _TLS_PARTS.format(scheme=SCHEME, token=_yaml(self._collector_key)),
                 self._receivers(0),
                 _TLS_EXPORTER.format(
                     host=HOST,
-                    port=self.setting.ports.tls,
-                    ca_file=_yaml(_collector_text(str(self.setting.certificates.ca_file))),
+                    port=self.layout.ports.tls,
+                    ca_file=_yaml(_collector_text(str(self.layout.certificates.ca_file))),
                 ),
                 _PIPELINES.format(extensions="\n  extensions: [bearertokenauth]"),
             )
@@ -111,16 +111,16 @@ class Snippets:
 
     @property
     def collector_cleartext(self) -> str:
-        """Write a Collector's configuration with `headers:`, for connections without TLS.
+        """Return a Collector configuration with `headers:`, for connections without TLS.
 
-        `bearertokenauth` cannot be used there: Go's gRPC sends no token in cleartext.
+        `bearertokenauth` does not work there: Go's gRPC sends no token in cleartext.
         """
         return "".join(
             (
                 self._receivers(2),
                 _CLEARTEXT_EXPORTER.format(
                     host=HOST,
-                    port=self.setting.ports.grpc,
+                    port=self.layout.ports.grpc,
                     authorization=_yaml(f"{SCHEME} {self._collector_key}"),
                 ),
                 _PIPELINES.format(extensions=""),
@@ -132,11 +132,11 @@ class Snippets:
         return self.key or f"${{env:{KEY_VARIABLE}}}"
 
     def _receivers(self, first: int) -> str:
-        grpc, http = self.setting.ports.collectors[first : first + 2]
+        grpc, http = self.layout.ports.collectors[first : first + 2]
         return _RECEIVERS.format(host=HOST, grpc=grpc, http=http)
 
     def curl(self, now_ns: int) -> str:
-        """Write a curl command that sends one span as JSON.
+        """Return a curl command that sends one span as JSON.
 
         Args:
             now_ns: Unix time in nanoseconds, for the span.
@@ -146,7 +146,7 @@ class Snippets:
             f"-H {self._shell_header()}",
             "-H 'Content-Type: application/json'",
             f"-d {shlex.quote(json_codec.encode(_one_span(now_ns)).decode())}",
-            f"http://{HOST}:{self.setting.ports.http}{SERVICES[Signal.TRACES].http_path}",
+            f"http://{HOST}:{self.layout.ports.http}{SERVICES[Signal.TRACES].http_path}",
         )
         return " ".join(words)
 
@@ -157,42 +157,42 @@ class Snippets:
 
     @property
     def agent(self) -> str:
-        """Write the environment of a StackState agent."""
+        """Return the environment of a StackState agent."""
         key = self.key if self.key is not None else f"${KEY_VARIABLE}"
         return _AGENT.format(url=self._http_url(_AGENT_BASE), key=key)
 
     @property
     def remote_write(self) -> str:
-        """Write the part of Prometheus' configuration that sends here.
+        """Return the `remote_write` block for Prometheus.
 
-        Prometheus has no references to variables: without the key, its place is named.
+        Prometheus does not support variables: without the key, the text contains a placeholder.
         """
         key = self.key if self.key is not None else f"(the key in ${KEY_VARIABLE})"
         return _REMOTE_WRITE.format(url=_yaml(self._http_url(REMOTE_WRITE.path)), key=_yaml(key))
 
     def _http_url(self, path: str) -> str:
-        return f"http://{HOST}:{self.setting.ports.http}{path}"
+        return f"http://{HOST}:{self.layout.ports.http}{path}"
 
     @property
     def send(self) -> str:
-        """Write a `gateway send` command that sends all signals over TLS."""
+        """Return a `gateway send` command that sends all signals over TLS."""
         key = f"{KEY_VARIABLE}={shlex.quote(self.key)} " if self.key is not None else ""
-        ca_file = shlex.quote(str(self.setting.certificates.ca_file))
+        ca_file = shlex.quote(str(self.layout.certificates.ca_file))
         return (
-            f"{key}{self.command} send --endpoint https://{HOST}:{self.setting.ports.tls}"
+            f"{key}{self.command} send --endpoint https://{HOST}:{self.layout.ports.tls}"
             f" --ca-file {ca_file} --signal all"
         )
 
     @property
     def new_key(self) -> str:
-        """Write the command that makes another key in this demo's store."""
+        """Return the command that creates another key in this demo's store."""
         return (
-            f"{self.command} keys create --name NAME --data {shlex.quote(str(self.setting.folder))}"
+            f"{self.command} keys create --name NAME --data {shlex.quote(str(self.layout.folder))}"
         )
 
 
 def marked(name: str, yaml_text: str) -> str:
-    """Put a snippet between lines that say where it begins and ends; they are YAML comments."""
+    """Put a snippet between begin and end lines, which are YAML comments."""
     return f"# ----- begin {name} -----\n{yaml_text}# ----- end {name} -----"
 
 
@@ -202,7 +202,7 @@ def _yaml(text: str) -> str:
 
 
 def _collector_text(text: str) -> str:
-    """Escape what a Collector would read as a reference to a variable."""
+    """Escape `$`, which a Collector would read as a reference to a variable."""
     return text.replace("$", "$$")
 
 

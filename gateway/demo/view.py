@@ -1,6 +1,6 @@
 """The live view: one line for each request that arrived or was refused.
 
-Text in, text out: rich makes colours of it where a terminal can show them.
+It only formats text; rich adds colours if the terminal supports them.
 """
 
 from __future__ import annotations
@@ -16,54 +16,57 @@ from rich.text import Text
 from gateway.channel import Refused
 from gateway.otlp.text import printable
 from gateway.outcome import AuthOutcome
-from gateway.receiver import Record
+from gateway.receiver import ReceivedRequest
 
 REASONS: Final = {
-    AuthOutcome.KEY_MISSING: "no key in the request",
-    AuthOutcome.KEY_MALFORMED: "no key could be read from the request",
-    AuthOutcome.KEY_CONFLICT: "two different keys in one request",
-    AuthOutcome.KEY_UNKNOWN: "a key that is not known",
-    AuthOutcome.KEY_EXPIRED: "an expired key",
-    AuthOutcome.KEY_REVOKED: "a deleted key",
-    AuthOutcome.KEY_DISABLED: "a disabled key",
-    AuthOutcome.SIGNAL_NOT_ALLOWED: "the key may not send this",
-    AuthOutcome.UNDECIDED: "the key could not be checked",
+    AuthOutcome.KEY_MISSING: "no API key in the request",
+    AuthOutcome.KEY_MALFORMED: "the API key is unreadable",
+    AuthOutcome.KEY_CONFLICT: "two different API keys in one request",
+    AuthOutcome.KEY_UNKNOWN: "the API key is unknown",
+    AuthOutcome.KEY_EXPIRED: "the API key has expired",
+    AuthOutcome.KEY_REVOKED: "the API key was deleted",
+    AuthOutcome.KEY_DISABLED: "the API key is disabled",
+    AuthOutcome.SIGNAL_NOT_ALLOWED: "the API key may not send this signal",
+    AuthOutcome.UNDECIDED: "the API key could not be checked",
 }
-"""Why the gateway refuses, in words; by the auth outcome."""
+"""Why the gateway refuses, by the auth outcome."""
 
 _GOOD, _BAD, _ODD = "green", "bold red", "yellow"
 
 
 class LiveView:
-    """Writes the view's lines.
+    """Formats the lines of the view.
 
     Args:
         is_fancy: whether to colour them.
-        key_name: gives the name of a key id.
+        key_name: returns the name for a key id.
     """
 
     def __init__(self, key_name: Callable[[str], str], *, is_fancy: bool) -> None:
         self._key_name = key_name
         self._is_fancy = is_fancy
 
-    def arrived(self, record: Record) -> str:
-        """Tell of a request that the gateway passed on to the receiver."""
-        clock = f"{record.time.astimezone():%H:%M:%S}"
-        if record.error or record.signal is None:
+    def arrived(self, received: ReceivedRequest) -> str:
+        """Format a request that the gateway forwarded to the receiver."""
+        clock = f"{received.time.astimezone():%H:%M:%S}"
+        if received.error or received.signal is None:
             return self._line(
-                clock, ("odd", _ODD), f"{printable(record.path)}: {record.answer}, {record.error}"
+                clock,
+                ("odd", _ODD),
+                f"{printable(received.path)}: {received.answer}, {received.shown_error}",
             )
-        name = ", ".join(printable(name) for name in record.services) or record.unnamed
+        name = ", ".join(printable(name) for name in received.services) or received.unnamed
         columns = (
-            f"{record.signal:<8}  {name:<20}  {record.contents:<14}  "
-            f"{record.bytes:>7} bytes  {printable(record.encoding):<8}  {record.protocol:<4}  "
+            f"{received.signal:<8}  {name:<20}  {received.contents:<14}  "
+            f"{received.bytes:>7} bytes  {printable(received.encoding):<8}  "
+            f"{received.protocol:<4}  "
         )
-        key = printable(record.key_name) or "-"
+        key = printable(received.key_name) or "-"
         return self._line(clock, ("accepted", _GOOD), columns, (f"key {key}", "cyan"))
 
     def refused(self, refused: Refused, at: datetime) -> str:
-        """Tell of refusals of one sender for one reason, as a worker has reported them."""
-        reason = _in_words(refused.reason)
+        """Format the refusals of one sender for one reason, as a worker has reported them."""
+        reason = _reason_text(refused.reason)
         times = f" ({refused.count} times)" if refused.count > 1 else ""
         facts = [f"from {refused.peer}", f"by {refused.protocol}"]
         if refused.scheme:
@@ -94,5 +97,5 @@ class LiveView:
         return stream.getvalue()
 
 
-def _in_words(reason: str) -> str:
+def _reason_text(reason: str) -> str:
     return REASONS[AuthOutcome(reason)] if reason in set(REASONS) else printable(reason)

@@ -1,8 +1,7 @@
 """Who changed which key, when and from where: the audit log's words.
 
-Every store that can be changed keeps the log itself, in the transaction that makes the change:
-there is no change without its entry, and no entry without its change. An entry never contains a
-key. What is written into an SQL database and read from it stands here too, next to `keys.sql`.
+Every repository keeps the log itself, in the transaction that makes the change: there is no change
+without its record, and no record without its change. A record never contains a key.
 """
 
 from __future__ import annotations
@@ -11,15 +10,6 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-
-import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
-
-from gateway.keys.record import KeyRecord
-from gateway.keys.schema import audit_table
-
-MOST_ENTRIES: Final = 1_000
-"""That are read at once."""
 
 
 class Action(enum.StrEnum):
@@ -47,13 +37,13 @@ GATEWAY: Final = Actor("gateway", "itself")
 
 
 @dataclass(frozen=True, slots=True)
-class AuditEntry:
+class AuditRecord:
     """One change of one key."""
 
     id: int
     """The store's revision that made the change: later ones are greater."""
     at_ms: int
-    """Unix milliseconds, by the clock of whoever made the change."""
+    """Unix milliseconds, by the clock of the host that made the change."""
     action: Action
     key_id: int
     key_name: str
@@ -61,50 +51,3 @@ class AuditEntry:
     by: Actor
     changes: Mapping[str, Any]
     """What was set, by the API's names; JSON values."""
-
-
-async def write(
-    connection: AsyncConnection,
-    action: Action,
-    record: KeyRecord,
-    by: Actor,
-    changes: Mapping[str, Any],
-) -> None:
-    """Add an entry about a change that has just made `record` what it is."""
-    await connection.execute(
-        sa.insert(audit_table).values(
-            revision=record.revision,
-            at_ms=record.updated_ms,
-            action=action.value,
-            key_id=record.id,
-            key_name=record.name,
-            who=by.who,
-            origin=by.origin,
-            changes=dict(changes),
-        )
-    )
-
-
-async def read(
-    connection: AsyncConnection, limit: int, before: int | None, key_id: int | None
-) -> list[AuditEntry]:
-    """Read the newest `limit` entries, with ids below `before`, on one key; newest first."""
-    query = sa.select(audit_table).order_by(audit_table.c.revision.desc())
-    if before is not None:
-        query = query.where(audit_table.c.revision < before)
-    if key_id is not None:
-        query = query.where(audit_table.c.key_id == key_id)
-    rows = await connection.execute(query.limit(min(limit, MOST_ENTRIES)))
-    return [_entry(row) for row in rows]
-
-
-def _entry(row: sa.Row[Any]) -> AuditEntry:
-    return AuditEntry(
-        id=row.revision,
-        at_ms=row.at_ms,
-        action=Action(row.action),
-        key_id=row.key_id,
-        key_name=row.key_name,
-        by=Actor(row.who, row.origin),
-        changes=row.changes,
-    )

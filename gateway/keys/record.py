@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import ClassVar, Final, NamedTuple
 
 import msgspec
 
-from gateway.keys.material import KeyMaterial
+from gateway.keys.api_key import ApiKey
 from gateway.model import (
     ALL_SIGNALS,
     KeyDigest,
@@ -59,7 +58,7 @@ class KeyRecord(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Its own, never all None; None = it has none. Costs nothing: the allocator rounds up."""
 
     def __repr__(self) -> str:
-        """Tell which key it is, without its digest."""
+        """Name the key, without its digest."""
         return f"KeyRecord({self.id}, {self.name!r}, revision {self.revision})"
 
     @property
@@ -150,20 +149,15 @@ class KeyDelta:
     removals: list[bytes]
     """Digests to forget altogether."""
     changed_at_ms: int | None = None
-    """When the newest of the changes was made, by its maker's clock; None = nobody can tell."""
+    """When the newest of the changes was made, by its maker's clock; None = unknown."""
     complete: bool = True
-    """Whether a key that workers do not know exists nowhere. False: a store is out of reach, and
-    nobody can tell."""
+    """Whether a key that workers do not know exists nowhere. False: a store is out of reach, so
+    that is unknown."""
 
 
-def limits_in_words(limits: KeyLimits) -> dict[str, int]:
-    """Write limits as JSON has them: what is None is left out."""
+def limits_as_json(limits: KeyLimits) -> dict[str, int]:
+    """Write limits as they stand in JSON: what is None is left out."""
     return {name: value for name, value in limits._asdict().items() if value is not None}
-
-
-def describe_day(unix_ms: int) -> str:
-    """Write the day (UTC) of a time in Unix milliseconds as `yyyy-MM-dd`."""
-    return datetime.fromtimestamp(unix_ms // 1000, UTC).date().isoformat()
 
 
 def static_keys(configured: Iterable[tuple[str | None, str]]) -> list[StaticKey]:
@@ -178,7 +172,7 @@ def static_keys(configured: Iterable[tuple[str | None, str]]) -> list[StaticKey]
     by_digest: dict[bytes, str] = {}
     for position, (given_name, text) in enumerate(configured, start=1):
         name = given_name or f"receiver-{position}"
-        digest = KeyMaterial.adopt(text).digest
+        digest = ApiKey.adopt(text).digest
         if name in by_name:
             msg = f"two receiver keys are called {name!r}: give each a name of its own"
             raise ValueError(msg)

@@ -1,4 +1,7 @@
-"""The seam between the service and the places where keys are kept.
+"""The seams between the service and the places where keys are kept.
+
+Reading stands apart from writing: a gateway follows a `KeyFeed`, people change keys through a
+`KeyRepository`. A file that others write has only a feed.
 
 Every store counts its changes: each transaction that changes a key makes one revision, and what a
 revision contains never changes afterwards. Deleted keys stay as tombstones until they are purged.
@@ -7,17 +10,27 @@ All methods raise `StoreError` when the store cannot be used, and then have chan
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gateway.keys.audit import GATEWAY, Actor, AuditEntry
-from gateway.keys.board import Board
-from gateway.keys.record import KeyRecord
-from gateway.keys.shared_board import Answers
-from gateway.keys.usage import UsageKeeper
+from gateway.keys.audit import GATEWAY, Actor, AuditRecord
+from gateway.keys.record import KeyRecord, KeyUsage
 from gateway.model import KeyDigest, KeyLimits, Signal
+
+
+@dataclass(frozen=True, slots=True)
+class KeySpec:
+    """What a new key is for, until when it works, what and how much it may send."""
+
+    name: str
+    description: str | None = None
+    expires_at_ms: int | None = None
+    """Unix milliseconds; None = never."""
+    signals: frozenset[Signal] | None = None
+    """None = everything."""
+    limits: KeyLimits | None = None
+    """Its own; None = the default ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +38,9 @@ class NewKey:
     """A key to be stored. The store chooses its id."""
 
     digest: KeyDigest
-    name: str
-    description: str | None = None
-    expires_at_ms: int | None = None
-    signals: frozenset[Signal] | None = None
-    adopted: bool = False
-    """It existed elsewhere before; only the audit log tells."""
-    limits: KeyLimits | None = None
-    """Its own; never all None."""
+    spec: KeySpec
+    is_adopted: bool = False
+    """Whether it existed elsewhere before; only the audit log records it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,7 @@ class KeyUpdate:
     """Of `KeyLimits`, by name: those that are named, None = the default again."""
 
     def fields(self, limits: KeyLimits | None) -> dict[str, Any]:
-        """Give the fields of a `KeyRecord` to be replaced, with their new values.
+        """Return the fields of a `KeyRecord` to be replaced, with their new values.
 
         `limits` are those that it has.
         """
@@ -77,8 +85,8 @@ class Changes:
     records: Sequence[KeyRecord]
 
 
-class KeyStore(Protocol):
-    """One place where keys live."""
+class KeyFeed(Protocol):
+    """Where keys come from: all that a gateway needs to follow them."""
 
     @property
     def name(self) -> str:
@@ -89,24 +97,34 @@ class KeyStore(Protocol):
         """Where it is, for people; without secrets."""
 
     @property
-    def file(self) -> Path | None:
-        """The file on this host that commands change behind a running gateway's back, if any."""
-
-    @property
-    def is_writable(self) -> bool:
-        """Whether keys are made and changed through it."""
-
-    @property
     def is_remote(self) -> bool:
         """Whether it can be away while this host is well: then known keys are served all the same,
         for a time, and unknown ones may exist.
         """
 
+    @property
+    def is_read_only(self) -> bool:
+        """Whether it is a copy that nobody can write, such as a standby of a database."""
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether it is a copy that gets no changes now: keys that it does not have may exist."""
+
+    @property
+    def store_id(self) -> str | None:
+        """What identifies the store that is read; None before, and where a store has no such."""
+
+    def use_only(self, store_id: str) -> None:
+        """Read and change no other store from now on: else raise `AnotherStoreError`."""
+
     async def open(self, *, create: bool) -> None:
-        """Make the store usable, migrating an older one; `create` makes a missing one."""
+        """Make the store usable, its repository too, migrating an older one.
+
+        `create` makes a missing one.
+        """
 
     async def close(self) -> None:
-        """Let go of files and connections. Nothing may be called afterwards but `open`."""
+        """Release files and connections. Only `open` may be called afterwards."""
 
     async def changes(self, since: int) -> Changes | None:
         """Read what changed after revision `since`.
@@ -127,26 +145,18 @@ class KeyStore(Protocol):
         A change made before the call counts as well if no earlier call returned for it.
         """
 
-    def usage(self) -> UsageKeeper | None:
-        """Make what keeps its keys' usage; None where it has no place for that. Not opened yet."""
+    async def live(self, after: int = 0, limit: int | None = None) -> list[KeyRecord]:
+        """Read keys that are not deleted: the first `limit` with ids above `after`, by id."""
 
-    def board(self) -> Board | None:
-        """Make what tells commands which changes this gateway's workers have confirmed.
+    async def purge(self, deleted_before_ms: int) -> None:
+        """Forget tombstones of keys that were deleted before this time."""
 
-        None where no command changes the store. Raises `StoreError`.
-        """
 
-    async def ask_gateways(self, revision: int, timeout_s: float) -> Answers | None:
-        """Wait, for a command, until the gateways on all hosts have confirmed its change.
-
-        None where nobody can be asked: gateways on this host alone use `file` (`board`).
-        """
+class KeyRepository(Protocol):
+    """Where keys are changed, and who changed them is read. Opened and closed with its feed."""
 
     async def find(self, key_id: int) -> KeyRecord | None:
         """Read one record, tombstones included."""
-
-    async def live(self, after: int = 0, limit: int | None = None) -> list[KeyRecord]:
-        """Read keys that are not deleted: the first `limit` with ids above `after`, by id."""
 
     async def create(self, key: NewKey, now_ms: int, by: Actor = GATEWAY) -> KeyRecord:
         """Store a key; on return it is on disk.
@@ -174,17 +184,89 @@ class KeyStore(Protocol):
         """Store a successor of a key, with its name, description, signals and limits.
 
         `expires_at_ms` is the successor's; the predecessor's becomes `now_ms + overlap_ms`, unless
-        it expires earlier anyway. Gives (successor, predecessor), both in one revision. Raises
+        it expires earlier anyway. Returns (successor, predecessor), both in one revision. Raises
         `KeyNotFoundError`.
         """
 
     async def audit(
         self, limit: int, before: int | None = None, key_id: int | None = None
-    ) -> list[AuditEntry]:
-        """Read the newest `limit` entries of the audit log, newest first.
+    ) -> list[AuditRecord]:
+        """Read the newest `limit` records of the audit log, newest first.
 
         `before`: only those with a lower id; `key_id`: only those on this key, deleted or not.
         """
 
-    async def purge(self, deleted_before_ms: int) -> None:
-        """Forget tombstones of keys that were deleted before this time."""
+
+class UsageStore(Protocol):
+    """Where usage of keys is kept: key id → sums since the beginning."""
+
+    async def open(self, *, create: bool) -> None:
+        """Make it usable; `create` makes a missing one, which else reads as empty.
+
+        Raises `StoreError`.
+        """
+
+    async def close(self) -> None:
+        """Release files and connections."""
+
+    async def load(self, key_ids: Collection[str] | None = None) -> dict[str, KeyUsage]:
+        """Read all sums, or those of some keys. Raises `StoreError`."""
+
+    async def add(self, usage: Mapping[str, KeyUsage]) -> None:
+        """Add to the sums, in one transaction.
+
+        Raises `StoreError`; then the same must be part of what is added next.
+        """
+
+    async def forget(self, key_ids: Collection[str]) -> None:
+        """Drop the sums of keys that no longer exist. Raises `StoreError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """Which running gateways have confirmed a change; gateways by their names."""
+
+    confirmed: frozenset[str]
+    """Every worker of these decides by the change, or they ended meanwhile."""
+    pending: frozenset[str]
+    """These have not confirmed in time."""
+    is_deaf: bool = False
+    """Whether confirmations cannot be heard: a pooler holds the database's notifications back."""
+
+
+class ConfirmationPublisher(Protocol):
+    """A running gateway's end: it says which revision its workers have confirmed."""
+
+    def publish(self, revision: int) -> None:
+        """Say that every live worker has the store's `revision`, or that none lives."""
+
+    def close(self) -> None:
+        """Say nothing any more."""
+
+
+class Confirmations(Protocol):
+    """How commands that change a store learn that running gateways have taken the change over."""
+
+    def publisher(self) -> ConfirmationPublisher:
+        """Make this gateway's end. Raises `StoreError`."""
+
+    async def wait(self, revision: int, timeout_s: float) -> Confirmation:
+        """Wait, for a command, until all running gateways have confirmed the store's `revision`.
+
+        The change is on disk before. A gateway that ends meanwhile is not waited for.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStore:
+    """One configured place where keys are kept, by what can be done there. Nothing is open yet."""
+
+    feed: KeyFeed
+    repository: KeyRepository | None = None
+    """None where keys are changed by other means, such as editing the file."""
+    usage: UsageStore | None = None
+    """None where the store has no place for it."""
+    confirmations: Confirmations | None = None
+    """None where no command changes the store."""
+    has_snapshot: bool = field(default=False, kw_only=True)
+    """Whether the last known keys are kept on this host, to start from while the store is away."""

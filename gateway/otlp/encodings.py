@@ -1,8 +1,8 @@
-"""How bodies are compressed: `Content-Encoding` over HTTP, `grpc-encoding` over gRPC.
+"""Compression of bodies: `Content-Encoding` over HTTP, `grpc-encoding` over gRPC.
 
-The names and forms are those that the OpenTelemetry Collector speaks (`config/configcompression`,
-`config/confighttp`). Every decompression is bounded: a body that unpacks to more than the limit is
-refused, never stored.
+The names and formats are those of the OpenTelemetry Collector (`config/configcompression`,
+`config/confighttp`). Every decompression is bounded: a body that decompresses to more than the
+limit is refused, never stored.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ Transport = Literal["grpc", "http"]
 
 IDENTITY: Final = "identity"
 ENCODINGS: Final = ("none", "gzip", "deflate", "zstd", "snappy", "lz4")
-"""What `compress` can do; `none` is written as no encoding at all."""
+"""The encodings of `compress`; `none` sends no encoding header."""
 
 DECODABLE: Final = (
     IDENTITY, "gzip", "deflate", "zlib", "zstd", "snappy", "x-snappy-framed", "lz4",
 )  # fmt: skip
-"""What `decompress` understands, besides an absent or empty encoding."""
+"""The encodings of `decompress`, besides an absent or empty one."""
 
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 """Limit before and after decompression (OTLP specification 1.11 recommends 64 MiB)."""
@@ -35,15 +35,15 @@ _DecompressInto = Callable[[bytes, bytearray], int]
 
 
 class EncodingError(ValueError):
-    """The body is not what its encoding says. The text says what is wrong and fits an answer."""
+    """The body does not match its encoding. The text says what is wrong; it can be sent back."""
 
 
 class UnknownEncodingError(EncodingError):
-    """The encoding's name is none that is understood."""
+    """The encoding is not supported."""
 
 
 class TooLargeError(EncodingError):
-    """The body unpacks to more than the limit."""
+    """The body decompresses to more than the limit."""
 
 
 def compress(encoding: str, data: bytes, transport: Transport) -> bytes:
@@ -70,7 +70,7 @@ def compress(encoding: str, data: bytes, transport: Transport) -> bytes:
         case "lz4":
             return bytes(cramjam.lz4.compress(data))
         case _:
-            msg = f"cannot compress with {encoding!r}: known are {', '.join(ENCODINGS)}"
+            msg = f"unsupported compression {encoding!r}: use one of {', '.join(ENCODINGS)}"
             raise UnknownEncodingError(msg)
 
 
@@ -96,7 +96,7 @@ def decompress(encoding: str, data: bytes, limit: int = MAX_BODY_BYTES) -> bytes
         case "lz4":
             return _unpack("lz4", cramjam.lz4.decompress_into, data, limit)
         case _:
-            msg = f"the encoding is not understood here: send one of {', '.join(DECODABLE)}"
+            msg = f"the encoding is not supported: use one of {', '.join(DECODABLE)}"
             raise UnknownEncodingError(msg)
 
 
@@ -120,7 +120,9 @@ def _inflate(data: bytes, limit: int) -> bytes:
         raise EncodingError(msg) from error
     _within(unpacked, limit)
     if not inflater.eof or inflater.unused_data:
-        msg = "the deflate body is cut off" if not inflater.eof else "bytes follow the deflate body"
+        msg = (
+            "the deflate body is truncated" if not inflater.eof else "bytes follow the deflate body"
+        )
         raise EncodingError(msg)
     return unpacked
 

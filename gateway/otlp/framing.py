@@ -17,7 +17,7 @@ class FramingError(ValueError):
 
 
 class GrpcMessage(NamedTuple):
-    """One message as it travelled."""
+    """One message as received."""
 
     is_compressed: bool
     payload: bytes
@@ -29,21 +29,21 @@ def frame(payload: bytes, *, is_compressed: bool = False) -> bytes:
 
 
 def unframe(body: bytes) -> GrpcMessage:
-    """Read the one message that a unary call carries.
+    """Read the one message of a unary call.
 
     Raises:
-        FramingError: the body is empty, cut off, holds more than one message, or has an
-            unknown flag.
+        FramingError: the body is empty or truncated, has more than one message, or an unknown
+            flag.
     """
     if len(body) < PREFIX_BYTES:
-        msg = "the call carries no message: a unary call needs exactly one"
+        msg = "the call has no message: a unary call needs exactly one"
         raise FramingError(msg)
     flag, length = _PREFIX.unpack_from(body)
     if flag not in {0, 1}:
-        msg = f"the message's compressed flag is {flag}, not 0 or 1: is this really gRPC?"
+        msg = f"the message's compressed flag is {flag}, not 0 or 1: this is not gRPC"
         raise FramingError(msg)
     payload = body[PREFIX_BYTES:]
     if len(payload) != length:
-        msg = f"the prefix announces {length} bytes, the call carries {len(payload)}"
+        msg = f"the prefix announces {length} bytes, but the call has {len(payload)}"
         raise FramingError(msg)
     return GrpcMessage(bool(flag), payload)

@@ -5,8 +5,8 @@ Source: OTLP specification, "JSON Protobuf Encoding".
 `traceId`, `spanId` and `parentSpanId` are hex, other bytes base64; enums are integers only; keys
 are lowerCamelCase only; 64-bit integers are decimal strings on writing, strings or numbers on
 reading; unknown keys are ignored. protobuf's own `json_format` does none of the first three, so
-both directions are done here along the messages' descriptors. Faults name the place, because people
-write these bodies by hand.
+this module does both directions itself, with the messages' descriptors. Errors contain the path of
+the field, because people write these bodies by hand.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from typing import Any, Final, NoReturn, TypeVar, cast
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-JsonObject = dict[str, Any]  # what JSON holds is known only after it was checked
+JsonObject = dict[str, Any]  # the types of JSON values are known only after a check
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 _HEX_IDS: Final = {"trace_id": 16, "span_id": 8, "parent_span_id": 8}
 """Fields written in hex, with their sizes in bytes."""
 
 _PROFILE_ID: Final = "profile_id"
-"""The specification leaves it base64, Collectors write it as hex.
+"""In the specification it is base64, but Collectors write it as hex.
 
-16 bytes differ in length, so both are read.
+The two have different lengths for 16 bytes, so both are accepted.
 """
 _PROFILE_ID_HEX_CHARS: Final = 32
 
 _BODY: Final = "body"
-"""The place of a fault that concerns the whole text."""
+"""The path of an error in the whole text."""
 
 MAX_DEPTH: Final = 100
-"""Deepest nesting that is read, as in protobuf's own parsers."""
+"""The deepest nesting that is accepted, as in protobuf's own parsers."""
 
 _F = FieldDescriptor
 _64_BIT: Final = frozenset(
@@ -54,7 +54,7 @@ _FLOAT_NAMES: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math
 class OtlpJsonError(ValueError):
     """The text is not OTLP/JSON.
 
-    `path` is where, `problem` what is wrong and what belongs there.
+    `path` is the field, `problem` says what is wrong and what is expected.
     """
 
     def __init__(self, path: str, problem: str) -> None:
@@ -231,7 +231,7 @@ def _bytes(name: str, value: object, path: str) -> bytes:
 
 
 def _hex_id(text: str, size: int, path: str) -> bytes:
-    """Read an id: empty (not set), or hex of exactly its size, in either case."""
+    """Read an id: empty (not set), or hex of exactly its size, in upper or lower case."""
     try:
         value = bytes.fromhex(text) if text.isalnum() else None
     except ValueError:
@@ -246,7 +246,7 @@ def _fields_by_json_name(message: Message) -> dict[str, FieldDescriptor]:
     descriptor = message.DESCRIPTOR
     found = _KNOWN_FIELDS.get(descriptor.full_name)
     if found is None:
-        # The stubs name two implementations of one interface.
+        # The type stubs have two implementations of one interface.
         fields = cast("Sequence[FieldDescriptor]", descriptor.fields)
         found = {field.json_name: field for field in fields}
         _KNOWN_FIELDS[descriptor.full_name] = found
@@ -254,11 +254,11 @@ def _fields_by_json_name(message: Message) -> dict[str, FieldDescriptor]:
 
 
 _KNOWN_FIELDS: Final[dict[str, dict[str, FieldDescriptor]]] = {}
-"""Filled as message types are met: as many as OTLP has."""
+"""Cache by message type: at most as many as OTLP has."""
 
 
 def _kind(value: object) -> str:
-    """Name a JSON value's kind in an error, without repeating the value."""
+    """Return a JSON value's kind for an error message, without the value."""
     match value:
         case None:
             return "null"

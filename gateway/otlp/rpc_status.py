@@ -1,7 +1,7 @@
 """`google.rpc.Status`: the error body of OTLP/HTTP and the details of a gRPC status.
 
-The one place that touches the generated `google.rpc` modules, which have no types: what leaves here
-is typed.
+Only this module uses the generated `google.rpc` modules, which have no types; its own functions are
+typed.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _NANOS: Final = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class RpcStatus:
-    """What a `google.rpc.Status` says, as far as senders of telemetry can use it."""
+    """The parts of a `google.rpc.Status` that senders of telemetry can use."""
 
     code: int = 0
     message: str = ""
     reason: str = ""
-    """`ErrorInfo.reason`: UPPER_SNAKE_CASE, for programs; empty when there is no ErrorInfo."""
+    """`ErrorInfo.reason`: UPPER_SNAKE_CASE, for programs; empty if there is no ErrorInfo."""
     domain: str = ""
-    """`ErrorInfo.domain`: who gave the reason."""
+    """`ErrorInfo.domain`: the system that defines the reason."""
     retry_after_s: float | None = None
     """`RetryInfo.retry_delay`."""
     violations: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ class RpcStatus:
 
 
 def status_bytes(code: int, message: str, violations: Iterable[tuple[str, str]] = ()) -> bytes:
-    """Encode a status, with `BadRequest` details where there are violations.
+    """Encode a status, with `BadRequest` details if there are violations.
 
     `violations` are pairs of field and description.
     """
@@ -52,9 +52,9 @@ def status_json(code: int, message: str, violations: Iterable[tuple[str, str]] =
 
 
 def parse_status(data: bytes) -> RpcStatus | None:
-    """Decode a protobuf status; None when the bytes are no status.
+    """Decode a protobuf status; None if the bytes are not a status.
 
-    Senders meet proxies and load balancers that answer with anything: that is no failure of ours.
+    Proxies and load balancers may respond with anything, so that is not an error.
     """
     status = status_pb2.Status()
     try:
@@ -65,7 +65,7 @@ def parse_status(data: bytes) -> RpcStatus | None:
 
 
 def parse_status_json(data: bytes) -> RpcStatus | None:
-    """Decode a JSON status; None when the text is no status.
+    """Decode a JSON status; None if the text is not a status.
 
     Unknown kinds of details are skipped, as protobuf's own JSON parser would not.
     """
@@ -92,7 +92,7 @@ def parse_status_json(data: bytes) -> RpcStatus | None:
 
 
 def parse_retry_info(data: bytes) -> float | None:
-    """Decode the metadata `google.rpc.retryinfo-bin`: seconds, or None when it is no RetryInfo."""
+    """Decode the metadata `google.rpc.retryinfo-bin`: seconds, or None if it is not a RetryInfo."""
     retry = error_details_pb2.RetryInfo()
     try:
         retry.ParseFromString(data)

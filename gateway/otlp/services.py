@@ -1,4 +1,4 @@
-"""The four OTLP services: paths, messages, and what a request holds.
+"""The four OTLP services: paths, messages, and the contents of requests.
 
 Paths and partial-success counters are those of the OTLP specification 1.x (opentelemetry-proto,
 `docs/specification.md`, "OTLP/gRPC" and "OTLP/HTTP Request").
@@ -38,7 +38,7 @@ ExportRequest = (
     | ExportLogsServiceRequest
     | ExportProfilesServiceRequest
 )
-"""What a sender sends: one of the four signals' batches."""
+"""A batch of one of the four signals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +47,17 @@ class Service:
 
     signal: Signal
     grpc_path: str
-    """The full method, as it stands in `:path`."""
+    """The full method, as in `:path`."""
     http_path: str
     request: type[ExportRequest]
     response: type[Message]
     item: str
-    """What the batch is counted in, singular; also names the partial-success counter."""
+    """The unit of a batch, singular; also part of the name of the partial-success counter."""
     rejected_field: str
-    """Field of `partial_success` that counts what the server left out."""
+    """Field of `partial_success` that counts the items that the server rejected."""
 
     def count(self, amount: int) -> str:
-        """Write an amount with its unit: `1 span`, `3 spans`."""
+        """Format an amount with its unit: `1 span`, `3 spans`."""
         return f"{amount} {self.item}{'' if amount == 1 else 's'}"
 
 
@@ -120,7 +120,7 @@ def service_names(request: ExportRequest) -> tuple[str, ...]:
 
 
 def item_count(request: ExportRequest) -> int:
-    """Count what a request holds: spans, data points, log records or profiles."""
+    """Count the items of a request: spans, data points, log records or profiles."""
     match request:
         case ExportTraceServiceRequest():
             return sum(len(s.spans) for r in request.resource_spans for s in r.scope_spans)

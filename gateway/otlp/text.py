@@ -1,11 +1,11 @@
-"""Others' text made safe to show: what a peer sends must not steer a terminal."""
+"""Makes untrusted text safe to print: a peer must not control the terminal."""
 
 from __future__ import annotations
 
 from typing import Final
 
 SHORT: Final = 60
-"""Characters of a name that are shown in a line."""
+"""The most characters of a name that are shown in a line."""
 
 
 def printable(text: str, longest: int = SHORT) -> str:

@@ -1,12 +1,12 @@
-"""The debug receiver: an OTLP backend that decodes what arrives and tells about it.
+"""The debug receiver: an OTLP backend that decodes requests and reports them.
 
-`Receiver` is the library's way in; `gateway receive` and `gateway demo` are made of it. It stores
-nothing and forwards nothing.
+`Receiver` is the entry point; `gateway receive` and `gateway demo` use it. It stores nothing and
+forwards nothing.
 """
 
 from __future__ import annotations
 
-from gateway.receiver.record import Record
+from gateway.receiver.received import ReceivedRequest
 from gateway.receiver.server import ListenError, Receiver
 
-__all__ = ["ListenError", "Receiver", "Record"]
+__all__ = ["ListenError", "ReceivedRequest", "Receiver"]

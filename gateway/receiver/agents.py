@@ -1,7 +1,7 @@
-"""The agents' intake at the debug receiver: what a request holds, and how it is answered.
+"""The agents' intake in the debug receiver: the contents of a request, and the response.
 
-Bodies are opened as far as they say what they are without a schema of the platform's: JSON is
-counted, the process agent's header is read, and of snappy blocks the entries are counted.
+Bodies are read as far as possible without the platform's schemas: the contents of JSON are counted,
+the process agent's header is read, and the entries of snappy blocks are counted.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Final
 from gateway.intake import IntakeRoute, Row
 from gateway.model import Protocol, Signal
 from gateway.otlp.encodings import IDENTITY, EncodingError, decompress
-from gateway.receiver.exports import Answer, Head
-from gateway.receiver.record import Record, masked_headers, masked_path
+from gateway.receiver.exports import Head, HttpResponse
+from gateway.receiver.received import ReceivedRequest, masked_headers, masked_path
 
 _PROCESS_ENCODING: Final = "x-zip"
-"""The process agent's: no coding of HTTP, but a header of 16 bytes and zstd behind it."""
+"""The process agent's encoding: not an HTTP content coding, but a 16-byte header and then zstd."""
 _PROCESS_HEADER_BYTES: Final = 16
 _PROCESS_VERSION: Final = 3
 _ZSTD: Final = 2
 _SNAPPY_ROUTES: Final = (IntakeRoute.LOGS, IntakeRoute.REMOTE_WRITE)
-"""Their protobuf bodies are one snappy block, whatever Content-Encoding says."""
+"""Routes whose protobuf bodies are one snappy block, whatever Content-Encoding says."""
 _PROTOBUF: Final = "application/x-protobuf"
 _FEATURES: Final = {
     "upgrade-to-multi-metrics": True,
@@ -32,40 +32,40 @@ _FEATURES: Final = {
     "health-states": True,
     "expose-kubernetes-status": True,
 }
-"""What agents ask `/features` for (wire contract)."""
+"""The features that agents request from `/features` (wire contract)."""
 _LENGTH_DELIMITED: Final = 2
 _CREATED, _ACCEPTED = 201, 202
 
 
-class _UnreadableError(Exception):
-    """The body is not what its sender says; the text says how."""
+class _UnreadableBodyError(Exception):
+    """The body does not match its headers; the text says why."""
 
 
 def interpret_agent(
     head: Head, row: Row, body: bytes | None, at: datetime
-) -> tuple[Record, Answer]:
-    """Look into an agent's request and say how it is answered.
+) -> tuple[ReceivedRequest, HttpResponse]:
+    """Decode an agent's request and build the response.
 
     Args:
         head: the request's head.
-        row: what its path is.
-        body: its whole body; None when it was larger than the receiver takes.
-        at: when it was complete.
+        row: the intake's row for the path.
+        body: the whole body; None if it was larger than the receiver accepts.
+        at: when the request was complete.
     """
     items, summary, error = 0, "", ""
     if head.method != row.method:
-        status, error = 405, f"this path takes {row.method}"
+        status, error = 405, f"this path accepts only {row.method}"
     elif body is None:
         status, error = 413, "the body is too large"
     else:
         try:
             items, summary = _contents(head, row, body)
             status = _success(row)
-        except (_UnreadableError, EncodingError) as problem:
+        except (_UnreadableBodyError, EncodingError) as problem:
             status, error = 400, str(problem)
-    record = _record(head, row, body or b"", at)
-    told = _with_outcome(record, items, summary or row.route.value, status, error)
-    return told, _answer(row, status, error)
+    request = _received(head, row, body or b"", at)
+    received = _with_outcome(request, items, summary or row.route.value, status, error)
+    return received, _http_response(row, status, error)
 
 
 def _success(row: Row) -> int:
@@ -78,7 +78,7 @@ def _success(row: Row) -> int:
             return _ACCEPTED
 
 
-def _answer(row: Row, status: int, error: str) -> Answer:
+def _http_response(row: Row, status: int, error: str) -> HttpResponse:
     if error:
         content: object = {"error": error}
     elif row.route is IntakeRoute.FEATURES:
@@ -89,11 +89,11 @@ def _answer(row: Row, status: int, error: str) -> Answer:
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     if status == 405:  # noqa: PLR2004 - RFC 9110 §15.5.6
         headers.append((b"allow", row.method.encode()))
-    return Answer(status, headers, body)
+    return HttpResponse(status, headers, body)
 
 
 def _contents(head: Head, row: Row, body: bytes) -> tuple[int, str]:
-    """Count what a body holds, and say it in words. Raises `_UnreadableError`, `EncodingError`."""
+    """Count and describe the contents. Raises `_UnreadableBodyError`, `EncodingError`."""
     encoding = head.header("content-encoding") or IDENTITY
     if encoding == _PROCESS_ENCODING:
         return _of_process_agent(body)
@@ -108,21 +108,21 @@ def _contents(head: Head, row: Row, body: bytes) -> tuple[int, str]:
         parsed = json.loads(data)
     except (ValueError, RecursionError) as problem:
         msg = f"the body is not JSON: {problem}"
-        raise _UnreadableError(msg) from problem
+        raise _UnreadableBodyError(msg) from problem
     return _of_json(row, parsed)
 
 
 def _of_process_agent(body: bytes) -> tuple[int, str]:
     """Read the message header of the agent payload: version, encoding, type."""
     if len(body) < _PROCESS_HEADER_BYTES or body[0] != _PROCESS_VERSION or body[1] != _ZSTD:
-        msg = "the body does not begin with the process agent's header (version 3, zstd)"
-        raise _UnreadableError(msg)
+        msg = "the body does not start with the process agent's header (version 3, zstd)"
+        raise _UnreadableBodyError(msg)
     size = len(decompress("zstd", body[_PROCESS_HEADER_BYTES:]))
     return 1, f"message of type {body[2]}, {size} bytes"
 
 
 def _of_json(row: Row, parsed: object) -> tuple[int, str]:
-    """Count the elements of every list, by name; of a topology those within it."""
+    """Count the elements of every list by name; for topologies, the elements inside them."""
     counts: dict[str, int] = {}
     if isinstance(parsed, list):
         counts[row.route.value] = len(parsed)
@@ -151,14 +151,14 @@ def _entries(data: bytes) -> int:
     while at < len(data):
         tag, at = _varint(data, at)
         if tag & 7 != _LENGTH_DELIMITED:
-            msg = "the body is not the protobuf message that this path takes"
-            raise _UnreadableError(msg)
+            msg = "the body is not the protobuf message that this path accepts"
+            raise _UnreadableBodyError(msg)
         length, at = _varint(data, at)
         at += length
         count += tag >> 3 == 1
     if at != len(data):
-        msg = "the protobuf message is cut off"
-        raise _UnreadableError(msg)
+        msg = "the protobuf message is truncated"
+        raise _UnreadableBodyError(msg)
     return count
 
 
@@ -171,12 +171,12 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:  # noqa: PLR2004 - the last byte's mark
             return value, at
         shift += 7
-    msg = "the protobuf message is cut off"
-    raise _UnreadableError(msg)
+    msg = "the protobuf message is truncated"
+    raise _UnreadableBodyError(msg)
 
 
-def _record(head: Head, row: Row, body: bytes, at: datetime) -> Record:
-    return Record(
+def _received(head: Head, row: Row, body: bytes, at: datetime) -> ReceivedRequest:
+    return ReceivedRequest(
         time=at,
         protocol=Protocol.INTAKE,
         path=masked_path(head.path),
@@ -193,5 +193,7 @@ def _record(head: Head, row: Row, body: bytes, at: datetime) -> Record:
     )
 
 
-def _with_outcome(record: Record, items: int, summary: str, status: int, error: str) -> Record:
-    return replace(record, items=items, summary=summary, answer=str(status), error=error)
+def _with_outcome(
+    received: ReceivedRequest, items: int, summary: str, status: int, error: str
+) -> ReceivedRequest:
+    return replace(received, items=items, summary=summary, answer=str(status), error=error)

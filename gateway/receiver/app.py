@@ -1,7 +1,7 @@
-"""The ASGI application: reads a whole request, has it interpreted and told, answers.
+"""The ASGI application: reads a whole request, decodes it, reports it and responds.
 
-Back-pressure: a request is answered only after `on_record` has taken its record, so that a reader
-who does not keep up slows the senders down instead of filling memory.
+Back-pressure: the response is sent only after `on_request` has finished, so that a slow reader
+slows the senders down instead of filling memory.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from hypercorn.typing import (
 from gateway.intake import row_of
 from gateway.otlp.encodings import MAX_BODY_BYTES
 from gateway.receiver.agents import interpret_agent
-from gateway.receiver.exports import Answer, Head, interpret
-from gateway.receiver.record import Record
+from gateway.receiver.exports import Head, HttpResponse, interpret
+from gateway.receiver.received import ReceivedRequest
 
-OnRecord = Callable[[Record], Awaitable[None] | None]
+OnRequest = Callable[[ReceivedRequest], Awaitable[None] | None]
 
 _PREFIX_ROOM: Final = 5
-"""A gRPC body is its message and five bytes of prefix."""
+"""A gRPC body is the message with a five-byte prefix."""
 
 
 class ReceiverApp:
-    """Accepts OTLP in every form and the agents' intake, and tells `on_record` of each request."""
+    """Accepts OTLP in every form and the agents' intake; calls `on_request` for each request."""
 
-    def __init__(self, on_record: OnRecord) -> None:
-        self._on_record = on_record
+    def __init__(self, on_request: OnRequest) -> None:
+        self._on_request = on_request
         self._requests: set[asyncio.Task[object]] = set()
 
     async def __call__(
@@ -50,12 +50,12 @@ class ReceiverApp:
             await _live(scope, receive, send)
 
     async def settle(self, within_s: float) -> None:
-        """Wait until all requests that are open now are answered, or `within_s` has passed."""
+        """Wait until all open requests have their response, at most `within_s`."""
         if self._requests:
             await asyncio.wait(self._requests, timeout=within_s)
 
     def give_up(self) -> None:
-        """Let go of all requests that are not answered yet: the server ends."""
+        """Cancel all requests that have no response yet, because the server stops."""
         for task in self._requests:
             task.cancel()
 
@@ -78,19 +78,19 @@ class ReceiverApp:
         head, now = _head(scope), datetime.now(UTC)
         row = None if head.is_grpc else row_of(head.path.partition("?")[0])
         if row is not None:
-            record, answer = interpret_agent(head, row, body, now)
+            received, response = interpret_agent(head, row, body, now)
         else:
-            record, answer = interpret(head, body, now)
-        told = self._on_record(record)
-        if told is not None:
-            await told
-        await _send_answer(send, answer)
+            received, response = interpret(head, body, now)
+        waiting = self._on_request(received)
+        if waiting is not None:
+            await waiting
+        await _send_response(send, response)
 
 
 async def _live(
     _scope: LifespanScope, receive: ASGIReceiveCallable, send: ASGISendCallable
 ) -> None:
-    """Say yes to start and stop: there is nothing to set up."""
+    """Confirm startup and shutdown: there is nothing to set up."""
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
@@ -101,9 +101,9 @@ async def _live(
 
 
 async def _read_body(receive: ASGIReceiveCallable) -> tuple[bool, bytes | None]:
-    """Read to the end: (whether the caller stayed, the body or None when it is too large).
+    """Read to the end: (whether the client stayed connected, the body or None if it is too large).
 
-    What is too large is read on and thrown away, so that the caller gets to read the answer.
+    A body that is too large is read and discarded, so that the client can read the response.
     """
     chunks: list[bytes] = []
     size, limit = 0, MAX_BODY_BYTES + _PREFIX_ROOM
@@ -136,17 +136,17 @@ def _head(scope: HTTPScope) -> Head:
     )
 
 
-async def _send_answer(send: ASGISendCallable, answer: Answer) -> None:
+async def _send_response(send: ASGISendCallable, response: HttpResponse) -> None:
     await send(
         {
             "type": "http.response.start",
-            "status": answer.status,
-            "headers": answer.headers,
-            "trailers": answer.trailers is not None,
+            "status": response.status,
+            "headers": response.headers,
+            "trailers": response.trailers is not None,
         }
     )
-    await send({"type": "http.response.body", "body": answer.body, "more_body": False})
-    if answer.trailers is not None:
+    await send({"type": "http.response.body", "body": response.body, "more_body": False})
+    if response.trailers is not None:
         await send(
-            {"type": "http.response.trailers", "headers": answer.trailers, "more_trailers": False}
+            {"type": "http.response.trailers", "headers": response.trailers, "more_trailers": False}
         )

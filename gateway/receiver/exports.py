@@ -1,7 +1,7 @@
-"""What a request means and how it is answered: the pure part of the receiver.
+"""Decodes an OTLP request and builds the response: the part of the receiver without I/O.
 
-In goes a complete request, out come the record and the answer. No I/O: `app` reads and writes.
-OTLP/HTTP and OTLP/gRPC meet in one function that decodes, because only the envelope differs.
+The input is a complete request, the output is a `ReceivedRequest` and a response. `app` reads and
+writes. One function decodes both OTLP/HTTP and OTLP/gRPC, because only the envelope differs.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ from gateway.otlp.services import (
     service_names,
 )
 from gateway.outcome import GrpcCode
-from gateway.receiver.record import Record, masked_headers, masked_path
+from gateway.receiver.received import ReceivedRequest, masked_headers, masked_path
 
 PROTOBUF: Final = "application/x-protobuf"
 JSON: Final = "application/json"
 _ACCEPTED_ENCODINGS: Final = ", ".join(DECODABLE)
 _MESSAGE_SAFE: Final = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
-"""What stays as it is in `grpc-message` besides letters and digits (gRPC over HTTP/2)."""
+"""Characters that are not escaped in `grpc-message`, besides letters and digits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A request's head as the server read it. Header names are lower-case."""
+    """A request's head. Header names are in lower case."""
 
     http_version: str
     method: str
     path: str
-    """With the query, as it came."""
+    """With the query, as received."""
     headers: tuple[tuple[str, str], ...]
     peer: str
 
     def header(self, name: str) -> str:
-        """Return the first value of a header, or an empty text."""
+        """Return the first value of a header, or an empty string."""
         return next((value for key, value in self.headers if key == name), "")
 
     @property
@@ -75,8 +75,8 @@ class Head:
         return self.http_version == "2" and is_grpc_type
 
 
-class Answer(NamedTuple):
-    """What goes back. `trailers` is None over HTTP."""
+class HttpResponse(NamedTuple):
+    """The response. `trailers` is None for OTLP/HTTP."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -85,119 +85,123 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Fault:
-    """Why a request is not accepted, in both protocols' codes."""
+class _Refusal:
+    """Why a request is not accepted, with the codes of both protocols."""
 
     grpc: GrpcCode
     http: int
     text: str
     violation: tuple[str, str] | None = None
-    """Where in the message and what is wrong there, for `BadRequest.field_violations`."""
+    """Path and problem, for `BadRequest.field_violations`."""
     headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Message:
-    """A request's message as it came, before it is decoded; `fault` when the envelope was wrong."""
+    """A request's message before it is decoded; `refusal` is set if the envelope is wrong."""
 
     service: Service | None
     raw: bytes
     encoding: str
     is_json: bool = False
-    fault: _Fault | None = None
+    refusal: _Refusal | None = None
 
 
-def interpret(head: Head, body: bytes | None, at: datetime) -> tuple[Record, Answer]:
-    """Decode a request and say how it is answered.
+def interpret(head: Head, body: bytes | None, at: datetime) -> tuple[ReceivedRequest, HttpResponse]:
+    """Decode a request and build the response.
 
     Args:
         head: the request's head.
-        body: its whole body; None when it was larger than `MAX_BODY_BYTES`.
-        at: when it was complete.
+        body: the whole body; None if it was larger than `MAX_BODY_BYTES`.
+        at: when the request was complete.
     """
     message = _grpc_message(head, body) if head.is_grpc else _http_message(head, body)
-    decoded = message.fault or _decode(message)
+    decoded = message.refusal or _decode(message)
     if head.is_grpc:
-        answer, shown = _grpc_answer(message, decoded)
+        response, shown = _grpc_response(message, decoded)
     else:
-        answer, shown = _http_answer(message, decoded)
-    return _record(head, message, decoded, shown, at), answer
+        response, shown = _http_response(message, decoded)
+    return _received(head, message, decoded, shown, at), response
 
 
 def _grpc_message(head: Head, body: bytes | None) -> _Message:
     service = BY_GRPC_PATH.get(head.path)
     if service is None:
-        text = "no such method here: OTLP/gRPC is the Export method of the four collector services"
+        text = "unknown method: OTLP/gRPC uses the Export method of the four collector services"
         return _Message(
-            None, body or b"", IDENTITY, fault=_Fault(GrpcCode.UNIMPLEMENTED, 404, text)
+            None, body or b"", IDENTITY, refusal=_Refusal(GrpcCode.UNIMPLEMENTED, 404, text)
         )
     if body is None:
-        return _Message(service, b"", IDENTITY, fault=_too_large())
+        return _Message(service, b"", IDENTITY, refusal=_too_large())
     try:
         flagged, raw = unframe(body)
     except FramingError as error:
-        fault = _Fault(GrpcCode.INVALID_ARGUMENT, 400, str(error))
-        return _Message(service, body, IDENTITY, fault=fault)
+        refusal = _Refusal(GrpcCode.INVALID_ARGUMENT, 400, str(error))
+        return _Message(service, body, IDENTITY, refusal=refusal)
     encoding = head.header("grpc-encoding") or IDENTITY
     if flagged and encoding == IDENTITY:
-        # gRPC "Compression": a set flag without an encoding is the peer's bug.
-        text = "the message is flagged as compressed, but no grpc-encoding says how"
-        return _Message(service, raw, encoding, fault=_Fault(GrpcCode.INTERNAL, 400, text))
+        # gRPC "Compression": a set flag without an encoding is a bug in the client.
+        text = "the message is flagged as compressed, but there is no grpc-encoding"
+        return _Message(service, raw, encoding, refusal=_Refusal(GrpcCode.INTERNAL, 400, text))
     return _Message(service, raw, encoding if flagged else IDENTITY)
 
 
 def _http_message(head: Head, body: bytes | None) -> _Message:
     path = head.path.partition("?")[0]
-    # A backend's url may have a path before the signal's (`/stsAgent/otel`, a proxy's prefix).
+    # A backend's URL may have a path before the signal's (`/stsAgent/otel`, a proxy's prefix).
     service = next((s for s in SERVICES.values() if path.endswith(s.http_path)), None)
     encoding = head.header("content-encoding") or IDENTITY
-    fault = _too_large() if body is None else None
+    refusal = _too_large() if body is None else None
     return _Message(
-        service, body or b"", encoding, head.media_type == JSON, _http_fault(head, service) or fault
+        service,
+        body or b"",
+        encoding,
+        head.media_type == JSON,
+        _http_refusal(head, service) or refusal,
     )
 
 
-def _http_fault(head: Head, service: Service | None) -> _Fault | None:
+def _http_refusal(head: Head, service: Service | None) -> _Refusal | None:
     if service is None:
         paths = ", ".join(known.http_path for known in SERVICES.values())
-        return _Fault(GrpcCode.UNIMPLEMENTED, 404, f"no such path here: OTLP/HTTP is POST {paths}")
+        return _Refusal(GrpcCode.UNIMPLEMENTED, 404, f"unknown path: OTLP/HTTP uses POST {paths}")
     if head.method != "POST":
-        text = "OTLP/HTTP is sent with POST"
-        return _Fault(GrpcCode.UNIMPLEMENTED, 405, text, headers=(("allow", "POST"),))
+        text = "OTLP/HTTP requires POST"
+        return _Refusal(GrpcCode.UNIMPLEMENTED, 405, text, headers=(("allow", "POST"),))
     if head.media_type in {PROTOBUF, JSON}:
         return None
     if head.media_type.startswith("application/grpc"):
         text = "gRPC needs HTTP/2 (with prior knowledge, or by ALPN over TLS)"
     else:
         text = f"send Content-Type {PROTOBUF} or {JSON}"
-    return _Fault(GrpcCode.INVALID_ARGUMENT, 415, text)
+    return _Refusal(GrpcCode.INVALID_ARGUMENT, 415, text)
 
 
-def _too_large() -> _Fault:
+def _too_large() -> _Refusal:
     text = f"the body is larger than {MAX_BODY_BYTES} bytes: send smaller batches"
-    return _Fault(GrpcCode.RESOURCE_EXHAUSTED, 413, text)
+    return _Refusal(GrpcCode.RESOURCE_EXHAUSTED, 413, text)
 
 
-def _decode(message: _Message) -> ExportRequest | _Fault:
+def _decode(message: _Message) -> ExportRequest | _Refusal:
     """Decompress and parse."""
     data = _decompressed(message)
-    return data if isinstance(data, _Fault) else _parsed(message, data)
+    return data if isinstance(data, _Refusal) else _parsed(message, data)
 
 
-def _decompressed(message: _Message) -> bytes | _Fault:
+def _decompressed(message: _Message) -> bytes | _Refusal:
     try:
         return decompress(message.encoding, message.raw)
     except TooLargeError as error:
-        return _Fault(GrpcCode.RESOURCE_EXHAUSTED, 413, str(error))
+        return _Refusal(GrpcCode.RESOURCE_EXHAUSTED, 413, str(error))
     except UnknownEncodingError as error:
         accepted = (("accept-encoding", _ACCEPTED_ENCODINGS),)
-        return _Fault(GrpcCode.UNIMPLEMENTED, 415, str(error), headers=accepted)
+        return _Refusal(GrpcCode.UNIMPLEMENTED, 415, str(error), headers=accepted)
     except EncodingError as error:
-        return _Fault(GrpcCode.INVALID_ARGUMENT, 400, str(error))
+        return _Refusal(GrpcCode.INVALID_ARGUMENT, 400, str(error))
 
 
-def _parsed(message: _Message, data: bytes) -> ExportRequest | _Fault:
-    assert message.service is not None  # noqa: S101 - a message without a service has a fault
+def _parsed(message: _Message, data: bytes) -> ExportRequest | _Refusal:
+    assert message.service is not None  # noqa: S101 - a message without a service has a refusal
     request_type = message.service.request
     try:
         if message.is_json:
@@ -206,40 +210,44 @@ def _parsed(message: _Message, data: bytes) -> ExportRequest | _Fault:
         request.ParseFromString(data)
     except json_codec.OtlpJsonError as error:
         violation = (error.path, error.problem)
-        return _Fault(GrpcCode.INVALID_ARGUMENT, 400, str(error), violation)
+        return _Refusal(GrpcCode.INVALID_ARGUMENT, 400, str(error), violation)
     except DecodeError:
         text = f"the body is not an {request_type.DESCRIPTOR.name} in protobuf"
-        return _Fault(GrpcCode.INVALID_ARGUMENT, 400, text)
+        return _Refusal(GrpcCode.INVALID_ARGUMENT, 400, text)
     return request
 
 
-def _grpc_answer(message: _Message, decoded: ExportRequest | _Fault) -> tuple[Answer, str]:
+def _grpc_response(
+    message: _Message, decoded: ExportRequest | _Refusal
+) -> tuple[HttpResponse, str]:
     headers = [
         (b"content-type", b"application/grpc"),
         (b"grpc-accept-encoding", _ACCEPTED_ENCODINGS.replace(" ", "").encode()),
     ]
-    if not isinstance(decoded, _Fault):
-        body = frame(_response(message).SerializeToString())
-        return Answer(200, headers, body, [(b"grpc-status", b"0")]), GrpcCode.OK.name
+    if not isinstance(decoded, _Refusal):
+        body = frame(_export_response(message).SerializeToString())
+        return HttpResponse(200, headers, body, [(b"grpc-status", b"0")]), GrpcCode.OK.name
     details = status_bytes(decoded.grpc, decoded.text, _violations(decoded))
     trailers = [
         (b"grpc-status", str(int(decoded.grpc)).encode()),
         (b"grpc-message", quote(decoded.text, safe=_MESSAGE_SAFE).encode()),
         (b"grpc-status-details-bin", base64.b64encode(details).rstrip(b"=")),
     ]
-    return Answer(200, headers, b"", trailers), decoded.grpc.name
+    return HttpResponse(200, headers, b"", trailers), decoded.grpc.name
 
 
-def _http_answer(message: _Message, decoded: ExportRequest | _Fault) -> tuple[Answer, str]:
-    """Answer in the request's own encoding; errors to a request of neither are JSON."""
-    if isinstance(decoded, _Fault):
+def _http_response(
+    message: _Message, decoded: ExportRequest | _Refusal
+) -> tuple[HttpResponse, str]:
+    """Respond in the request's own encoding; errors for any other encoding are JSON."""
+    if isinstance(decoded, _Refusal):
         is_json = message.is_json or decoded.http in {404, 405, 415}
         write = status_json if is_json else status_bytes
         body = write(decoded.grpc, decoded.text, _violations(decoded))
         status, extra = decoded.http, decoded.headers
     else:
         is_json = message.is_json
-        response = _response(message)
+        response = _export_response(message)
         body = json_codec.encode(response) if is_json else response.SerializeToString()
         status, extra = 200, ()
     headers = [
@@ -247,29 +255,29 @@ def _http_answer(message: _Message, decoded: ExportRequest | _Fault) -> tuple[An
         ("content-length", str(len(body))),
         *extra,
     ]
-    return Answer(status, [(n.encode(), v.encode()) for n, v in headers], body), str(status)
+    return HttpResponse(status, [(n.encode(), v.encode()) for n, v in headers], body), str(status)
 
 
-def _response(message: _Message) -> Message:
-    """Make the answer for full success: `partial_success` stays unset (specification)."""
-    assert message.service is not None  # noqa: S101 - a message without a service has a fault
+def _export_response(message: _Message) -> Message:
+    """Build the response for full success: `partial_success` stays unset (specification)."""
+    assert message.service is not None  # noqa: S101 - a message without a service has a refusal
     return message.service.response()
 
 
-def _violations(fault: _Fault) -> list[tuple[str, str]]:
-    return [fault.violation] if fault.violation else []
+def _violations(refusal: _Refusal) -> list[tuple[str, str]]:
+    return [refusal.violation] if refusal.violation else []
 
 
-def _record(
-    head: Head, message: _Message, decoded: ExportRequest | _Fault, shown: str, at: datetime
-) -> Record:
-    return Record(
+def _received(
+    head: Head, message: _Message, decoded: ExportRequest | _Refusal, shown: str, at: datetime
+) -> ReceivedRequest:
+    return ReceivedRequest(
         time=at,
         protocol=Protocol.GRPC if head.is_grpc else Protocol.HTTP,
         path=masked_path(head.path),
         signal=message.service.signal if message.service else None,
-        services=() if isinstance(decoded, _Fault) else service_names(decoded),
-        items=0 if isinstance(decoded, _Fault) else item_count(decoded),
+        services=() if isinstance(decoded, _Refusal) else service_names(decoded),
+        items=0 if isinstance(decoded, _Refusal) else item_count(decoded),
         bytes=len(message.raw),
         encoding=message.encoding,
         content_type=head.header("content-type"),
@@ -277,5 +285,5 @@ def _record(
         sha256=hashlib.sha256(message.raw).hexdigest(),
         peer=head.peer,
         answer=shown,
-        error=decoded.text if isinstance(decoded, _Fault) else "",
+        error=decoded.text if isinstance(decoded, _Refusal) else "",
     )

@@ -1,7 +1,7 @@
-"""Writing lines to a reader who may be slow, without memory that grows and without a stuck loop.
+"""Writes lines for a reader that may be slow, with bounded memory and without blocking the loop.
 
-A thread of its own writes; at most a fixed number of lines wait for it. Whoever has a line for a
-full printer waits, and the senders of telemetry with him.
+A separate thread writes; at most a fixed number of lines wait for it. When the printer is full,
+callers wait, and so do the senders of telemetry.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Final
 PENDING_LINES: Final = 256
 """Lines that may wait for the reader."""
 _LAST_LINES_S: Final = 2.0
-"""How long `close` waits for a reader to take what is left, unless told otherwise."""
+"""How long `close` waits by default for the reader to take the remaining lines."""
 
 
 class LinePrinter:
     """Writes lines to a file descriptor in order.
 
-    The descriptor is written to directly: a thread stuck in a buffered stream would hold a lock
+    It writes to the descriptor directly: a thread blocked in a buffered stream would hold a lock
     that the interpreter needs to exit. `on_broken` is called once, in the loop, when the reader is
-    gone; lines after that vanish.
+    gone; later lines are discarded.
     """
 
     def __init__(
@@ -41,15 +41,14 @@ class LinePrinter:
         self._thread.start()
 
     async def write(self, line: str) -> None:
-        """Hand a line over; waits while the printer is full."""
+        """Add a line; waits while the printer is full."""
         await self._room.acquire()
         self._lines.put(line.encode("utf-8", "replace") + b"\n")
 
     async def close(self, patience_s: float = _LAST_LINES_S) -> bool:
-        """Write what is left and stop.
+        """Write the remaining lines and stop.
 
-        Returns whether all was written; a reader who takes nothing is given up on after
-        `patience_s`.
+        Returns whether all lines were written; after `patience_s` the reader is abandoned.
         """
         self._lines.put(None)
         try:
@@ -77,6 +76,6 @@ class LinePrinter:
         return True
 
     def _in_loop(self, callback: Callable[[], None]) -> None:
-        # The loop may be closed already when a stuck reader lets go at last.
+        # The loop may be closed already when a blocked write finally returns.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(callback)

@@ -1,6 +1,6 @@
 """The receiver's listeners: HTTP/1.1 and HTTP/2 with prior knowledge, both on every address.
 
-Hypercorn speaks the protocols. A `grpcio` server could not do it: it answers snappy and zstd with
+Hypercorn implements the protocols. A `grpcio` server could not: it responds to snappy and zstd with
 INTERNAL before any handler runs.
 """
 
@@ -18,42 +18,42 @@ from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.utils import wrap_app
 
-from gateway.receiver.app import OnRecord, ReceiverApp
+from gateway.receiver.app import OnRequest, ReceiverApp
 
 _BACKLOG: Final = 1024
 _HEAD_BYTES: Final = 64 * 1024
 _STREAMS_PER_CONNECTION: Final = 1000
 _IDLE_S: Final = 3600.0
-"""Gateways and SDKs keep connections open; closing one under a request costs a retry."""
+"""Gateways and SDKs keep connections open; closing one during a request costs a retry."""
 _NEVER: Final = 2**62
 _GRACE_S: Final = 1.0
-"""How long each step of the end may take: answers in progress, closing, cutting off."""
+"""Timeout of each shutdown step: responses in progress, closing, aborting."""
 
 
 class ListenError(Exception):
-    """An address cannot be listened on. The text says which, why and what to do."""
+    """The receiver cannot listen on an address. The text says which, why and what to do."""
 
 
 class Receiver:
     """An OTLP backend for debugging and tests, as an async context manager.
 
-    `on_record` is told of each request before it is answered; when it returns an awaitable, that is
-    awaited first. Without one, requests are accepted silently. An address of None is left out;
-    port 0 takes a free one. Every address speaks OTLP/gRPC, OTLP/HTTP and the agents' intake alike.
+    `on_request` is called for each request before the response is sent; if it returns an awaitable,
+    that is awaited first. By default, requests are accepted silently. An address of None is left
+    out; port 0 chooses a free one. Every address speaks all protocols.
 
     Raises (on entering):
-        ListenError: an address is taken or is none of this machine's.
+        ListenError: an address is in use or does not belong to this machine.
     """
 
     def __init__(
         self,
-        on_record: OnRecord | None = None,
+        on_request: OnRequest | None = None,
         *,
         grpc: str | None = "127.0.0.1:0",
         http: str | None = "127.0.0.1:0",
         intake: str | None = None,
     ) -> None:
-        self._app = ReceiverApp(on_record or (lambda _record: None))
+        self._app = ReceiverApp(on_request or (lambda _record: None))
         self._config = _config()
         self._asgi = wrap_app(self._app, self._config.wsgi_max_body_size, "asgi")
         self._context = WorkerContext(max_requests=None)
@@ -64,17 +64,17 @@ class Receiver:
 
     @property
     def grpc_address(self) -> str:
-        """The address meant for gRPC, as host:port. KeyError when there is none."""
+        """The address for gRPC, as host:port. KeyError if there is none."""
         return self._addresses["grpc"]
 
     @property
     def http_address(self) -> str:
-        """The address meant for HTTP, as host:port. KeyError when there is none."""
+        """The address for HTTP, as host:port. KeyError if there is none."""
         return self._addresses["http"]
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """All addresses that are listened on."""
+        """All listening addresses."""
         return tuple(self._addresses.values())
 
     async def __aenter__(self) -> Self:
@@ -109,7 +109,7 @@ class Receiver:
             await server.wait_closed()
 
     async def _close_connections(self) -> None:
-        """Close what is open, after what was written to it; cut off who does not take that."""
+        """Close connections after their pending writes; abort those whose client does not read."""
         for writer in self._connections.values():
             writer.close()
         await self._connections_gone(_GRACE_S)
@@ -122,9 +122,9 @@ class Receiver:
             await asyncio.wait(set(self._connections), timeout=within_s)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Let Hypercorn speak on one connection until it is closed.
+        """Let Hypercorn serve one connection until it is closed.
 
-        Hypercorn's own `serve` is not used: at its end it cancels connections that never had a
+        Hypercorn's own `serve` is not used: at shutdown it cancels connections that never had a
         request, which asyncio reports as failures.
         """
         task = asyncio.current_task()
@@ -159,19 +159,21 @@ async def _listen(address: str) -> socket.socket:
 
 def _cannot_listen(address: str, error: OSError) -> str:
     reason = (error.strerror or str(error)).lower()
-    return f"cannot listen on {address}: {reason}. Choose another address (port 0 takes a free one)"
+    return (
+        f"cannot listen on {address}: {reason}. Choose another address (port 0 chooses a free one)"
+    )
 
 
 def split_address(address: str) -> tuple[str, int]:
     """Split `host:port` or `[v6]:port`.
 
     Raises:
-        ListenError: it is neither.
+        ListenError: the address has neither form.
     """
     host, colon, port = address.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or not host or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 - 16 bits
-        msg = f"{address!r} is no address: write host:port, e.g. 127.0.0.1:4317 or 0.0.0.0:4317"
+        msg = f"invalid address {address!r}: write host:port, e.g. 127.0.0.1:4317 or 0.0.0.0:4317"
         raise ListenError(msg)
     return host, int(port)
 
@@ -182,7 +184,7 @@ def _address_of(listener: socket.socket) -> str:
 
 
 def _config() -> Config:
-    """Configure Hypercorn for a backend that never hangs up first."""
+    """Configure Hypercorn for a backend that never closes a connection first."""
     config = Config()
     config.accesslog = None
     config.errorlog = logging.getLogger("gateway.receiver")

@@ -1,6 +1,6 @@
-"""The sender: real sample telemetry, sent as SDKs and Collectors do, and every answer explained.
+"""The sender: sends real sample telemetry as SDKs and Collectors do, and explains every response.
 
-`gateway send` is made of it. It keeps nothing and retries nothing: it shows what one request gets.
+`gateway send` uses it. It stores nothing and retries nothing: it shows the response to one request.
 """
 
 from __future__ import annotations

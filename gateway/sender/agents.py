@@ -1,7 +1,7 @@
-"""What `gateway send --protocol intake` sends, and how agents would take the answer.
+"""The data that `gateway send --protocol intake` sends, and how agents react to the response.
 
-The same small shop as in `telemetry`, as the agents report it: its topology with a health state,
-and its metrics. Reactions are those of the wire contract's table.
+The data is about the same small shop as in `telemetry`, as agents report it: its topology with a
+health state, and its metrics. The reactions are those in the wire contract's table.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 
 from gateway.model import Signal
 from gateway.otlp.rpc_status import RpcStatus, parse_status_json
-from gateway.sender.answer import Answer
+from gateway.sender.response import ExportResponse
 
 _NS_PER_S: Final = 1_000_000_000
 _SHOP: Final = ("checkout", "payment", "orders")
@@ -21,7 +21,7 @@ _SHOP: Final = ("checkout", "payment", "orders")
 
 @dataclass(frozen=True, slots=True)
 class AgentPath:
-    """One of the agents' paths; stands where OTLP has a `Service`."""
+    """One of the agents' paths; the counterpart of OTLP's `Service`."""
 
     http_path: str
     item: str
@@ -29,7 +29,7 @@ class AgentPath:
     signal: Signal = Signal.INTAKE
 
     def count(self, amount: int) -> str:
-        """Write an amount with its unit: `1 element`, `3 elements`."""
+        """Format an amount with its unit: `1 element`, `3 elements`."""
         return f"{amount} {self.item if amount == 1 else self.plural}"
 
 
@@ -39,10 +39,10 @@ AGENT_PATHS: Final = (TOPOLOGY, SERIES)
 
 
 def sample(path: AgentPath, number: int, started_ns: int) -> tuple[bytes, int]:
-    """Make a body and the number of items in it.
+    """Build a body; return it and its number of items.
 
     Args:
-        path: where it goes.
+        path: the path that it is for.
         number: 1, 2, … of the round.
         started_ns: Unix time in nanoseconds.
     """
@@ -73,7 +73,7 @@ def _topology(now_s: int) -> tuple[object, int]:
     ]
     state = {
         "checkStateId": "gateway-send",
-        "name": "Checkout answers",
+        "name": "Checkout responds",
         "health": "Clear",
         "topologyElementIdentifier": components[0]["externalId"],
     }
@@ -115,12 +115,12 @@ def _series(number: int, now_s: int) -> tuple[object, int]:
     return {"series": series}, len(series)
 
 
-def agent_answer(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
-    """Read a receiver's answer: only its status counts, and the gateway's own words."""
+def parse_agent_response(status: int, headers: Mapping[str, str], body: bytes) -> ExportResponse:
+    """Parse a receiver's response: only its status counts, and the text of the gateway itself."""
     is_json = headers.get("content-type", "").startswith("application/json")
     found = (parse_status_json(body) if is_json else None) or RpcStatus()
     hint = headers.get("retry-after", "")
-    return Answer(
+    return ExportResponse(
         grpc=None,
         http=status,
         message=found.message,
@@ -133,11 +133,11 @@ def agent_answer(status: int, headers: Mapping[str, str], body: bytes) -> Answer
 
 
 def what_agents_do(status: int) -> str:
-    """Say what becomes of the data on a refusal (wire contract, reactions)."""
+    """Describe what agents do with their data on a refusal (wire contract, reactions)."""
     if status >= 500 and status != 501:  # noqa: PLR2004 - RFC 9110 §15.6
-        return "agents keep the data and try again, but for the process agent, which drops it"
+        return "agents keep the data and retry, except the process agent, which drops it"
     if status == 429:  # noqa: PLR2004 - RFC 6585 §4
-        return "agents keep the data and try again, but for the process and trace agents"
+        return "agents keep the data and retry, except the process and trace agents"
     if status == 401:  # noqa: PLR2004 - RFC 9110 §15.5.2
-        return "the main forwarder tries again; other agents drop the data, or believe it accepted"
-    return "agents drop the data on this answer, or believe it accepted: it is final"
+        return "the main forwarder retries; other agents drop the data or assume it was accepted"
+    return "agents do not retry: they drop the data or assume it was accepted"

@@ -1,7 +1,7 @@
-"""What an answer, or none, means for the sender, and what to do about it: plain words.
+"""Explains to the sender what a response, or a missing one, means and what to do about it.
 
-Pure: answer in, explanation out. Every reason that the gateway can give has its advice here
-(a test walks `outcome.REFUSALS`); answers of other servers are explained by their codes.
+No I/O: response in, explanation out. Every reason that the gateway can return has advice here (a
+test walks `outcome.REFUSALS`); responses of other servers are explained by their codes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gateway.otlp.services import Service
 from gateway.otlp.text import printable
 from gateway.outcome import ERROR_DOMAIN, GrpcCode
 from gateway.sender.agents import AgentPath, what_agents_do
-from gateway.sender.answer import Answer
+from gateway.sender.response import ExportResponse
 from gateway.sender.target import Plan
 from gateway.sender.unreachable import Cause, UnreachableError
 
@@ -31,7 +31,7 @@ class Verdict(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """One outcome in words. `facts` are what came back, `advice` what to do, in order."""
+    """The explanation of one outcome. `facts` describe the response, `advice` lists what to do."""
 
     verdict: Verdict
     headline: str
@@ -39,164 +39,175 @@ class Explanation:
     advice: tuple[str, ...] = ()
 
 
-_GIVE_KEY = "pass the key with --key-file FILE, or set GATEWAY_KEY"
-_NEW_KEY = "create a key with 'gateway keys create --name NAME' and give it to this sender"
+_SEND_KEY = "pass the API key with --key-file FILE, or set GATEWAY_KEY"
+_NEW_KEY = "create a key with 'gateway keys create --name NAME' and configure it in this sender"
 _SCHEME = "use --scheme StackState (in a Collector: 'scheme: StackState' under bearertokenauth)"
-_WHOLE_KEY = "copy the key again, whole, as it was shown when it was created"
+_WHOLE_KEY = "copy the whole API key again, exactly as it was shown when it was created"
 _SMALLER = "send smaller batches (in a Collector: sending_queue.batch.max_size), or raise the limit"
-_OPERATOR = "nothing is wrong with this sender: the operator of the gateway must act"
-_WAIT = "wait and try again; senders do so by themselves"
-_BACKEND = "the gateway is reached and the key is good: look at the backend behind it"
-_PROTOCOL = "check that --endpoint, its port and --protocol belong together"
+_OPERATOR = "this sender is fine: the operator of the gateway must fix the problem"
+_WAIT = "wait and try again; senders do this automatically"
+_BACKEND = "the gateway works and accepts the API key: check the backend behind it"
+_PROTOCOL = "check that --endpoint, its port and --protocol match"
 
 REASON_ADVICE: Final[dict[str, tuple[str, ...]]] = {
-    "KEY_MISSING": (_GIVE_KEY,),
+    "KEY_MISSING": (_SEND_KEY,),
     "SCHEME_BEARER": (_SCHEME,),
-    "SCHEME_UNKNOWN": (_SCHEME, "the accepted schemes stand in auth.schemes of the gateway"),
+    "SCHEME_UNKNOWN": (_SCHEME, "the gateway's setting auth.schemes lists the accepted schemes"),
     "KEY_PERCENT_ENCODED": ("write a space, not %20, between scheme and key for this sender",),
-    "KEY_EMPTY": (_GIVE_KEY,),
+    "KEY_PLUS_ENCODED": ("write a space, not a plus sign, between scheme and key",),
+    "KEY_QUOTED": ("remove the quotation marks around the API key, or around scheme and key",),
+    "KEY_EMPTY": (_SEND_KEY,),
     "KEY_TOO_LONG": (_WHOLE_KEY,),
     "KEY_CHARACTERS": (_WHOLE_KEY,),
     "AUTHORIZATION_REPEATED": ("set the Authorization header in one place only",),
-    "INTAKE_KEY_MISSING": ("set STS_API_KEY where the agent runs, or send the header sts-api-key",),
+    "INTAKE_KEY_MISSING": (
+        "set STS_API_KEY in the agent's environment, or send the header sts-api-key",
+    ),
     "INTAKE_SCHEME": ("send the key in the header sts-api-key", _PROTOCOL),
-    "KEY_BASIC": ("use apikey as the user's name and the key as the password",),
-    "SERVICE_BEARER": ("send a key instead of the Kubernetes token", _OPERATOR),
+    "KEY_BASIC": ("use apikey as the user name and the API key as the password",),
+    "SERVICE_BEARER": ("send an API key instead of the Kubernetes token", _OPERATOR),
     "KEY_CONFLICT": ("remove one of the two keys: Authorization, sts-api-key or api_key",),
     "KEY_UNKNOWN": (
-        "check that the key is for this gateway: 'gateway keys list' shows the names it knows",
+        "check that the API key belongs to this gateway: 'gateway keys list' shows all names",
         _NEW_KEY,
     ),
     "KEY_TYPO": (_WHOLE_KEY,),
     "KEY_EXPIRED": (_NEW_KEY,),
     "KEY_REVOKED": (_NEW_KEY,),
     "KEY_DISABLED": (_OPERATOR,),
-    "SIGNAL_NOT_ALLOWED": ("send with a key that may send this signal",),
-    "UNDECIDED": (_WAIT, "if it lasts: the gateway's key store or key authority is down"),
-    "OVERLOADED": (_WAIT, "if it lasts: the backend is slow, or limits.buffer_memory too small"),
-    "CONNECTION_LIMIT": (_WAIT, "if it lasts: raise limits.max_connections"),
+    "SIGNAL_NOT_ALLOWED": ("use an API key that may send this signal",),
+    "UNDECIDED": (_WAIT, "if it persists: the gateway's key store or key authority is down"),
+    "OVERLOADED": (
+        _WAIT,
+        "if it persists: the backend is slow, or limits.buffer_memory is too small",
+    ),
+    "CONNECTION_LIMIT": (_WAIT, "if it persists: raise limits.max_connections"),
     "QUOTA": (
         _WAIT,
-        "if it lasts: raise its limits or limits.per_key, or spread the load over several keys",
+        "if it persists: raise the key's limits or limits.per_key, or use several keys",
     ),
     "BODY_TOO_LARGE": (_SMALLER,),
     "NOT_FOUND": (_PROTOCOL,),
     "METHOD_NOT_ALLOWED": (_PROTOCOL,),
     "MEDIA_TYPE": ("use --protocol http (protobuf) or --protocol json",),
     "GRPC_MEDIA_TYPE": ("use --protocol grpc for this path",),
+    "GRPC_NEEDS_HTTP2": ("look for a proxy that does not pass HTTP/2 on, or use --protocol http",),
+    "TLS_NEEDED": ("write https:// in --endpoint",),
     "MALFORMED": ("look for a proxy between here and the gateway that changes requests",),
     "HEAD_TOO_LARGE": ("send fewer or shorter headers",),
     "STALLED": ("check the network between here and the gateway", _WAIT),
-    "BACKEND_REFUSED": (_OPERATOR, "its forward.key does not suit its backend"),
+    "UPLOAD_TOO_SLOW": ("check the network between here and the gateway", _WAIT),
+    "BACKEND_REFUSED": (_OPERATOR, "its setting forward.key does not match its backend"),
+    "BACKEND_FOREIGN": (_OPERATOR, "something else answers in its backend's place"),
     "BACKEND_UNREACHABLE": (_BACKEND,),
     "NO_BACKEND_OTLP_GRPC": (_OPERATOR, "it has no backend for gRPC; --protocol http may work"),
     "NO_BACKEND_OTLP_HTTP": (_OPERATOR, "it has no backend for HTTP; --protocol grpc may work"),
     "NO_BACKEND_INTAKE": (_OPERATOR,),
     "BACKEND_LOST": (_BACKEND,),
     "BACKEND_TIMEOUT": (_BACKEND,),
-    "CANCELED": ("give the request more time with --timeout",),
+    "CANCELED": ("allow more time with --timeout",),
     "INTERNAL": (_WAIT, "this is a bug in the gateway: its log has the details, please report it"),
 }
-"""By `ErrorInfo.reason` of the gateway's own answers."""
+"""By `ErrorInfo.reason` of the gateway's own responses."""
 
 _GRPC_ADVICE: Final[dict[GrpcCode, tuple[str, ...]]] = {
-    GrpcCode.UNAUTHENTICATED: ("the server does not accept the key", _GIVE_KEY, _SCHEME),
-    GrpcCode.PERMISSION_DENIED: ("the key is known, but may not send this",),
+    GrpcCode.UNAUTHENTICATED: ("the server does not accept the API key", _SEND_KEY, _SCHEME),
+    GrpcCode.PERMISSION_DENIED: ("the API key is known, but may not send this",),
     GrpcCode.UNIMPLEMENTED: (
-        "the server has no service for this signal or does not know this compression",
+        "the server has no service for this signal or does not support this compression",
     ),
     GrpcCode.RESOURCE_EXHAUSTED: (_SMALLER,),
     GrpcCode.INVALID_ARGUMENT: ("the server cannot read the data: try --compression none",),
     GrpcCode.UNAVAILABLE: (_WAIT,),
-    GrpcCode.DEADLINE_EXCEEDED: ("give the server more time with --timeout",),
+    GrpcCode.DEADLINE_EXCEEDED: ("allow more time with --timeout",),
 }
 _HTTP_ADVICE: Final[dict[int, tuple[str, ...]]] = {
     400: ("the server cannot read the data: try --compression none, or --protocol http",),
-    401: ("the server does not accept the key", _GIVE_KEY, _SCHEME),
-    403: ("the server knows the key, but does not allow this",),
+    401: ("the server does not accept the API key", _SEND_KEY, _SCHEME),
+    403: ("the server knows the API key, but does not allow this",),
     404: (
-        "nothing answers at this path: --endpoint is the base URL, the signal's path is added",
+        "the path does not exist: --endpoint is the base URL, the signal's path is appended",
         _PROTOCOL,
     ),
     405: (_PROTOCOL,),
-    408: ("give the server more time with --timeout",),
+    408: ("allow more time with --timeout",),
     413: (_SMALLER,),
-    415: ("the server does not take this content type or compression",),
-    429: ("the server limits how much may be sent", _WAIT),
+    415: ("the server does not support this content type or compression",),
+    429: ("the server's rate limit is exceeded", _WAIT),
     502: ("a proxy cannot reach the server behind it",),
     503: (_WAIT,),
-    504: ("a proxy waited too long for the server behind it",),
+    504: ("the server behind a proxy did not respond in time",),
 }
 _FIRST_REDIRECT, _LAST_REDIRECT = 300, 399
 
 
-def explain_answer(answer: Answer, service: Service | AgentPath) -> Explanation:
-    """Say what an answer means."""
-    if not answer.is_accepted:
-        return _refused(answer)
-    if answer.rejected:
+def explain_response(response: ExportResponse, service: Service | AgentPath) -> Explanation:
+    """Explain a response."""
+    if not response.is_accepted:
+        return _refused(response)
+    if response.rejected:
         return Explanation(
             Verdict.REFUSED,
-            f"accepted in part: {service.count(answer.rejected)} left out by the server",
-            _said(answer.warning),
-            ("senders must not send the rest again: fix what the server names",),
+            f"partially accepted: the server rejected {service.count(response.rejected)}",
+            _said(response.warning),
+            ("senders must not retry rejected items: fix the problem that the server reports",),
         )
-    if answer.warning:
-        return Explanation(Verdict.ACCEPTED, "accepted, with a warning", _said(answer.warning))
+    if response.warning:
+        return Explanation(Verdict.ACCEPTED, "accepted, with a warning", _said(response.warning))
     return Explanation(Verdict.ACCEPTED, "accepted")
 
 
-def _refused(answer: Answer) -> Explanation:
-    facts = [*_said(answer.message)]
-    facts.extend(f"at {printable(place, _LONGEST_MESSAGE)}" for place in answer.violations)
-    facts.append(_what_senders_do(answer))
-    if answer.reason:
-        headline = f"refused: {answer.code} ({printable(answer.reason)})"
-    elif answer.is_otlp:
-        headline = f"refused: {answer.code}"
+def _refused(response: ExportResponse) -> Explanation:
+    facts = [*_said(response.message)]
+    facts.extend(f"at {printable(place, _LONGEST_MESSAGE)}" for place in response.violations)
+    facts.append(_what_senders_do(response))
+    if response.reason:
+        headline = f"refused: {response.code} ({printable(response.reason)})"
+    elif response.is_otlp:
+        headline = f"refused: {response.code}"
     else:
-        headline = f"refused: {answer.code}, and not by an OTLP server"
-    return Explanation(Verdict.REFUSED, headline, tuple(facts), _advice(answer))
+        headline = f"refused: {response.code} (not an OTLP response)"
+    return Explanation(Verdict.REFUSED, headline, tuple(facts), _advice(response))
 
 
 def _said(text: str) -> tuple[str, ...]:
     return (f"the server says: {printable(text, _LONGEST_MESSAGE)}",) if text else ()
 
 
-def _what_senders_do(answer: Answer) -> str:
-    """Say what senders do on this answer (OTLP specification, "Failures"; `agents`)."""
-    if answer.is_agents:
-        return what_agents_do(answer.http)
-    if not answer.is_retryable:
-        return "SDKs and Collectors drop the data on this answer: it is final"
-    if answer.retry_after_s is None:
-        return "SDKs and Collectors keep the data and try again"
-    return f"SDKs and Collectors keep the data and try again after {answer.retry_after_s:g} s"
+def _what_senders_do(response: ExportResponse) -> str:
+    """Describe what senders do on this response (OTLP specification, "Failures"; `agents`)."""
+    if response.is_agents:
+        return what_agents_do(response.http)
+    if not response.is_retryable:
+        return "SDKs and Collectors drop the data and do not retry"
+    if response.retry_after_s is None:
+        return "SDKs and Collectors keep the data and retry"
+    return f"SDKs and Collectors keep the data and retry after {response.retry_after_s:g} s"
 
 
-def _advice(answer: Answer) -> tuple[str, ...]:
-    if answer.domain == ERROR_DOMAIN and answer.reason in REASON_ADVICE:
-        return REASON_ADVICE[answer.reason]
-    if _FIRST_REDIRECT <= answer.http <= _LAST_REDIRECT:
-        return (f"send to {printable(answer.location, _LONGEST_MESSAGE)} instead",)
+def _advice(response: ExportResponse) -> tuple[str, ...]:
+    if response.domain == ERROR_DOMAIN and response.reason in REASON_ADVICE:
+        return REASON_ADVICE[response.reason]
+    if _FIRST_REDIRECT <= response.http <= _LAST_REDIRECT:
+        return (f"send to {printable(response.location, _LONGEST_MESSAGE)} instead",)
     advice = (
-        _HTTP_ADVICE.get(answer.http, ())
-        if answer.grpc is None
-        else _GRPC_ADVICE.get(answer.grpc, ())
+        _HTTP_ADVICE.get(response.http, ())
+        if response.grpc is None
+        else _GRPC_ADVICE.get(response.grpc, ())
     )
-    return advice if answer.is_otlp else (*advice, "another kind of server answers here", _PROTOCOL)
+    return advice if response.is_otlp else (*advice, "this is not an OTLP server", _PROTOCOL)
 
 
 def explain_failure(failure: UnreachableError, plan: Plan) -> Explanation:
-    """Say why no answer came."""
+    """Explain why there is no response."""
     headline, advice = _failure(failure.cause, plan)
     detail = printable(failure.detail, _LONGEST_MESSAGE)
-    facts = (f"in the library's words: {detail}",) if detail else ()
+    facts = (f"details: {detail}",) if detail else ()
     return Explanation(Verdict.UNREACHABLE, headline, facts, advice)
 
 
 def _failure(cause: Cause, plan: Plan) -> tuple[str, tuple[str, ...]]:
-    """Fill in what the table says of a cause."""
+    """Look up a cause in the tables and fill in its placeholders."""
     headline, advice = (_TLS_FAILURES | _NETWORK_FAILURES)[cause]
     words = {
         "address": plan.endpoint.authority,
@@ -210,93 +221,93 @@ _Words = tuple[str, tuple[str, ...]]
 
 _TLS_FAILURES: Final[dict[Cause, _Words]] = {
     Cause.UNKNOWN_CA: (
-        "TLS: the certificate of {address} is signed by nobody whom this machine trusts",
+        "TLS: this machine does not trust the CA that signed the certificate of {address}",
         (
-            "name the CA's certificate with --ca-file FILE (a Collector: tls.ca_file)",
-            "to try without any check: --insecure-skip-verify; the key can then be stolen",
+            "pass the CA's certificate with --ca-file FILE (in a Collector: tls.ca_file)",
+            "to skip the check: --insecure-skip-verify; the API key can then be stolen",
         ),
     ),
     Cause.WRONG_NAME: (
-        "TLS: the certificate of {address} was made for another name",
-        ("use a name that stands in the certificate, or have {host} added to it",),
+        "TLS: the certificate of {address} is for another name",
+        ("use a name that is in the certificate, or add {host} to the certificate",),
     ),
     Cause.CERTIFICATE_EXPIRED: (
-        "TLS: the certificate of {address} is not valid at this time",
+        "TLS: the certificate of {address} has expired or is not valid yet",
         ("renew the certificate; check the clocks of both machines",),
     ),
     Cause.CLIENT_CERTIFICATE: (
-        "TLS: {address} wants a client certificate",
-        ("this command sends none: use a listener without tls.client_ca_file",),
+        "TLS: {address} requires a client certificate",
+        ("this command cannot send one: use a listener without tls.client_ca_file",),
     ),
     Cause.TLS_OTHER: (
-        "TLS: no secure connection to {address} came about",
-        ("check that both sides allow a common TLS version (1.2 or 1.3)",),
+        "TLS: the handshake with {address} failed",
+        ("check that both sides support a common TLS version (1.2 or 1.3)",),
     ),
     Cause.NOT_TLS: (
         "{address} does not speak TLS",
-        ("write http:// instead of https://, or use the port that has TLS",),
+        ("use http:// instead of https://, or the port that has TLS",),
     ),
     Cause.NEEDS_TLS: (
-        "{address} speaks TLS, and this was sent in cleartext",
-        ("write https:// instead of http://, with --ca-file for a private CA",),
+        "{address} requires TLS, but the request was sent in cleartext",
+        ("use https:// instead of http://, with --ca-file for a private CA",),
     ),
     Cause.NO_HTTP2: (
         "TLS: {address} does not offer HTTP/2 (ALPN h2), which gRPC needs",
         (
             "use --protocol http",
-            "or let what ends TLS there (ingress, load balancer) offer HTTP/2",
+            "or enable HTTP/2 where TLS is terminated (ingress, load balancer)",
         ),
     ),
 }
 
 _NETWORK_FAILURES: Final[dict[Cause, _Words]] = {
     Cause.REFUSED: (
-        "nothing listens on {address}",
+        "nothing is listening on {address}",
         (
             "check host and port: OTLP/gRPC is usually 4317, OTLP/HTTP 4318",
             "is the gateway running? 'gateway demo' starts one",
         ),
     ),
     Cause.NO_SUCH_HOST: (
-        "the name {host} is not known",
-        ("check the spelling, and that this machine's DNS knows it",),
+        "the host name {host} is unknown",
+        ("check the spelling, and that this machine's DNS resolves it",),
     ),
     Cause.NO_ROUTE: (
-        "there is no way to {address} from here",
+        "there is no route to {address}",
         ("check the network, VPN and firewall",),
     ),
     Cause.CONNECT_TIMEOUT: (
-        "{address} does not react",
-        ("check host and port; a firewall that drops silently looks like this",),
+        "connecting to {address} timed out",
+        ("check host and port; a firewall may drop packets",),
     ),
     Cause.NO_ANSWER: (
-        "no answer from {address} within {timeout} s",
+        "no response from {address} within {timeout} s",
         (
-            "check host and port; a firewall that drops silently looks like this",
-            "give a slow server more time with --timeout",
+            "check host and port; a firewall may drop packets",
+            "for a slow server, allow more time with --timeout",
         ),
     ),
     Cause.ONLY_HTTP1: (
-        "{address} speaks HTTP/1.1 only, and gRPC needs HTTP/2",
-        ("use --protocol http here, or gRPC's own port, usually 4317",),
+        "{address} speaks only HTTP/1.1, but gRPC needs HTTP/2",
+        ("use --protocol http, or the port for gRPC, usually 4317",),
     ),
     Cause.ONLY_HTTP2: (
-        "{address} speaks HTTP/2 only: a gRPC port",
-        ("use --protocol grpc here, or the port for OTLP/HTTP, usually 4318",),
+        "{address} speaks only HTTP/2: it is a gRPC port",
+        ("use --protocol grpc, or the port for OTLP/HTTP, usually 4318",),
     ),
     Cause.NOT_HTTP: (
-        "what listens on {address} does not speak HTTP",
+        "the server on {address} does not speak HTTP",
         ("check the port: OTLP/gRPC is usually 4317, OTLP/HTTP 4318",),
     ),
     Cause.BROKEN_OFF: (
-        "{address} closed the connection without an answer",
+        "{address} closed the connection without a response",
         (
-            "try again; if it lasts, look into the server's log, and for proxies in between",
-            "with https://: a server that wants a client certificate may hang up like this",
+            "try again; if it persists, check the server's log and proxies in between",
+            "with https://: the server may require a client certificate",
         ),
     ),
     Cause.GOING_AWAY: (
-        "{address} is closing its connections: it restarts, or has as many as it may",
-        ("try again; senders do so by themselves",),
+        "{address} is closing its connections: it is restarting or has reached its limit",
+        ("try again; senders do this automatically",),
     ),
 }

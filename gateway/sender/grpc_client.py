@@ -1,7 +1,7 @@
 """OTLP/gRPC over one HTTP/2 connection, on the `h2` library.
 
-Not `grpcio`: it knows only gzip and deflate, and hides what the peer really said. One call at a
-time, which is all that a tool needs that explains each answer.
+Not `grpcio`: it supports only gzip and deflate, and hides the peer's actual response. One call at a
+time, which is enough for a tool that explains each response.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ import h2.exceptions
 from gateway import __version__
 from gateway.otlp.framing import frame
 from gateway.otlp.services import Service
-from gateway.sender.answer import Answer, grpc_answer
+from gateway.sender.response import ExportResponse, parse_grpc_response
 from gateway.sender.target import Plan
 from gateway.sender.unreachable import Cause, UnreachableError, cause_of, open_stream
 
 USER_AGENT: Final = f"gateway-send/{__version__}"
 _READ_BYTES: Final = 64 * 1024
-_MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
-"""OTLP specification 1.11: limit for responses."""
+_MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
+"""OTLP specification 1.11: the limit for responses."""
 
 
 @dataclass(slots=True)
 class _Response:
-    """What has come for the call in progress."""
+    """The raw response to the call in progress, so far."""
 
     headers: dict[str, str] = field(default_factory=dict)
     trailers: dict[str, str] = field(default_factory=dict)
@@ -51,12 +51,12 @@ class GrpcConnection:
         self._writer = writer
         config = h2.config.H2Configuration(client_side=True, header_encoding=None)
         self._h2 = h2.connection.H2Connection(config)
-        self._has_heard = False
+        self._has_received = False
         self._is_usable = True
 
     @classmethod
     async def open(cls, plan: Plan) -> Self:
-        """Connect, with TLS and ALPN where the endpoint has it.
+        """Connect, with TLS and ALPN if the endpoint is https.
 
         Raises:
             UnreachableError: there is no connection, or its TLS does not offer HTTP/2.
@@ -78,11 +78,11 @@ class GrpcConnection:
 
     @property
     def is_usable(self) -> bool:
-        """Whether another call may be made: the peer has not said goodbye."""
+        """Whether another call is possible: the peer has not sent GOAWAY."""
         return self._is_usable
 
-    async def export(self, service: Service, payload: bytes) -> Answer:
-        """Make one Export call; `payload` is the message, compressed as the plan says.
+    async def export(self, service: Service, payload: bytes) -> ExportResponse:
+        """Make one Export call; `payload` is the message, already compressed.
 
         Raises:
             UnreachableError: the connection broke, or the peer does not speak HTTP/2.
@@ -95,12 +95,12 @@ class GrpcConnection:
             self._is_usable = False
             raise cause_of(error) from error
         status = int(response.headers.get(":status", "0"))
-        return grpc_answer(
+        return parse_grpc_response(
             service, status, response.headers, response.trailers, bytes(response.body)
         )
 
     async def close(self) -> None:
-        """Say goodbye and close."""
+        """Send GOAWAY and close."""
         with contextlib.suppress(OSError, h2.exceptions.ProtocolError):
             self._h2.close_connection()
             self._writer.write(self._h2.data_to_send())
@@ -109,7 +109,7 @@ class GrpcConnection:
             await self._writer.wait_closed()
 
     def _request_headers(self, service: Service) -> list[tuple[str, str]]:
-        """Write the head as gRPC wants it, in its order (gRPC over HTTP/2, "Requests")."""
+        """Build the headers in gRPC's order (gRPC over HTTP/2, "Requests")."""
         plan = self._plan
         headers = [
             (":method", "POST"),
@@ -138,14 +138,14 @@ class GrpcConnection:
             for event in self._received(await self._read()):
                 self._handle(event, stream_id, response)
         if unsent:
-            # Answered from the head: the rest of the body is not wanted.
+            # The server has responded after the head: it does not want the rest of the body.
             with contextlib.suppress(h2.exceptions.ProtocolError):
                 self._h2.reset_stream(stream_id)
         await self._flush()
         return response
 
     def _send_some(self, stream_id: int, unsent: memoryview) -> memoryview:
-        """Send as much of the body as the peer's windows allow; returns the rest."""
+        """Send as much of the body as the peer's windows allow; return the rest."""
         while unsent:
             with contextlib.suppress(h2.exceptions.StreamClosedError):
                 window = self._h2.local_flow_control_window(stream_id)
@@ -167,7 +167,7 @@ class GrpcConnection:
         data = await self._reader.read(_READ_BYTES)
         if not data:
             raise UnreachableError(Cause.BROKEN_OFF, "the connection was closed")
-        if not self._has_heard and data.startswith(b"HTTP/1."):
+        if not self._has_received and data.startswith(b"HTTP/1."):
             raise UnreachableError(Cause.ONLY_HTTP1)
         return data
 
@@ -175,9 +175,9 @@ class GrpcConnection:
         try:
             events = self._h2.receive_data(data)
         except h2.exceptions.ProtocolError as error:
-            cause = Cause.BROKEN_OFF if self._has_heard else Cause.NOT_HTTP
+            cause = Cause.BROKEN_OFF if self._has_received else Cause.NOT_HTTP
             raise UnreachableError(cause, str(error)) from error
-        self._has_heard = True
+        self._has_received = True
         return events
 
     def _handle(self, event: h2.events.Event, stream_id: int, response: _Response) -> None:
@@ -195,7 +195,7 @@ class GrpcConnection:
                     detail = f"the stream was reset with error {event.error_code}"
                     raise UnreachableError(Cause.BROKEN_OFF, detail)
             case h2.events.ConnectionTerminated():
-                self._hear_goodbye(event, response)
+                self._handle_goaway(event, response)
             case _:
                 pass
 
@@ -206,11 +206,11 @@ class GrpcConnection:
             self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
         if event.stream_id == stream_id and event.data:
             response.body += event.data
-        if len(response.body) > _MAX_ANSWER_BYTES:
-            raise UnreachableError(Cause.BROKEN_OFF, "the answer is larger than 4 MiB")
+        if len(response.body) > _MAX_RESPONSE_BYTES:
+            raise UnreachableError(Cause.BROKEN_OFF, "the response is larger than 4 MiB")
 
-    def _hear_goodbye(self, event: h2.events.ConnectionTerminated, response: _Response) -> None:
-        """Take a GOAWAY. The `h2` library reads nothing after it, not even our answer."""
+    def _handle_goaway(self, event: h2.events.ConnectionTerminated, response: _Response) -> None:
+        """Handle a GOAWAY. The `h2` library reads nothing after it, not even the response."""
         self._is_usable = False
         if not response.is_complete:
             cause = Cause.BROKEN_OFF if event.error_code else Cause.GOING_AWAY

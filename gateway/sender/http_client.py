@@ -7,14 +7,14 @@ from typing import Final, Self
 import aiohttp
 
 from gateway.otlp.services import Service
-from gateway.sender.agents import AgentPath, agent_answer
-from gateway.sender.answer import Answer, http_answer
+from gateway.sender.agents import AgentPath, parse_agent_response
 from gateway.sender.grpc_client import USER_AGENT
+from gateway.sender.response import ExportResponse, parse_http_response
 from gateway.sender.target import Plan, SendProtocol
 from gateway.sender.unreachable import cause_of
 
-_MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
-"""OTLP specification 1.11: limit for responses. What is beyond is not read."""
+_MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
+"""OTLP specification 1.11: the limit for responses. Further bytes are not read."""
 _CONTENT_TYPES: Final = {
     SendProtocol.HTTP: "application/x-protobuf",
     SendProtocol.JSON: "application/json",
@@ -31,40 +31,40 @@ class HttpConnection:
 
     @classmethod
     async def open(cls, plan: Plan) -> Self:
-        """Make ready; aiohttp connects with the first request.
+        """Create a session; aiohttp connects with the first request.
 
         Raises:
             PlanError: the CA file is unusable.
         """
         context = plan.tls.context("http/1.1") if plan.endpoint.is_tls else True
         connector = aiohttp.TCPConnector(ssl=context, limit=1)
-        # The caller has the deadline; redirects would send the key to somebody else.
+        # The caller sets the deadline. Redirects could send the key to another server.
         timeout = aiohttp.ClientTimeout(total=None)
         return cls(plan, aiohttp.ClientSession(connector=connector, timeout=timeout))
 
     @property
     def is_usable(self) -> bool:
-        """Whether another request may be made: aiohttp connects again by itself."""
+        """Whether another request is possible: aiohttp reconnects automatically."""
         return True
 
-    async def export(self, service: Service | AgentPath, payload: bytes) -> Answer:
-        """Make one Export request; `payload` is the message, compressed as the plan says.
+    async def export(self, service: Service | AgentPath, payload: bytes) -> ExportResponse:
+        """Make one Export request; `payload` is the message, already compressed.
 
         Raises:
-            UnreachableError: there is no connection, or no answer.
+            UnreachableError: there is no connection, or no response.
         """
         url = f"{self._plan.endpoint.url}{service.http_path}"
         try:
             async with self._session.post(
                 url, data=payload, headers=self._headers(), allow_redirects=False
             ) as response:
-                body = await _read_answer(response)
+                body = await _read_body(response)
         except (aiohttp.ClientError, OSError) as error:
             raise cause_of(error) from error
         headers = {name.lower(): value for name, value in response.headers.items()}
         if isinstance(service, AgentPath):
-            return agent_answer(response.status, headers, body)
-        return http_answer(service, response.status, headers, body)
+            return parse_agent_response(response.status, headers, body)
+        return parse_http_response(service, response.status, headers, body)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -82,10 +82,10 @@ class HttpConnection:
         return headers
 
 
-async def _read_answer(response: aiohttp.ClientResponse) -> bytes:
+async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
-        if len(body) > _MAX_ANSWER_BYTES:
+        if len(body) > _MAX_RESPONSE_BYTES:
             break
     return bytes(body)

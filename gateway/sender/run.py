@@ -1,4 +1,4 @@
-"""Sending a plan's requests, one after the other, and telling of each."""
+"""Sends a plan's requests, one after the other, and reports each one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from gateway.otlp.encodings import Transport, compress
 from gateway.otlp.services import Service, item_count
 from gateway.sender import agents
 from gateway.sender.agents import AgentPath
-from gateway.sender.answer import Answer
-from gateway.sender.explain import Explanation, Verdict, explain_answer, explain_failure
+from gateway.sender.explain import Explanation, Verdict, explain_failure, explain_response
 from gateway.sender.grpc_client import GrpcConnection
 from gateway.sender.http_client import HttpConnection
+from gateway.sender.response import ExportResponse
 from gateway.sender.target import Plan, SendProtocol
 from gateway.sender.telemetry import Round, new_round
 from gateway.sender.unreachable import (
@@ -33,12 +33,12 @@ Connection = GrpcConnection | HttpConnection
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One request: what was sent, and how it ended."""
+    """One request and its result."""
 
     service: Service | AgentPath
     items: int
     bytes: int
-    """Of the message as sent, compressed."""
+    """Size of the message as sent, compressed."""
     explanation: Explanation
     duration_s: float
 
@@ -48,7 +48,7 @@ async def send(
     clock_ns: Callable[[], int] = time.time_ns,
     stopwatch: Callable[[], float] = time.monotonic,
 ) -> AsyncGenerator[Attempt, None]:
-    """Send `plan.count` rounds of every signal; ends early when the endpoint is unreachable.
+    """Send `plan.count` rounds of every signal; stop early if the endpoint is unreachable.
 
     Raises:
         PlanError: the CA file is unusable.
@@ -76,7 +76,7 @@ async def send(
 
 
 def _payload(plan: Plan, service: Service | AgentPath, sample: Round) -> tuple[bytes, int]:
-    """Make one request's body, compressed, and count what is in it."""
+    """Build the body of one request, compressed, and count its items."""
     if isinstance(service, AgentPath):
         body, items = agents.sample(service, sample.number, sample.started_ns)
         return compress(plan.compression, body, "http"), items
@@ -90,27 +90,27 @@ def _payload(plan: Plan, service: Service | AgentPath, sample: Round) -> tuple[b
 async def _export(
     plan: Plan, connection: Connection | None, service: Service | AgentPath, payload: bytes
 ) -> tuple[Connection | None, Explanation]:
-    """Send one request within the plan's timeout, on the open connection where it still serves."""
+    """Send one request within the plan's timeout, on the open connection if it is still usable."""
     try:
         async with asyncio.timeout(plan.timeout_s):
             if connection is not None:
-                answer = await _export_again(connection, service, payload)
-                if answer is not None:
-                    return connection, explain_answer(answer, service)
+                response = await _export_again(connection, service, payload)
+                if response is not None:
+                    return connection, explain_response(response, service)
                 await connection.close()
             connection = await _connect(plan)
-            answer = await _exported(connection, service, payload)
+            response = await _exported(connection, service, payload)
     except (UnreachableError, TimeoutError) as error:
         return connection, explain_failure(await _diagnosed(plan, error), plan)
-    return connection, explain_answer(answer, service)
+    return connection, explain_response(response, service)
 
 
 async def _export_again(
     connection: Connection, service: Service | AgentPath, payload: bytes
-) -> Answer | None:
-    """Use a connection once more; None when the server has said goodbye meanwhile.
+) -> ExportResponse | None:
+    """Use a connection once more; None if the server has sent GOAWAY meanwhile.
 
-    A goodbye that was under way is no failure: the call was not looked at (RFC 9113 §6.8).
+    A GOAWAY that was in flight is not a failure: the call was not processed (RFC 9113 §6.8).
     """
     if not connection.is_usable:
         return None
@@ -122,7 +122,9 @@ async def _export_again(
         raise
 
 
-async def _exported(connection: Connection, service: Service | AgentPath, payload: bytes) -> Answer:
+async def _exported(
+    connection: Connection, service: Service | AgentPath, payload: bytes
+) -> ExportResponse:
     if isinstance(connection, HttpConnection):
         return await connection.export(service, payload)
     assert isinstance(service, Service)  # noqa: S101 - agents speak HTTP only
@@ -140,7 +142,7 @@ async def _connect(plan: Plan) -> Connection:
 
 
 async def _diagnosed(plan: Plan, error: BaseException) -> UnreachableError:
-    """Look closer where a connection broke: the port may speak something else."""
+    """Probe the port after a broken connection: it may speak another protocol."""
     failure = cause_of(error)
     if failure.cause not in {Cause.BROKEN_OFF, Cause.NOT_HTTP}:
         return failure

@@ -1,4 +1,4 @@
-"""Where telemetry is sent, and with what: the checked form of `gateway send`'s options."""
+"""The target and the plan of a run: the validated form of `gateway send`'s options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gateway.sender.agents import AGENT_PATHS, AgentPath
 
 
 class SendProtocol(enum.StrEnum):
-    """How to speak: OTLP/gRPC, OTLP/HTTP with protobuf or JSON, or as the StackState agents do."""
+    """OTLP/gRPC, OTLP/HTTP with protobuf or JSON, or the StackState agents' intake."""
 
     GRPC = "grpc"
     HTTP = "http"
@@ -24,12 +24,12 @@ class SendProtocol(enum.StrEnum):
 
 
 class PlanError(Exception):
-    """An option does not make sense. The text says which and what to write instead."""
+    """An option is invalid. The text says which one and how to fix it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A base URL, taken apart. `prefix` has no trailing slash."""
+    """The parts of a base URL. `prefix` has no trailing slash."""
 
     is_tls: bool
     host: str
@@ -43,22 +43,22 @@ class Endpoint:
 
     @property
     def url(self) -> str:
-        """The base URL again."""
+        """The base URL."""
         return f"{'https' if self.is_tls else 'http'}://{self.authority}{self.prefix}"
 
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How the server's certificate is checked."""
+    """How to verify the server's certificate."""
 
     ca_file: Path | None = None
     insecure_skip_verify: bool = False
 
     def context(self, alpn: str) -> ssl.SSLContext:
-        """Make a client context that offers one protocol by ALPN.
+        """Create a client context that offers one protocol by ALPN.
 
         Raises:
-            PlanError: the CA file cannot be read or holds no certificate.
+            PlanError: the CA file cannot be read or contains no certificate.
         """
         try:
             context = ssl.create_default_context(cafile=self.ca_file)
@@ -74,13 +74,13 @@ class Tls:
 
 def _why_unreadable(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
-        return "holds no certificate in PEM form"
+        return "contains no certificate in PEM format"
     return (error.strerror or str(error)).lower()
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to send, where to and how."""
+    """What to send, where and how."""
 
     endpoint: Endpoint
     protocol: SendProtocol
@@ -95,14 +95,14 @@ class Plan:
 
     @property
     def services(self) -> tuple[Service | AgentPath, ...]:
-        """What each round consists of: one request to each of these."""
+        """The services of a round: each gets one request."""
         if self.protocol is SendProtocol.INTAKE:
             return AGENT_PATHS
         return tuple(SERVICES[signal] for signal in self.signals)
 
     @property
     def authorization(self) -> str | None:
-        """The Authorization header, or None without a key."""
+        """The Authorization header, or None if there is no key."""
         return None if self.key is None else f"{self.scheme} {self.key}"
 
 
@@ -110,10 +110,10 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 def parse_endpoint(text: str, protocol: SendProtocol) -> Endpoint:
-    """Take a base URL apart.
+    """Parse a base URL.
 
     Raises:
-        PlanError: it is no http:// or https:// URL, or holds what a base URL must not.
+        PlanError: it is not an http:// or https:// URL, or has parts that a base URL must not have.
     """
     if "://" not in text:
         msg = f"--endpoint needs a scheme: write http://{text}, or https://{text} for TLS"
@@ -128,7 +128,7 @@ def parse_endpoint(text: str, protocol: SendProtocol) -> Endpoint:
         msg = f"--endpoint {text!r} is not a URL like http://127.0.0.1:4317 or https://host:443"
         raise PlanError(msg)
     if parts.query or parts.fragment or parts.username is not None:
-        msg = "--endpoint takes no user, query or fragment: pass the key with --key-file"
+        msg = "--endpoint must not have a user, query or fragment: pass the key with --key-file"
         raise PlanError(msg)
     prefix = parts.path.rstrip("/")
     _check_prefix(prefix, protocol)
@@ -137,29 +137,29 @@ def parse_endpoint(text: str, protocol: SendProtocol) -> Endpoint:
 
 def _check_prefix(prefix: str, protocol: SendProtocol) -> None:
     if protocol is SendProtocol.GRPC and prefix:
-        msg = f"--endpoint: gRPC has no path, leave {prefix!r} out, or use --protocol http"
+        msg = f"--endpoint: gRPC has no path: remove {prefix!r}, or use --protocol http"
         raise PlanError(msg)
     own = tuple(path.http_path for path in AGENT_PATHS)
     for path in own if protocol is SendProtocol.INTAKE else BY_HTTP_PATH:
         if prefix.endswith(path):
-            msg = f"--endpoint takes the base URL: leave {path!r} out, it is added"
+            msg = f"--endpoint must be the base URL: remove {path!r}, which is appended"
             raise PlanError(msg)
 
 
 def check_key(key: str, source: str) -> str:
-    """Check that a key can stand in a header; surrounding white space is dropped.
+    """Check that a key is valid in a header; surrounding white space is removed.
 
     Raises:
-        PlanError: it is empty, too long, or has characters that no key has.
+        PlanError: the key is empty, too long, or has invalid characters.
     """
     key = key.strip()
     if not key:
-        msg = f"{source} holds no key"
+        msg = f"{source} contains no API key"
         raise PlanError(msg)
     if not (key.isascii() and key.isprintable()) or " " in key:
-        msg = f"{source}: a key has only visible ASCII characters, and stands alone"
+        msg = f"{source} must contain one API key, which has only visible ASCII characters"
         raise PlanError(msg)
     if len(key) > MAX_KEY_BYTES:
-        msg = f"{source}: a key has at most {MAX_KEY_BYTES} characters"
+        msg = f"{source}: an API key has at most {MAX_KEY_BYTES} characters"
         raise PlanError(msg)
     return key

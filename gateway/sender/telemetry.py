@@ -1,7 +1,7 @@
-"""Sample telemetry that looks like a real program's: one checkout in a small shop per round.
+"""Sample telemetry like that of a real program: one checkout in a small shop per round.
 
 The signals of a round belong together: the logs, the histogram's exemplar and the profile's sample
-name the trace and span that the traces carry.
+refer to the trace and span in the traces.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gateway.model import Signal
 from gateway.otlp.services import SERVICE_NAME, ExportRequest
 
 SAMPLE_SERVICE: Final = "gateway-send"
-"""`service.name` of everything that is sent."""
+"""`service.name` of all telemetry that is sent."""
 
 _MS: Final = 1_000_000
 """Nanoseconds in a millisecond."""
@@ -38,7 +38,7 @@ _SCOPE: Final = InstrumentationScope(name="gateway.send", version=__version__)
 
 
 def _attributes(**values: str | int) -> list[KeyValue]:
-    """Make attributes; underscores in names stand for the dots of the semantic conventions."""
+    """Build attributes; underscores in names become the dots of the semantic conventions."""
     return [
         KeyValue(key=name.replace("_", "."), value=_any_value(value))
         for name, value in values.items()
@@ -73,7 +73,7 @@ _RESOURCE: Final = Resource(
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One checkout: what every signal of it shares."""
+    """One checkout: the data that all of its signals share."""
 
     number: int
     """1, 2, …: counters grow with it."""
@@ -81,13 +81,13 @@ class Round:
     """Unix time in nanoseconds."""
     trace_id: bytes
     span_ids: tuple[bytes, bytes, bytes]
-    """The request, the payment call within it, the query within it."""
+    """The request, the payment call inside it, the query inside it."""
 
     def request(self, signal: Signal) -> ExportRequest:
-        """Make the batch for one of the four OTLP signals.
+        """Build the batch for one of the four OTLP signals.
 
         Raises:
-            ValueError: the signal is none of them.
+            ValueError: it is another signal.
         """
         match signal:
             case Signal.TRACES:
@@ -227,7 +227,7 @@ class Round:
         return request
 
     def _dictionary(self) -> ProfilesDictionary:
-        """Make the tables that the profile points into; entry 0 of each is empty by contract."""
+        """Build the tables that the profile refers to; entry 0 of each must be empty."""
         tables = ProfilesDictionary(string_table=_STRINGS)
         tables.mapping_table.add()
         tables.attribute_table.add()
@@ -254,7 +254,7 @@ def _bucket_counts(value: float) -> list[int]:
 
 
 def new_round(number: int, started_ns: int) -> Round:
-    """Begin a round with fresh random ids.
+    """Create a round with new random ids.
 
     Args:
         number: 1, 2, … within one run.

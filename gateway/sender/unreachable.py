@@ -1,7 +1,7 @@
-"""Why nobody answered: the ways in which a connection fails, found out from library errors.
+"""Why there is no response: the ways in which a connection fails, derived from library errors.
 
-Library errors are translated here and nowhere else. Where an error does not say enough ("the
-connection was closed"), `probe` looks at what the port speaks, so that the advice can be exact.
+Library errors are translated here and nowhere else. If an error does not say enough ("the
+connection was closed"), `probe` checks which protocol the port speaks, so that the advice is exact.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FRAME_TYPE_AT: Final = 3
 
 
 class Cause(enum.Enum):
-    """Ways in which a request gets no answer."""
+    """Reasons why a request gets no response."""
 
     REFUSED = enum.auto()
     NO_SUCH_HOST = enum.auto()
@@ -52,11 +52,11 @@ class Cause(enum.Enum):
     NOT_HTTP = enum.auto()
     BROKEN_OFF = enum.auto()
     GOING_AWAY = enum.auto()
-    """The server said goodbye in good order: it restarts, or has all the connections it may."""
+    """The server has sent GOAWAY: it is restarting, or has reached its connection limit."""
 
 
 class UnreachableError(Exception):
-    """No answer came. `cause` is why, `detail` the library's words for those who want them."""
+    """There is no response. `cause` is the reason, `detail` the library's error message."""
 
     def __init__(self, cause: Cause, detail: str = "") -> None:
         super().__init__(f"{cause.name}: {detail}" if detail else cause.name)
@@ -70,7 +70,7 @@ _CERTIFICATE_CAUSES: Final = {
     62: Cause.WRONG_NAME,  # X509_V_ERR_HOSTNAME_MISMATCH
     64: Cause.WRONG_NAME,  # X509_V_ERR_IP_ADDRESS_MISMATCH
 }
-"""OpenSSL's verification results that are not about who signed."""
+"""OpenSSL's verification results that are not about the CA."""
 
 _TLS_CAUSES: Final = {
     "WRONG_VERSION_NUMBER": Cause.NOT_TLS,
@@ -92,7 +92,7 @@ _OS_CAUSES: Final = {
 
 
 def cause_of(error: BaseException) -> UnreachableError:
-    """Translate a library's error; what is unknown counts as broken off, to be probed."""
+    """Translate a library error; unknown ones become BROKEN_OFF, which is then probed."""
     if isinstance(error, UnreachableError):
         return error
     if isinstance(error, aiohttp.ClientConnectorDNSError):
@@ -102,7 +102,7 @@ def cause_of(error: BaseException) -> UnreachableError:
 
 
 def _unwrapped(error: BaseException) -> BaseException:
-    """Take what aiohttp has wrapped."""
+    """Return the error that aiohttp has wrapped."""
     match error:
         case aiohttp.ClientConnectorCertificateError():
             return error.certificate_error
@@ -118,7 +118,7 @@ def _tls_cause(error: ssl.SSLError) -> UnreachableError:
     if isinstance(error, ssl.SSLCertVerificationError):
         cause = _CERTIFICATE_CAUSES.get(error.verify_code, Cause.UNKNOWN_CA)
         return UnreachableError(cause, error.verify_message)
-    # OpenSSL's errors have a reason; those that Python makes itself have not.
+    # OpenSSL's errors have a reason; Python's own do not.
     reason: str = getattr(error, "reason", None) or str(error)
     return UnreachableError(_TLS_CAUSES.get(reason, Cause.TLS_OTHER), reason)
 
@@ -136,7 +136,7 @@ def _os_cause(error: BaseException) -> UnreachableError:
 async def open_stream(
     endpoint: Endpoint, context: ssl.SSLContext | None = None
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect to the first address of a host that answers.
+    """Connect to the first address of a host that accepts the connection.
 
     `asyncio.open_connection` does the same, but hides the errors' codes when several addresses
     fail.
@@ -163,10 +163,10 @@ async def open_stream(
 
 
 async def speaks_cleartext(endpoint: Endpoint) -> bool:
-    """Whether a port that hangs up on a TLS handshake answers HTTP/1.1 or HTTP/2 without TLS.
+    """Whether a port that closes on a TLS handshake speaks HTTP/1.1 or HTTP/2 without TLS.
 
-    TLS servers may answer an HTTP/1.1 request in cleartext with a hint (nginx and Go do, with 400):
-    ask `speaks_tls` first.
+    TLS servers may respond to a cleartext HTTP/1.1 request with a hint (nginx and Go do, with 400):
+    call `speaks_tls` first.
     """
     if _is_settings_frame(await _reply(endpoint, _HTTP2_HELLO)):
         return True
@@ -174,10 +174,10 @@ async def speaks_cleartext(endpoint: Endpoint) -> bool:
 
 
 async def probe(endpoint: Endpoint, *, wants_http2: bool) -> Cause:
-    """Find out why a cleartext connection was closed or answered with something else.
+    """Find out why a cleartext connection was closed or got something other than HTTP.
 
-    Asks the port, in this order, whether it speaks TLS, HTTP/2 and HTTP/1.1; each question takes a
-    connection of its own and at most two seconds.
+    Checks, in this order, whether the port speaks TLS, HTTP/2 and HTTP/1.1. Each check takes its
+    own connection and at most two seconds.
     """
     if await speaks_tls(endpoint):
         return Cause.NEEDS_TLS
@@ -191,19 +191,19 @@ async def probe(endpoint: Endpoint, *, wants_http2: bool) -> Cause:
 
 
 def _is_settings_frame(data: bytes) -> bool:
-    """Whether this begins as every HTTP/2 server must begin (RFC 9113 §3.4)."""
+    """Whether this starts with the SETTINGS frame of an HTTP/2 server (RFC 9113 §3.4)."""
     return data[_FRAME_TYPE_AT : _FRAME_TYPE_AT + 1] == bytes([_SETTINGS_TYPE])
 
 
 async def speaks_tls(endpoint: Endpoint) -> bool:
-    """Whether a TLS handshake gets anywhere, whatever the certificate is."""
+    """Whether the port speaks TLS, with any certificate."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     try:
         _, writer = await _within(open_stream(endpoint, context))
     except ssl.SSLError as error:
-        # An alert (no shared version, a client certificate is wanted) is TLS as well.
+        # An alert (no shared version, a client certificate is required) is TLS as well.
         return "ALERT" in str(error)
     except OSError:
         return False
@@ -212,7 +212,7 @@ async def speaks_tls(endpoint: Endpoint) -> bool:
 
 
 async def _reply(endpoint: Endpoint, hello: bytes) -> bytes:
-    """Say hello in cleartext and read the first bytes of the reply; empty when there is none."""
+    """Send a hello in cleartext and read the first bytes of the reply; empty if there is none."""
     try:
         reader, writer = await _within(open_stream(endpoint))
     except OSError:

@@ -16,13 +16,18 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
 MALFORMED: Final = "MALFORMED"
 HEAD_TOO_LARGE: Final = "HEAD_TOO_LARGE"
+NOT_HTTP: Final = "NOT_HTTP"
+"""The first line is of another protocol: an answer in HTTP would be no use."""
 
 _CRLF: Final = b"\r\n"
 _MAX_CHUNK_LINE: Final = 256
 """Longest chunk-size line with its extensions: senders of telemetry use none."""
 _MAX_CHUNK_DIGITS: Final = 15
+LINES_AT_ONCE: Final = 256
+"""Lines between chunks that are read at a time: about half a millisecond."""
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _TARGET: Final = re.compile(rb"[!-~]+\Z")
+_ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*)(/[^?]*)?(?:\?(.*))?\Z", re.IGNORECASE)
 _VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*\Z")
 _FIELD_LINE: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\Z")
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]+)[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?\Z")
@@ -33,11 +38,13 @@ _HOST: Final = re.compile(
 
 
 class Http1Error(Exception):
-    """The peer's message cannot be read; `reason` is a row of `outcome.REFUSALS`."""
+    """The peer's message cannot be read; `reason` is a row of `outcome.REFUSALS`, or `NOT_HTTP`."""
 
     def __init__(self, reason: str = MALFORMED) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.head = b""
+        """The head that cannot be read, as far as it has come."""
 
 
 def parse_request_line(line: bytes) -> tuple[bytes, bytes, bool]:
@@ -51,10 +58,28 @@ def parse_request_line(line: bytes) -> tuple[bytes, bytes, bool]:
         raise Http1Error
     method, target, version = parts
     if version != b"HTTP/1.1" and version != b"HTTP/1.0":  # noqa: PLR1714 - the usual one first
-        raise Http1Error
+        is_http = target.startswith(b"/") or version.upper().startswith(b"HTTP")
+        raise Http1Error(MALFORMED if is_http else NOT_HTTP)
     if not _TOKEN.match(method) or not _TARGET.match(target):
         raise Http1Error
     return method, target, version == b"HTTP/1.0"
+
+
+def split_target(target: bytes) -> tuple[bytes, bytes | None]:
+    """Split a target into its path and its query; None if there is none.
+
+    Of the absolute form, as clients send it to a proxy, these are left (RFC 9112 §3.2.2). Its host
+    is checked, and read no further: nothing here depends on it. A target that is of another scheme,
+    or in no form at all, is returned as a path that no route has. Raises `Http1Error` where the
+    host is empty or none, as with a user name before it (RFC 9110 §4.2.1, §4.2.4).
+    """
+    if not target.startswith(b"/") and (absolute := _ABSOLUTE.match(target)) is not None:
+        host, path, query = absolute.groups()
+        if host[:1] in {b"", b":"} or not is_valid_host(host):
+            raise Http1Error
+        return path or b"/", query
+    path, mark, query = target.partition(b"?")
+    return path, query if mark else None
 
 
 def split_field_line(line: bytes) -> tuple[bytes, bytes]:
@@ -67,6 +92,16 @@ def split_field_line(line: bytes) -> tuple[bytes, bytes]:
     if not colon or not _VALUE.match(value):
         raise Http1Error
     return name, value
+
+
+def peek_field(head: bytes, name: bytes) -> bytes:
+    """Find a field in a head that cannot be read as a whole, or has not come as a whole; `name` in
+    lower case. Empty where it is not there, is cut off, or holds what no value may.
+    """
+    at = head.lower().find(b"\r\n%b:" % name)
+    value, end, _ = head[at + len(name) + 3 :].partition(_CRLF)
+    value = value.strip(b" \t")
+    return value if at >= 0 and end and _VALUE.match(value) else b""
 
 
 def check_field_name(name: bytes) -> None:
@@ -122,11 +157,14 @@ class ChunkedBody:
     def feed(self, buffer: bytes | bytearray, at: int, end: int) -> tuple[bytes, int]:
         """Decode `buffer[at:end]`; return the data, and where it stopped.
 
-        It stops before `end` only when the body is complete. Raises `Http1Error`.
+        It stops before `end` when the body is complete, and after many tiny chunks: the rest is
+        for another call. Raises `Http1Error`.
         """
         view = memoryview(buffer)
         parts: list[memoryview] = []
-        while at < end and not self.is_complete:
+        for _ in range(2 * LINES_AT_ONCE):
+            if at >= end or self.is_complete:
+                break
             if self._left:
                 stop = min(at + self._left, end)
                 parts.append(view[at:stop])

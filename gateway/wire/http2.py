@@ -1,7 +1,7 @@
 """The vocabulary of HTTP/2 (RFC 9113): frame types, flags, error codes, settings, frames as bytes,
 one stream's flow control.
 
-How a connection uses them stands in `wire.h2connection`.
+How a connection uses them: `http2_receiver`, `http2_sender`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ PADDED: Final = 0x8
 PRIORITY_FLAG: Final = 0x20
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-FRAME_HEAD: Final = 9
 DEFAULT_WINDOW: Final = 65_535
 MAX_WINDOW: Final = 2**31 - 1
 MAX_FRAME: Final = 16_384
@@ -39,6 +38,7 @@ DATA frame.
 """
 MAX_HEADER_BLOCK: Final = 128 * 1024
 """Most bytes of one header block over all its CONTINUATION frames."""
+FIRST_SERVER_STREAM: Final = 2
 MAX_STREAM_ID: Final = 2**31 - 1
 
 
@@ -72,16 +72,20 @@ class Setting(enum.IntEnum):
     MAX_HEADER_LIST_SIZE = 6
 
 
-class ConnectionFault(Exception):  # noqa: N818 - a connection error (RFC 9113 §5.4.1) of the peer
-    """The peer broke the protocol: the connection ends with GOAWAY(code)."""
+class Http2ConnectionError(Exception):
+    """The peer broke the protocol (RFC 9113 §5.4.1): the connection ends with GOAWAY(code).
 
-    def __init__(self, code: ErrorCode, text: str) -> None:
+    `abuse` is the kind of frame where the peer has sent too many (`http2_budget.KINDS`).
+    """
+
+    def __init__(self, code: ErrorCode, text: str, abuse: str = "") -> None:
         super().__init__(text)
         self.code = code
+        self.abuse = abuse
 
 
-class StreamFault(Exception):  # noqa: N818 - a stream error (RFC 9113 §5.4.2) of the peer
-    """The peer broke the rules on one stream: it is reset, the others go on."""
+class Http2StreamError(Exception):
+    """The peer broke the rules on one stream (RFC 9113 §5.4.2): it is reset, the others go on."""
 
     def __init__(self, stream_id: int, code: ErrorCode) -> None:
         super().__init__(code.name)

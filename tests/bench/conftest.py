@@ -8,8 +8,16 @@ from pathlib import Path
 import pytest
 
 from bench.backend import Backend
+from bench.nginx import Nginx
 from bench.proxies import Proxy
 from bench.running import Running
+from tools import debian
+
+
+def need_nginx() -> None:
+    """Skip a test that measures nginx where it is missing."""
+    if debian.find("nginx") is None:
+        pytest.skip("nginx is missing: run `python3 tools/debian.py nginx`, or set NGINX")
 
 
 @pytest.fixture(name="backend", scope="module")
@@ -24,6 +32,8 @@ def a_starter(backend: Backend, tmp_path: Path) -> Iterator[Callable[[Proxy], Ru
     running: list[Running] = []
 
     def start(proxy: Proxy) -> Running:
+        if isinstance(proxy, Nginx):
+            need_nginx()
         running.append(proxy.start(tmp_path, backend.port, None))
         return running[-1]
 

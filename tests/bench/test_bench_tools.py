@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,13 @@ import pytest
 
 from bench import bodies, cpu, keys, memory
 from bench.backend import Backend, send_load
+from bench.nginx import Nginx
 from bench.process import Program, ProgramError
-from bench.proxies import Command, Gateway, GrpcAio, Nginx, Proxy
+from bench.proxies import Command, Gateway, GrpcAio, Proxy
 from bench.report import LoadReport, RunFailedError
 from bench.rows import ROWS, Row
 from bench.running import Kind, Running
+from tests.bench.conftest import need_nginx
 
 CHECKOUT = Path(__file__).parents[2]
 REQUESTS = 20
@@ -94,33 +97,10 @@ def test_cpu_of_children_counts(tmp_path: Path) -> None:
         program.stop()
 
 
-def sample(cpu_us: float) -> cpu.Sample:
-    return cpu.Sample(cpu_us=cpu_us, rps=1, p50_ms=1, p99_ms=1, resident_mb=1)
-
-
-@pytest.mark.parametrize(
-    "gateway, nginx, ratio, is_missed",
-    [([90, 100, 400], [100, 100, 100], 1.0, False), ([110, 100, 111], [100, 90, 200], 1.1, True)],
-)
-def test_the_gate_compares_medians(
-    gateway: list[float], nginx: list[float], ratio: float, *, is_missed: bool
-) -> None:
-    summaries = cpu.summarise(
-        "grpc-small",
-        {
-            "gateway": [sample(each) for each in gateway],
-            "nginx": [sample(each) for each in nginx],
-        },
-    )
-
-    assert summaries[0].ratio == pytest.approx(ratio)
-    assert summaries[1].ratio is None
-    assert (cpu.missed_cpu_gate(summaries) is not None) == is_missed
-
-
 def test_the_table_and_the_file_have_what_was_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    need_nginx()
     first, *_, last = sorted(os.sched_getaffinity(0)) * 2
     results = tmp_path / "results.json"
 
@@ -133,9 +113,12 @@ def test_the_table_and_the_file_have_what_was_measured(
     )
 
     assert code == 0
-    printed = capsys.readouterr().out
-    assert [line.split()[1] for line in printed.splitlines()] == ["proxy", "nginx", "grpc-aio"]
+    of_nginx, of_grpc_aio, *lines = capsys.readouterr().out.splitlines()
+    assert re.match(r"nginx 1\.\S+, .*: .*, compiled with -O", of_nginx)
+    assert of_grpc_aio.startswith("grpc.aio proxy: grpcio ")
+    assert [line.split()[1] for line in lines] == ["proxy", "nginx", "grpc-aio"]
     nginx, grpc_aio = json.loads(results.read_text())
+    assert nginx["build"] == of_nginx
     assert [len(each["samples"]) for each in (nginx, grpc_aio)] == [2, 2]
     assert grpc_aio["ratio"] == pytest.approx(grpc_aio["cpu_us"] / nginx["cpu_us"])
 
@@ -156,3 +139,13 @@ def test_a_workers_memory_is_measured_apart_from_controls() -> None:
 def test_every_row_names_a_body_that_exists() -> None:
     assert {row.body for row in ROWS.values()} == set(bodies.NAMES)
     assert all(row.requests >= row.connections * row.streams for row in ROWS.values())
+
+
+def test_a_proxy_that_decompresses_is_left_out_where_it_would_send_something_else(
+    start: Start,
+) -> None:
+    running = start(GrpcAio())
+
+    assert [row.name for row in ROWS.values() if row.suits(running)] == [
+        *("grpc-small", "grpc-small-1x64", "grpc-30k", "grpc-2.5M")
+    ]

@@ -16,7 +16,7 @@ from bench.lossy_relay import LossyRelay
 from bench.one_machine import Lags
 from bench.two_gateways import SharedLags
 from tests.support.polling import until
-from tests.support.postgresql import postgresql_server
+from tests.support.postgresql import PostgresqlServer
 
 RUN = ("--times=3", "--workers=2", "--shared-times=2", "--lost-times=3")
 
@@ -70,32 +70,30 @@ async def connected(port: int) -> AsyncIterator[asyncpg.Connection[asyncpg.Recor
         await connection.close()
 
 
-async def test_the_relay_loses_notifications_and_nothing_else() -> None:
+async def test_the_relay_loses_notifications_and_nothing_else(server: PostgresqlServer) -> None:
     heard: list[object] = []
-    with postgresql_server() as server:
-        async with LossyRelay(server.port) as relay, connected(relay.port) as connection:
-            await connection.add_listener("news", lambda *news: heard.append(news[-1]))
+    async with LossyRelay(server.port) as relay, connected(relay.port) as connection:
+        await connection.add_listener("news", lambda *news: heard.append(news[-1]))
 
-            await connection.execute("SELECT pg_notify('news', 'one')")
-            await until(lambda: heard == ["one"])
-            relay.is_losing = True
-            await connection.execute("SELECT pg_notify('news', 'two')")
-            await until(lambda: relay.lost == 1)
-            big = await connection.fetchval("SELECT repeat('x', 1000000)")
-            relay.is_losing = False
-            await connection.execute("SELECT pg_notify('news', 'three')")
-            await until(lambda: len(heard) == 2)
+        await connection.execute("SELECT pg_notify('news', 'one')")
+        await until(lambda: heard == ["one"])
+        relay.is_losing = True
+        await connection.execute("SELECT pg_notify('news', 'two')")
+        await until(lambda: relay.lost == 1)
+        big = await connection.fetchval("SELECT repeat('x', 1000000)")
+        relay.is_losing = False
+        await connection.execute("SELECT pg_notify('news', 'three')")
+        await until(lambda: len(heard) == 2)
 
-            assert heard == ["one", "three"]
-            assert len(big) == 1_000_000
+        assert heard == ["one", "three"]
+        assert len(big) == 1_000_000
 
 
-async def test_the_relay_ends_with_either_side() -> None:
-    with postgresql_server() as server:
-        async with LossyRelay(server.port) as relay, connected(relay.port) as connection:
-            ended = asyncio.Event()
-            connection.add_termination_listener(lambda _: ended.set())
+async def test_the_relay_ends_with_either_side(server: PostgresqlServer) -> None:
+    async with LossyRelay(server.port) as relay, connected(relay.port) as connection:
+        ended = asyncio.Event()
+        connection.add_termination_listener(lambda _: ended.set())
 
-            server.kill()
+        server.kill()
 
-            await asyncio.wait_for(ended.wait(), 20)
+        await asyncio.wait_for(ended.wait(), 20)

@@ -39,8 +39,8 @@ def test_half_a_line_of_a_worker_that_was_killed_is_no_note(tmp_path: Path) -> N
 def test_everything_happens_to_a_gateway_and_is_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(scale_run, "_AT_REST_S", 0.3)
-    monkeypatch.setattr(scale_run, "_REVOCATIONS", 2)
+    monkeypatch.setattr(scale_run, "_AT_REST_S", 1.0)
+    monkeypatch.setattr(scale_run, "_REVOCATIONS", 100)
     measured = scale_run.measure(200)
     assert len(measured.phases) == 4
     assert all(phase.requests_ms and len(phase.lag_ms) >= 3 for phase in measured.phases)

@@ -8,7 +8,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ import yaml
 
 from tests.support.clients import Http2Client, http1_request
 from tests.support.exchange import GRPC, PROTOBUF, Answer, GrpcMessage, Request
+from tests.support.numbered_senders import RETRYABLE_GRPC, RETRYABLE_HTTP, RETRYABLE_RESETS
 from tests.support.polling import until
 from tests.support.process import (
     COMMAND,
@@ -28,6 +29,7 @@ from tests.support.process import (
     merge,
     running,
     running_gateway,
+    workers_of,
 )
 from tests.support.sink import RawSink
 
@@ -35,11 +37,6 @@ PATH: Final = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
 SMALL: Final = GrpcMessage(compressed=False, data=b"\x0a\x00").to_bytes()
 AUTH: Final = ("authorization", f"StackState {KEY}")
 GRPC_HEAD: Final = (("content-type", GRPC), ("te", "trailers"), AUTH)
-RETRYABLE_GRPC: Final = {1, 4, 8, 10, 11, 14, 15}
-"""OTLP specification, "OTLP/gRPC Response": what an exporter sends again."""
-RETRYABLE_RESETS: Final = {None, 7, 8}
-"""A broken connection, REFUSED_STREAM and CANCEL: codes that exporters send again."""
-RETRYABLE_HTTP: Final = {429, 502, 503, 504}
 
 
 def _overrides(sink: RawSink, **changes: Any) -> dict[str, Any]:
@@ -48,12 +45,7 @@ def _overrides(sink: RawSink, **changes: Any) -> dict[str, Any]:
 
 
 def _workers(gateway: Gateway) -> list[psutil.Process]:
-    found = []
-    for child in psutil.Process(gateway.program.process.pid).children():
-        with suppress(psutil.NoSuchProcess):
-            if "gateway.dataplane.worker" in child.cmdline():
-                found.append(child)
-    return found
+    return workers_of(gateway.program.process.pid)
 
 
 class Traffic:

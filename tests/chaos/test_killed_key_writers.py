@@ -11,12 +11,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from gateway.keys.embedded import sqlite_store
-from gateway.keys.manage import KeyManager
+from gateway.keys.commands import KeyCommands
 from gateway.keys.record import KeyRecord
+from gateway.keys.store import KeySpec
+from gateway.keys.stores.sqlite import sqlite_store
 from gateway.model import digest_of
 from tests.support.key_writers import Acknowledged, key_writers
-from tests.unit.keys.conftest import read_all
+from tests.support.keys import read_all
 
 KILLS: Final = int(os.environ.get("KEYS_CRASH_KILLS", "200"))
 """How many writers are killed between a create's or delete's begin and its acknowledgement."""
@@ -55,11 +56,11 @@ def _check_soundness(store: Path) -> None:
 
 async def _stored(path: Path) -> dict[int, KeyRecord]:
     store = sqlite_store(path)
-    await store.open(create=False)
+    await store.feed.open(create=False)
     try:
         return {record.id: record for record in (await read_all(store)).records}
     finally:
-        await store.close()
+        await store.feed.close()
 
 
 def _check_acknowledged(stored: dict[int, KeyRecord], acknowledged: Acknowledged) -> None:
@@ -76,9 +77,9 @@ async def test_a_store_whose_first_writer_was_killed_can_be_used(tmp_path: Path)
         await asyncio.to_thread(writers.round, 1, ENDLESS, 0.001)
 
     store = sqlite_store(path)
-    await store.open(create=True)
+    await store.feed.open(create=True)
     try:
-        issued = await KeyManager(store).create("after")
-        assert issued.record in await KeyManager(store).live_keys()
+        issued = await KeyCommands(store.repository).create(KeySpec("after"))
+        assert issued.record in await store.feed.live()
     finally:
-        await store.close()
+        await store.feed.close()

@@ -13,7 +13,7 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -21,9 +21,9 @@ from typing import Final
 import asyncpg
 import pytest
 
-from gateway.keys.material import KeyMaterial
+from gateway.keys.api_key import ApiKey
 from tests.support.members import Decision, Key, Member, Sender, running_member
-from tests.support.postgresql import PostgresqlServer, postgresql_server
+from tests.support.postgresql import PostgresqlServer
 from tests.support.sink import RawSink
 
 CHANGES: Final = 1_000
@@ -148,7 +148,7 @@ class Trial:
     def _some_key(self) -> Key:
         choice = self._chance.random()
         if choice < 0.2 or not self.keys:
-            return Key(KeyMaterial.generate().reveal())
+            return Key(ApiKey.generate().reveal())
         return self._chance.choice(self.keys[-30:] if choice < 0.6 else self.keys)
 
     async def judge(self, member: Member, sender: Sender, key: Key) -> None:
@@ -217,12 +217,6 @@ async def _fetch(url: str, query: str) -> list[asyncpg.Record]:
         return list(await connection.fetch(query))
     finally:
         await connection.close()
-
-
-@pytest.fixture(name="server")
-def _server() -> Iterator[PostgresqlServer]:
-    with postgresql_server() as server:
-        yield server
 
 
 @pytest.mark.timeout(2 * RUN_S)

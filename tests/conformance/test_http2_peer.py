@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.wire import hpack, http2
-from gateway.wire.h2connection import Connection
-from gateway.wire.http2 import ErrorCode, Setting, Stream, StreamFault
+from gateway.wire.http2 import ErrorCode, Http2StreamError, Setting, Stream
+from tests.support.http2_connection import Connection
 
 _SETTINGS = {Setting.HEADER_TABLE_SIZE: 0, Setting.MAX_CONCURRENT_STREAMS: 100}
 _REQUEST = [
@@ -30,7 +30,7 @@ _REQUEST = [
 ]
 
 
-class _Role(Connection[Stream]):
+class _Role(Connection):
     """Records what the layer reports; `held` keeps credit back until `release`."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class _Role(Connection[Stream]):
         self.bodies: dict[int, bytearray] = {}
         self.ended: set[int] = set()
         self.resets: dict[int, int] = {}
-        self.faults: list[StreamFault] = []
+        self.errors: list[Http2StreamError] = []
         self.failure: ErrorCode | None = None
         self.last_goaway: tuple[int, int] | None = None
         self.left = 0
@@ -51,23 +51,19 @@ class _Role(Connection[Stream]):
     ) -> None:
         pairs = self.decoder.decode(block)
         if stream is None:
-            self.highest_peer_stream = max(self.highest_peer_stream, stream_id)
-            stream = self.streams[stream_id] = self.new_stream(stream_id)
+            stream = self.peer_opened(stream_id)
         self.heads.setdefault(stream_id, []).extend(pairs)
         self.bodies.setdefault(stream_id, bytearray())
         if ended:
             stream.remote_ended = True
             self.ended.add(stream_id)
 
-    def new_stream(self, stream_id: int) -> Stream:
-        return Stream(stream_id, self.peer_window, self.stream_window)
-
     def data_received(self, stream: Stream, chunk: bytes, ended: bool) -> None:
         self.bodies[stream.id] += chunk
         if ended:
             self.ended.add(stream.id)
         elif self.gives_credit:
-            self.grant(stream, len(chunk), may_grow=True)
+            self.receiver.windows.grant(stream, len(chunk), may_grow=True)
 
     def data_left(self, stream: Stream, length: int) -> None:
         self.left += length
@@ -78,9 +74,9 @@ class _Role(Connection[Stream]):
     def reset_received(self, stream: Stream, code: int) -> None:
         self.resets[stream.id] = code
 
-    def stream_fault(self, fault: StreamFault) -> None:
-        self.faults.append(fault)
-        super().stream_fault(fault)
+    def stream_error(self, error: Http2StreamError) -> None:
+        self.errors.append(error)
+        super().stream_error(error)
 
     def goaway_received(self, last_stream: int, code: int) -> None:
         self.last_goaway = (last_stream, code)
@@ -101,9 +97,9 @@ class _Client(_Role):
         return self.next_id
 
     def open(self, body_follows: bool = True) -> Stream:
-        stream = self.streams[self.next_id] = self.new_stream(self.next_id)
+        stream = self.new_stream(self.next_id)
         self.next_id += 2
-        self.send_headers(stream, hpack.encode(_REQUEST), ended=not body_follows)
+        self.sender.send_headers(stream, hpack.encode(_REQUEST), ended=not body_follows)
         return stream
 
 
@@ -232,8 +228,8 @@ def test_bodies_sent_within_the_peers_windows_arrive_whole(
         stream = client.open()
         body = bodies[stream.id] = cuts.randbytes(size)
         cut = cuts.randrange(size + 1)
-        queued += client.send_data(stream, body[:cut], False)
-        queued += client.send_data(stream, body[cut:], True)
+        queued += client.sender.send_data(stream, body[:cut], False)
+        queued += client.sender.send_data(stream, body[cut:], True)
         wire.run()
     if window < 1_000:
         # A window that small is opened only by the peer's will.
@@ -246,7 +242,8 @@ def test_bodies_sent_within_the_peers_windows_arrive_whole(
     }
     assert ended == set(bodies)
     assert client.left == queued
-    assert not client._blocked
+    assert not client.sender.ready
+    assert not any(stream.queue for stream in client.streams.values())
 
 
 def test_a_shrunken_window_stops_sending_until_it_is_open_again() -> None:
@@ -256,12 +253,12 @@ def test_a_shrunken_window_stops_sending_until_it_is_open_again() -> None:
     wire = _Wire(client, peer, random.Random(1))
     wire.run()
     stream = client.open()
-    assert client.send_data(stream, b"a" * 60_000, False) == 0
+    assert client.sender.send_data(stream, b"a" * 60_000, False) == 0
     wire.run()
     peer.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 10})
     wire.run()
     assert stream.send_window < 0
-    assert client.send_data(stream, b"b" * 5, True) == 5
+    assert client.sender.send_data(stream, b"b" * 5, True) == 5
     peer.increment_flow_control_window(60_000, stream.id)
     wire.run()
     assert client.left == 5
@@ -277,7 +274,9 @@ def test_header_blocks_in_continuation_frames_are_joined() -> None:
     peer.send_headers(1, [*_REQUEST, *long], end_stream=True)
     wire.run()
     assert server.heads[1][4:] == long
-    server.send_headers(server.streams[1], hpack.encode([(b":status", b"200"), *long]), ended=True)
+    server.sender.send_headers(
+        server.streams[1], hpack.encode([(b":status", b"200"), *long]), ended=True
+    )
     wire.run()
     answer = next(event for event in wire.events if isinstance(event, h2.events.ResponseReceived))
     assert list(answer.headers)[1:] == long
@@ -321,13 +320,13 @@ def test_a_reset_at_any_point_leaves_nothing_behind(role_kind: type[_Role]) -> N
             peer.send_data(stream_id, b"x" * min(cut, 16_384))
             wire.run()
             stream = role.streams[stream_id]
-            role.send_headers(stream, hpack.encode([(b":status", b"200")]), ended=False)
-        queued = role.send_data(stream, b"y" * (60_000 + cut), False)
+            role.sender.send_headers(stream, hpack.encode([(b":status", b"200")]), ended=False)
+        queued = role.sender.send_data(stream, b"y" * (60_000 + cut), False)
         peer.reset_stream(stream_id, h2.errors.ErrorCodes.CANCEL)
         wire.run()
         assert role.resets == {1: 8}
         assert role.streams == {}
-        assert not role._blocked
+        assert not role.sender.ready
         assert role.left + role.dropped == queued
         assert role.failure is None
 
@@ -359,11 +358,11 @@ def test_late_frames_of_a_stream_that_was_reset_are_ignored() -> None:
     peer.send_data(1, b"x" * 16_000)
     peer.send_data(1, b"x" * 16_000, end_stream=True)
     late = peer.data_to_send()
-    server.reset(1, ErrorCode.NO_ERROR)
+    server.sender.reset(1, ErrorCode.NO_ERROR)
     server.receive(late)
     assert server.failure is None
-    assert server.faults == []
-    assert server.receive_window > http2.DEFAULT_WINDOW // 2
+    assert server.errors == []
+    assert server.receiver.windows.receive_window > http2.DEFAULT_WINDOW // 2
     wire.run()
     peer.send_headers(3, _REQUEST, end_stream=True)
     wire.run()
@@ -383,7 +382,7 @@ def test_more_data_than_the_stream_window_is_a_fault_of_the_stream() -> None:
     )
     for _ in range(4):
         server.receive(http2.frame(http2.DATA, 0, b"\0\0\0\1", b"x" * 16_384))
-    assert [fault.code for fault in server.faults] == [ErrorCode.FLOW_CONTROL_ERROR]
+    assert [fault.code for fault in server.errors] == [ErrorCode.FLOW_CONTROL_ERROR]
     assert set(server.streams) == {3}
     assert server.failure is None
 
@@ -472,7 +471,7 @@ def test_a_flood_of_control_frames_is_ended() -> None:
     ping = http2.frame(http2.PING, 0, http2.NO_STREAM, bytes(8))
     for _ in range(3):
         server.receive(ping * 1_000)
-        server.calm()
+        server.receiver.control.calm()
     assert server.failure is None
     server.receive(ping * 6_000)
     assert server.failure is ErrorCode.ENHANCE_YOUR_CALM

@@ -1,4 +1,4 @@
-"""Every way a request can end × every protocol × every signal: code, body and headers.
+"""Every way a request can end × every way to send it: code, body and headers.
 
 The expected codes are those of the OTLP specification ("Failures", "OTLP/HTTP Response", "gRPC
 status codes"), written out here and not taken from `gateway.outcome`.
@@ -7,13 +7,14 @@ status codes"), written out here and not taken from `gateway.outcome`.
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import pytest
+import structlog
 from google.protobuf import any_pb2, json_format
 from google.rpc import (  # type: ignore[import-untyped]  # no stubs are published
     error_details_pb2,
@@ -21,11 +22,13 @@ from google.rpc import (  # type: ignore[import-untyped]  # no stubs are publish
 )
 
 from gateway import metrics
+from gateway.dataplane.dialects.otlp import GRPC_OVER_HTTP1
 from gateway.model import KeyState, Signal
-from gateway.settings import Forward, PerKey
+from gateway.settings import ForwardSettings, PerKeyLimits
 from tests.support.clients import Http2Client, Response, http1_request
 from tests.support.exchange import GRPC, JSON, PROTOBUF, Answer, Break, GrpcMessage
 from tests.support.plane import KEY, RunningWorker, entry, limits, running_worker, sink_backends
+from tests.support.raw_http1 import raw_client
 from tests.support.sink import RawSink
 
 SIGNALS: Final = {
@@ -62,7 +65,11 @@ WAYS: Final = (
     Way("json-h2", JSON, is_http2=True),
 )
 EVERY_WAY: Final = pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
-EVERY_SIGNAL: Final = pytest.mark.parametrize("signal", SIGNALS, ids=str)
+GRPC_H2, PROTOBUF_H1, JSON_H2 = WAYS[0], WAYS[1], WAYS[4]
+EVERY_PROTOCOL: Final = pytest.mark.parametrize(
+    "way", [GRPC_H2, PROTOBUF_H1, JSON_H2], ids=lambda way: way.name
+)
+"""For what does not depend on the encoding: each protocol once, and each encoding."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,10 @@ CASES: Final = (
     Case("SCHEME_BEARER", 16, 401, (("authorization", f"Bearer {KEY}"),)),
     Case("SCHEME_UNKNOWN", 16, 401, (("authorization", f"SUSE Observability {KEY}"),)),
     Case("KEY_PERCENT_ENCODED", 16, 401, (("authorization", f"StackState%20{KEY}"),)),
+    Case("KEY_PLUS_ENCODED", 16, 401, (("authorization", f"StackState+{KEY}"),)),
+    Case("KEY_QUOTED", 16, 401, (("authorization", f'"StackState {KEY}"'),)),
+    Case("KEY_QUOTED", 16, 401, (("authorization", f'StackState "{KEY}"'),)),
+    Case("KEY_QUOTED", 16, 401, (("sts-api-key", f"'{KEY}'"),)),
     Case("KEY_EMPTY", 16, 401, (("authorization", "StackState "),)),
     Case("KEY_TOO_LONG", 16, 401, (("authorization", "StackState " + "k" * 513),)),
     Case("KEY_CHARACTERS", 16, 401, (("authorization", "StackState two words"),)),
@@ -124,6 +135,14 @@ CASES: Final = (
     ),
     Case(
         "BACKEND_REFUSED", 14, 503, answer=Answer(403, 7), retry_after=5, result="backend_refused"
+    ),
+    Case(
+        "BACKEND_FOREIGN",
+        14,
+        503,
+        answer=Answer(302, -1, fields=(("content-type", "text/html"),)),
+        retry_after=5,
+        result="backend_unreachable",
     ),
     Case(
         "BACKEND_LOST",
@@ -227,14 +246,17 @@ def _check_http(response: Response, case: Case, way: Way) -> None:
 
 
 @EVERY_WAY
-@EVERY_SIGNAL
 @pytest.mark.parametrize(
-    "case", CASES, ids=lambda case: f"{case.reason}-{(case.answer or Answer(0)).status}"
+    "case",
+    CASES,
+    ids=lambda case: f"{case.reason}-{(case.answer or Answer(0)).status}-{CASES.index(case)}",
 )
-async def test_each_refusal_says_the_same_in_every_protocol(
-    way: Way, signal: Signal, case: Case
-) -> None:
-    """Code, body, headers, and the metric."""
+async def test_each_refusal_says_the_same_in_every_protocol(way: Way, case: Case) -> None:
+    """Code, body, headers, and the metric.
+
+    No refusal depends on the signal, so that each case has one of them.
+    """
+    signal = tuple(SIGNALS)[(CASES.index(case) + WAYS.index(way)) % len(SIGNALS)]
     async with _setting(case) as (gateway, sink):
         response = await _send(gateway.port, way, signal, case.fields, case.body)
         if way.is_grpc:
@@ -255,8 +277,8 @@ async def test_each_refusal_says_the_same_in_every_protocol(
             assert secret not in text
 
 
-@EVERY_WAY
-@EVERY_SIGNAL
+@EVERY_PROTOCOL
+@pytest.mark.parametrize("signal", SIGNALS, ids=str)
 async def test_an_accepted_request_arrives_and_its_answer_comes_back(
     way: Way, signal: Signal
 ) -> None:
@@ -282,10 +304,10 @@ async def test_an_accepted_request_arrives_and_its_answer_comes_back(
         assert decisions == {(protocol, signal.value, "allowed", "keyring"): 1}
 
 
-@EVERY_WAY
+@EVERY_PROTOCOL
 async def test_the_quota_of_a_key_is_told_apart_from_overload(way: Way) -> None:
     """Over gRPC 8 with RetryInfo, over HTTP 429 with Retry-After: both are retried."""
-    quota = limits(per_key=PerKey(requests=0.001))
+    quota = limits(per_key=PerKeyLimits(requests=0.001))
     async with (
         RawSink() as sink,
         running_worker(backends=sink_backends(sink), keys=[entry(KEY)], limits=quota) as gateway,
@@ -302,22 +324,22 @@ async def test_the_quota_of_a_key_is_told_apart_from_overload(way: Way) -> None:
 
 async def test_a_quota_may_be_answered_with_503() -> None:
     """For SDKs that drop on 429."""
-    quota = limits(per_key=PerKey(concurrent=1), quota_status=503)
+    quota = limits(per_key=PerKeyLimits(concurrent=1), quota_status=503)
     release = asyncio.Event()
     async with (
         RawSink(lambda _: Answer(wait_for=release)) as sink,
         running_worker(backends=sink_backends(sink), keys=[entry(KEY)], limits=quota) as gateway,
     ):
-        slow = asyncio.create_task(_send(gateway.port, WAYS[1], Signal.LOGS, RIGHT, MESSAGE))
+        slow = asyncio.create_task(_send(gateway.port, PROTOBUF_H1, Signal.LOGS, RIGHT, MESSAGE))
         await gateway.until(lambda: len(sink.requests) == 1)
-        second = await _send(gateway.port, WAYS[1], Signal.LOGS, RIGHT, MESSAGE)
+        second = await _send(gateway.port, PROTOBUF_H1, Signal.LOGS, RIGHT, MESSAGE)
         release.set()
         assert second.status == 503
         assert second.field("retry-after") == "1"
         assert (await slow).status == 200
 
 
-@EVERY_WAY
+@EVERY_PROTOCOL
 @pytest.mark.parametrize("backend_is", ["not configured", "closed"])
 async def test_without_a_backend_requests_are_to_be_retried(way: Way, backend_is: str) -> None:
     """Never a 404: the route exists. The text names the setting."""
@@ -336,7 +358,7 @@ async def test_without_a_backend_requests_are_to_be_retried(way: Way, backend_is
             _check_http(response, case, way)
 
 
-@EVERY_WAY
+@EVERY_PROTOCOL
 async def test_a_silent_backend_is_a_timeout_that_is_retried(way: Way) -> None:
     """Code 4 or 504, when the time from the end of the body is over."""
     async with RawSink(lambda _: Answer(breaks=Break("silence"))) as sink:
@@ -357,7 +379,7 @@ async def test_a_silent_backend_is_a_timeout_that_is_retried(way: Way) -> None:
         sink.take_faults()
 
 
-@EVERY_WAY
+@EVERY_PROTOCOL
 async def test_unknown_paths_methods_and_types(way: Way) -> None:
     """404/12, 405 with Allow, 415: each after what stands before it in the order of checks."""
     async with (
@@ -374,9 +396,11 @@ async def test_unknown_paths_methods_and_types(way: Way) -> None:
         kind = ("content-type", way.content_type)
         path = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
         for missing in (
-            "/v1/traces/",
             "/v1/trace",
-            "//v1/traces",
+            "/v1//traces",
+            "///v1/traces",
+            "//v1/traces/",
+            "/v1/traces//",
             "/v1/../v1/traces",
             "/V1/traces",
         ):
@@ -402,7 +426,142 @@ async def test_unknown_paths_methods_and_types(way: Way) -> None:
         assert len(sink.requests) == 1
 
 
-_ORDER: Final = (
+HTTP_WAYS: Final = pytest.mark.parametrize("way", [PROTOBUF_H1, JSON_H2], ids=lambda way: way.name)
+
+
+@HTTP_WAYS
+@pytest.mark.parametrize("signal", SIGNALS, ids=str)
+async def test_one_slash_too_many_is_let_through_and_goes_no_further(
+    way: Way, signal: Signal
+) -> None:
+    """A base URL that ends in a slash gives one at the beginning, some senders add one behind."""
+    path = SIGNALS[signal][1]
+    async with (
+        RawSink() as sink,
+        running_worker(backends=sink_backends(sink), keys=[entry(KEY)]) as gateway,
+    ):
+        for spelling in (f"/{path}", f"{path}/", f"{path}/?a=1"):
+            head = (("content-type", way.content_type), *RIGHT)
+            if way.is_http2:
+                async with Http2Client(gateway.port) as client:
+                    response = await client.request(spelling, head, MESSAGE)
+            else:
+                response = await http1_request(gateway.port, spelling, head, MESSAGE)
+            assert response.status == 200
+            assert sink.requests[-1].path.partition("?")[0] == path
+        assert gateway.count(metrics.REQUESTS, "http", signal.value, "200", "accepted") == 3
+
+
+@pytest.mark.parametrize("start", ["http://gateway:4318", "https://[::1]", "HTTP://other"])
+async def test_a_target_in_absolute_form_is_served_as_its_path(start: str) -> None:
+    """As clients send it that take the gateway for a proxy (RFC 9112 §3.2.2); whatever the host."""
+    async with (
+        RawSink() as sink,
+        running_worker(backends=sink_backends(sink), keys=[entry(KEY)]) as gateway,
+    ):
+        head = (("content-type", JSON), *RIGHT)
+        response = await http1_request(gateway.port, f"{start}/v1/logs", head, b"{}")
+        assert response.status == 200
+        assert [request.path for request in sink.requests] == ["/v1/logs"]
+        response = await http1_request(gateway.port, f"{start}/v1/log", head, b"{}")
+        assert response.status == 404
+        response = await http1_request(gateway.port, start, (), method="GET")
+        assert (response.status, response.body) == (200, b'{"status":"ok"}')
+
+
+@EVERY_WAY
+@pytest.mark.parametrize("large", [(("x", "y" * 70_000),), (("x", "y"),) * 205])
+async def test_a_head_that_is_too_large_is_told_so_in_every_protocol(
+    way: Way, large: Fields
+) -> None:
+    """Code 8, or 431 with a Status: whatever else is wrong with the request. Over HTTP/2 the other
+    requests of the connection are not touched.
+    """
+    case = Case("HEAD_TOO_LARGE", 8, 431)
+    async with RawSink() as sink, running_worker(backends=sink_backends(sink)) as gateway:
+        response = await _send(gateway.port, way, Signal.LOGS, (*RIGHT, *large), MESSAGE)
+        if way.is_grpc:
+            _check_grpc(response, case)
+        else:
+            _check_http(response, case, way)
+        code = "RESOURCE_EXHAUSTED" if way.is_grpc else "431"
+        assert gateway.count(metrics.REQUESTS) == 1
+        signal = "logs" if way.is_http2 else "none"
+        protocol = "grpc" if way.is_grpc else "http"
+        assert gateway.count(metrics.REQUESTS, protocol, signal, code, "malformed") == 1
+        assert not sink.requests
+
+
+@pytest.mark.parametrize("way", [GRPC_H2, JSON_H2], ids=lambda way: way.name)
+async def test_a_head_that_is_too_large_leaves_the_connection_in_use(way: Way) -> None:
+    """Also when the beginning of the head is known from a request before."""
+    service, path = SIGNALS[Signal.LOGS]
+    path = f"/opentelemetry.proto.collector.{service}/Export" if way.is_grpc else path
+    head = (("content-type", way.content_type), *RIGHT)
+    async with (
+        RawSink() as sink,
+        running_worker(backends=sink_backends(sink), keys=[entry(KEY)]) as gateway,
+        Http2Client(gateway.port) as client,
+    ):
+        for _ in range(3):
+            large = await client.request(path, (*head, ("x", "y" * 90_000)), MESSAGE)
+            good = await client.request(path, head, MESSAGE)
+            if way.is_grpc:
+                assert (large.grpc_status, good.grpc_status) == (8, 0)
+            else:
+                assert (large.status, good.status) == (431, 200)
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+@pytest.mark.parametrize("kind", ["application/grpc", "application/grpc+proto; a=b"])
+async def test_grpc_over_http1_is_told_so_in_grpc_and_logged_once(kind: str, version: str) -> None:
+    """As nginx sends it with `proxy_pass`. It makes a trailers-only answer over HTTP/2 of this.
+    The connection goes on, and neither key nor path matter.
+    """
+    async with (
+        RawSink() as sink,
+        running_worker(backends=sink_backends(sink), keys=[entry(KEY)]) as gateway,
+        raw_client(gateway.port) as client,
+    ):
+        paths = (
+            "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+            "/jaeger.api_v2.CollectorService/PostSpans",
+            "/grpc.health.v1.Health/Check",
+            "/v1/logs",
+        )
+        with structlog.testing.capture_logs() as events:
+            for path in paths if version == "1.1" else paths[:1]:
+                head = f"POST {path} HTTP/{version}\r\nHost: a\r\nContent-Type: {kind}\r\n"
+                await client.send(f"{head}Content-Length: 7\r\n\r\n".encode() + MESSAGE)
+                answer = await client.receive_answer()
+                assert (answer.start, answer.body) == ("200", b"")
+                assert answer.value("content-length") == "0"
+                assert answer.value("content-type") == "application/grpc"
+                assert answer.value("grpc-status") == "3"
+                message = answer.value("grpc-message")
+                assert message is not None
+                assert message.startswith("gRPC needs HTTP/2 end to end")
+        assert [event["event"] for event in events] == [GRPC_OVER_HTTP1]
+        assert not sink.requests
+
+
+async def test_what_is_no_grpc_over_http1_is_answered_in_http() -> None:
+    """gRPC-Web is made for HTTP/1.1, and the agents' receiver takes any content type."""
+    async with (
+        RawSink() as sink,
+        running_worker(backends=sink_backends(sink), keys=[entry(KEY)]) as gateway,
+    ):
+        for path, kind, status in (
+            ("/v1/logs", "application/grpc-web+proto", 415),
+            ("/v1/logs", "application/grpcx", 415),
+            ("/intake", "application/grpc", 503),
+        ):
+            head = (("content-type", kind), *RIGHT)
+            assert (await http1_request(gateway.port, path, head, MESSAGE)).status == status
+
+
+_Check = tuple[str, int, dict[str, Any]]
+_ORDER: Final[tuple[_Check, ...]] = (
     ("path", 404, {"path": "/nowhere"}),
     ("method", 405, {"method": "PUT"}),
     ("key", 401, {"fields": ()}),
@@ -412,12 +571,15 @@ _ORDER: Final = (
 )
 
 
-@pytest.mark.parametrize("first", range(len(_ORDER)))
-@pytest.mark.parametrize("second", range(len(_ORDER)))
-async def test_the_first_check_that_fails_answers(first: int, second: int) -> None:
+@pytest.mark.parametrize(
+    "first, second",
+    list(itertools.combinations(_ORDER, 2)),
+    ids=lambda check: check[0],
+)
+async def test_the_first_check_that_fails_answers(first: _Check, second: _Check) -> None:
     """Pairwise: of two faults the one that stands first in the order is told."""
-    faults: dict[str, Any] = {**_ORDER[first][2], **_ORDER[second][2]}
-    expected = _ORDER[min(first, second)][1]
+    faults: dict[str, Any] = {**first[2], **second[2]}
+    expected = first[1]
     changed = limits(
         max_body_bytes=100, buffer_memory_bytes=0 if faults.get("is_full") else 1_000_000
     )
@@ -441,9 +603,6 @@ async def test_the_first_check_that_fails_answers(first: int, second: int) -> No
         assert not sink.requests
 
 
-_Setting = Callable[[], AbstractAsyncContextManager[RunningWorker]]
-
-
 @pytest.mark.parametrize("code", [1, 2, 3, 5, 8, 9, 10, 11, 13, 14, 15])
 async def test_every_grpc_code_of_the_backend_is_relayed(code: int) -> None:
     """With message and details, as they are."""
@@ -454,19 +613,19 @@ async def test_every_grpc_code_of_the_backend_is_relayed(code: int) -> None:
         RawSink(lambda _: answer) as sink,
         running_worker(backends=sink_backends(sink), keys=[entry(KEY)]) as gateway,
     ):
-        response = await _send(gateway.port, WAYS[0], Signal.TRACES, RIGHT, MESSAGE)
+        response = await _send(gateway.port, GRPC_H2, Signal.TRACES, RIGHT, MESSAGE)
         assert response.grpc_status == code
         assert response.field("grpc-message") == "why%20not"
         assert response.field("grpc-status-details-bin") == "CAE"
 
 
 @pytest.mark.parametrize("code", [202, 204, 400, 408, 409, 413, 418, 429, 500, 502, 503, 504])
-@pytest.mark.parametrize("way", WAYS[1:], ids=lambda way: way.name)
+@pytest.mark.parametrize("way", [PROTOBUF_H1, JSON_H2], ids=lambda way: way.name)
 async def test_every_http_code_of_the_backend_is_relayed(way: Way, code: int) -> None:
     """With body and Retry-After, as they are: 502 and 504 stay what they are."""
     body = b"" if code == 204 else b"the backend's own words"
     answer = Answer(
-        status=code, body=body, fields=(("retry-after", "17"), ("content-type", "text/plain"))
+        status=code, body=body, fields=(("retry-after", "17"), ("content-type", way.content_type))
     )
     async with (
         RawSink(lambda _: answer) as sink,
@@ -477,7 +636,7 @@ async def test_every_http_code_of_the_backend_is_relayed(way: Way, code: int) ->
         assert response.field("retry-after") == "17"
 
 
-@EVERY_WAY
+@EVERY_PROTOCOL
 async def test_a_signal_that_the_backend_does_not_know_raises_the_alarm(way: Way) -> None:
     """404 and 12 are relayed: the caller's data is not for this backend."""
     async with (
@@ -489,7 +648,7 @@ async def test_a_signal_that_the_backend_does_not_know_raises_the_alarm(way: Way
         assert gateway.count(metrics.BACKEND_ROUTE_MISSING) == 1
 
 
-@EVERY_WAY
+@EVERY_PROTOCOL
 async def test_a_shared_keys_refusal_by_the_backend_is_relayed(way: Way) -> None:
     """A key that an authority allowed, forwarded as it came: the backend's no is the caller's."""
     async with (
@@ -501,11 +660,16 @@ async def test_a_shared_keys_refusal_by_the_backend_is_relayed(way: Way) -> None
         assert gateway.count(metrics.BACKEND_AUTH_REFUSED) == 0
 
 
-@EVERY_WAY
+@EVERY_PROTOCOL
 @pytest.mark.parametrize("policy", ["client", "gateway", "none"])
 async def test_the_backend_sees_the_credential_of_the_policy(way: Way, policy: str) -> None:
-    """The caller's carriers as they came, the gateway's key, or none; identity headers are ours."""
-    forward = Forward(policy, "the-backends-key", "SUSEObservability", identity_headers=True)  # type: ignore[arg-type]  # parametrized
+    """The caller's key under the backend's scheme, the gateway's, or none; identity is ours."""
+    forward = ForwardSettings(
+        policy,  # type: ignore[arg-type]  # parametrized
+        "the-backends-key",
+        "SUSEObservability",
+        identity_headers=True,
+    )
     sent = (
         ("authorization", f"sTaCkStAtE   {KEY}"),
         ("sts-api-key", KEY),
@@ -524,7 +688,7 @@ async def test_the_backend_sees_the_credential_of_the_policy(way: Way, policy: s
         await _send(gateway.port, way, Signal.TRACES, sent, MESSAGE)
         (request,) = sink.requests
         expected = {
-            "client": (f"sTaCkStAtE   {KEY}", KEY),
+            "client": (f"SUSEObservability {KEY}", None),
             "gateway": ("SUSEObservability the-backends-key", None),
             "none": (None, None),
         }[policy]
@@ -536,16 +700,45 @@ async def test_the_backend_sees_the_credential_of_the_policy(way: Way, policy: s
         assert request.field("x-scope") == "a b"
 
 
+@EVERY_PROTOCOL
+@pytest.mark.parametrize(
+    "sent",
+    [
+        (("authorization", f"StackState {KEY}"),),
+        (("authorization", f"stackstate {KEY}"),),
+        (("authorization", f"StackState   {KEY}"),),
+        (("authorization", f"SUSEObservability {KEY}"),),
+        (("sts-api-key", KEY),),
+        (("sts-api-key", KEY), ("authorization", f"StackState {KEY}")),
+        (("dd-api-key", "no-carrier-of-otlp"), ("sts-api-key", KEY)),
+    ],
+    ids=str,
+)
+async def test_the_backend_gets_the_senders_key_in_one_spelling(way: Way, sent: Fields) -> None:
+    """Whatever carrier the sender used: a backend knows one scheme, to the letter."""
+    async with (
+        RawSink() as sink,
+        running_worker(backends=sink_backends(sink), keys=[entry(KEY)]) as gateway,
+    ):
+        for _ in range(2):
+            await _send(gateway.port, way, Signal.TRACES, sent, MESSAGE)
+        for request in sink.requests:
+            carried = [request.values(name) for name in ("authorization", "sts-api-key")]
+            assert carried == [[f"StackState {KEY}"], []]
+            assert request.field("dd-api-key") is None
+        assert len(sink.requests) == 2
+
+
 def test_the_matrix_covers_every_answer_of_the_gateway() -> None:
     """A reason that no case provokes is a row that nobody has seen."""
     from gateway.outcome import REFUSALS  # noqa: PLC0415 - only for the names
 
     elsewhere = {
         "BACKEND_TIMEOUT", "BACKEND_UNREACHABLE", "CANCELED", "CONNECTION_LIMIT", "GRPC_MEDIA_TYPE",
+        "GRPC_NEEDS_HTTP2", "TLS_NEEDED",
         "HEAD_TOO_LARGE", "INTERNAL", "MALFORMED", "MEDIA_TYPE", "METHOD_NOT_ALLOWED",
         "INTAKE_KEY_MISSING", "INTAKE_SCHEME", "KEY_BASIC", "SERVICE_BEARER",
         "NO_BACKEND_INTAKE", "NO_BACKEND_OTLP_GRPC", "NO_BACKEND_OTLP_HTTP", "NOT_FOUND", "QUOTA",
-        "STALLED",
+        "STALLED", "UPLOAD_TOO_SLOW",
     }  # fmt: skip
     assert {case.reason for case in CASES} | elsewhere == set(REFUSALS)
-    assert json.loads("{}") == {}

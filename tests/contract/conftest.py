@@ -15,7 +15,8 @@ import uvloop
 import yaml
 
 from gateway.config import load
-from gateway.control.main import Control, Options
+from gateway.control.lifecycle.assembly import Options
+from gateway.control.lifecycle.control import Control
 from tests.support.process import merge
 
 TOKEN = "svctok-contract"

@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 
 from tests.contract.conftest import KEYS, TOKEN, Gateway
+from tests.support.child import start_child
 from tests.support.process import COMMAND, free_ports
 
 
@@ -34,7 +35,7 @@ class Done:
 async def run(*arguments: str, text: str = "", **environment: str) -> Done:
     """Run `gateway keys …`."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-    process = await asyncio.create_subprocess_exec(
+    process = await start_child(
         COMMAND,
         "keys",
         *arguments,

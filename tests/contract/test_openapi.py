@@ -17,6 +17,7 @@ import pytest
 from aiopenapi3.errors import HTTPClientError  # type: ignore[import-untyped] # it has no stubs
 
 from tests.contract.conftest import AUTHORIZE, KEYS, STATIC_KEY, TOKEN, Gateway
+from tests.support.child import start_child
 
 DOCUMENT = "/api/openapi.json"
 DAY_MS = 86_400_000
@@ -136,7 +137,7 @@ async def test_nothing_that_the_server_does_is_outside_its_description(
     """
     # Both header fields carry the token: else a made-up one stands in the other.
     tokens = [f"--header={name}: {TOKEN}" for name in ("X-API-Key", "X-API-Token")]
-    tester = await asyncio.create_subprocess_exec(
+    tester = await start_child(
         Path(sys.executable).with_name("schemathesis"),
         "run",
         gateway.url + DOCUMENT,

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.contract.conftest import KEYS, TOKEN, Gateway, Start
-from tests.support.postgresql import postgresql_server
+from tests.support.postgresql import PostgresqlServer
 
 RECORDINGS = Path(__file__).parent / "recordings/sts-3.0.6"
 FUTURE_MS = "4102444800000"
@@ -172,14 +172,13 @@ async def test_a_wrong_token_is_told_at_the_first_request(gateway: Gateway) -> N
 
 
 async def test_a_store_that_is_away_is_told_in_the_form_that_it_prints(
-    start: Start,
+    start: Start, server: PostgresqlServer
 ) -> None:
-    with postgresql_server() as server:
-        gateway = await start(keys={"stores": [await server.new_database()]})
-        server.kill()
-        info, listed = exchanges("list-500")
-        assert (await replay(gateway, info.request)).status == 200
-        answer = await replay(gateway, listed.request)
+    gateway = await start(keys={"stores": [await server.new_database()]})
+    server.kill()
+    info, listed = exchanges("list-500")
+    assert (await replay(gateway, info.request)).status == 200
+    answer = await replay(gateway, listed.request)
     assert answer.status == 503  # the recorded server's 500 is no promise that it comes back
     assert answer.content_type == listed.content_type
     assert contains(json.loads(answer.body), json.loads(listed.body))

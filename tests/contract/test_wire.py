@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import time
 from collections.abc import Iterable
@@ -10,8 +11,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 from aiohttp import web
 
+from gateway.keys.confirmations.lock_files import LockFile
 from gateway.model import digest_of
 from tests.contract.conftest import (
     ADOPT,
@@ -25,7 +28,7 @@ from tests.contract.conftest import (
     Start,
 )
 from tests.support.listening import until_refused
-from tests.support.postgresql import postgresql_server
+from tests.support.postgresql import PostgresqlServer
 from tests.support.process import free_ports
 
 INTERNAL = "/internal" + AUTHORIZE
@@ -104,17 +107,20 @@ async def test_what_is_given_comes_back(gateway: Gateway) -> None:
 IMPOSSIBLE: list[tuple[object, str, str]] = [
     ({"name": "n", "expiration": 1590105600000}, "InvalidExpiry", "not in the future"),
     ({"name": "n", "expiration": 0}, "InvalidExpiry", "not in the future"),
-    ({"name": "n", "expiration": -1}, "InvalidInput", "$.expiration"),
-    ({"name": "n", "expiration": 2**63}, "InvalidInput", "$.expiration"),
-    ({"name": "n", "expiration": "2030-01-01"}, "InvalidInput", "$.expiration"),
-    ({"name": "n", "expiration": 1.5}, "InvalidInput", "$.expiration"),
-    ({}, "InvalidInput", "name"),
-    ({"name": None}, "InvalidInput", "$.name"),
-    ({"name": ""}, "InvalidInput", "$.name"),
+    ({"name": "n", "expiration": -1}, "InvalidExpiry", "before 1970 is not in the future"),
+    ({"name": "n", "expiration": -(10**17)}, "InvalidExpiry", "not in the future"),
+    ({"name": "n", "expiration": 2**63}, "InvalidExpiry", "is after 9999-12-31"),
+    ({"name": "n", "expiration": "2030-01-01"}, "InvalidExpiry", "must be a number"),
+    ({"name": "n", "expiration": 1.5}, "InvalidExpiry", "must be a number"),
+    ({"name": "n", "expiration": True}, "InvalidExpiry", "must be a number"),
+    ({}, "InvalidInput", "the name is missing"),
+    ({"name": None}, "InvalidInput", "the name must be text"),
+    ({"name": ""}, "InvalidInput", "the name is empty"),
     ({"name": "  "}, "InvalidInput", "the name is empty"),
     ({"name": "a\nb"}, "InvalidInput", "line breaks"),
-    ({"name": "n" * 256}, "InvalidInput", "$.name"),
-    ({"name": "n", "description": 7}, "InvalidInput", "$.description"),
+    ({"name": "n" * 256}, "InvalidInput", "256 characters long: at most 255"),
+    ({"name": "n", "description": 7}, "InvalidInput", "the description must be text"),
+    ({"name": "n", "description": "d" * 1_001}, "InvalidInput", "1001 characters long"),
     ({"name": "n", "signals": []}, "InvalidInput", "$.signals"),
     ({"name": "n", "signals": ["spans"]}, "InvalidInput", "$.signals"),
     ({"name": "n", "colour": "red"}, "InvalidInput", "colour"),
@@ -135,7 +141,7 @@ async def test_a_key_that_cannot_be_is_refused_with_what_to_mend(gateway: Gatewa
 
 
 async def test_what_is_no_json_is_refused(gateway: Gateway) -> None:
-    for raw in [b"", b"{", b"\xff", b'{"name": "\\ud800"}', b"name=n"]:
+    for raw in [b"", b"{", b"\xff", b'{"name": "\\ud800"}', b"name=n", b"0 ["]:
         answered = await gateway.ask("POST", KEYS, raw=raw)
         assert answered.status == 400, raw
         assert "JSON" in answered.json["message"]
@@ -544,35 +550,34 @@ async def test_an_unknown_path_or_method_is_told_in_the_apis_own_form(gateway: G
 
 
 async def test_without_its_store_the_api_says_try_again_and_known_keys_go_on(
-    start: Start,
+    start: Start, server: PostgresqlServer
 ) -> None:
-    with postgresql_server() as server:
-        gateway = await start(keys={"stores": [await server.new_database()]})
-        created = await gateway.create()
-        server.kill()
-        await until_refused(f"127.0.0.1:{server.port}")
-        path = f"{KEYS}/{created['id']}"
-        for method, at, body in (
-            ("GET", KEYS, None),
-            ("GET", f"{KEYS}?limit=1", None),
-            ("GET", path, None),
-            ("POST", KEYS, {"name": "m"}),
-            ("PATCH", path, {"name": "m"}),
-            ("DELETE", path, None),
-            ("GET", AUDIT, None),
-        ):
-            answered = await gateway.ask(method, at, body)
-            assert answered.status == 503, (method, at)
-            assert is_errors_response(answered, "StoreUnavailableError")
-            assert answered.headers["Retry-After"]
-        assert await gateway.send(created["apiKey"]) == 503  # the missing backend's
-        assert await ask_both(gateway, created["apiKey"]) == {(204, b"")}
+    gateway = await start(keys={"stores": [await server.new_database()]})
+    created = await gateway.create()
+    server.kill()
+    await until_refused(f"127.0.0.1:{server.port}")
+    path = f"{KEYS}/{created['id']}"
+    for method, at, body in (
+        ("GET", KEYS, None),
+        ("GET", f"{KEYS}?limit=1", None),
+        ("GET", path, None),
+        ("POST", KEYS, {"name": "m"}),
+        ("PATCH", path, {"name": "m"}),
+        ("DELETE", path, None),
+        ("GET", AUDIT, None),
+    ):
+        answered = await gateway.ask(method, at, body)
+        assert answered.status == 503, (method, at)
+        assert is_errors_response(answered, "StoreUnavailableError")
+        assert answered.headers["Retry-After"]
+    assert await gateway.send(created["apiKey"]) == 503  # the missing backend's
+    assert await ask_both(gateway, created["apiKey"]) == {(204, b"")}
 
-        server.start()
-        async with asyncio.timeout(30):
-            while (await gateway.ask("DELETE", path)).status != 204:
-                await asyncio.sleep(0.05)
-        assert await gateway.send(created["apiKey"]) == 401
+    server.start()
+    async with asyncio.timeout(30):
+        while (await gateway.ask("DELETE", path)).status != 204:
+            await asyncio.sleep(0.05)
+    assert await gateway.send(created["apiKey"]) == 401
 
 
 # A remote authority behind it
@@ -605,3 +610,55 @@ async def test_authorize_asks_the_authority_about_what_no_store_holds(
         assert await ask_both(gateway, "trouble") == {(503, b"")}
     finally:
         await runner.cleanup()
+
+
+async def test_a_store_that_was_never_in_reach_is_503_and_no_alarm(start: Start) -> None:
+    [port] = free_ports(1)
+    gateway = await start(keys={"stores": [f"postgresql://gateway@127.0.0.1:{port}/keys"]})
+
+    for answered in (
+        await gateway.ask("GET", KEYS),
+        await gateway.ask("GET", f"{KEYS}?limit=1"),
+        await gateway.ask("GET", f"{KEYS}/1"),
+        await gateway.ask("GET", AUDIT),
+        await gateway.ask("POST", KEYS, {"name": "agent"}),
+        await gateway.ask("DELETE", f"{KEYS}/1"),
+    ):
+        assert answered.status == 503, answered.raw
+        assert "Retry-After" in answered.headers
+        assert is_errors_response(answered, "StoreUnavailableError")
+
+    metrics = (await gateway.ask("GET", "/metrics")).raw.decode()
+    assert 'gateway_internal_errors_total{place="control"} 1' not in metrics
+    assert 'gateway_key_store_up{store="postgresql"} 0' in metrics
+
+
+async def test_a_change_is_confirmed_when_other_gateways_of_the_host_have_it(
+    start: Start, tmp_path: Path
+) -> None:
+    gateway = await start()
+    with closing(LockFile(tmp_path / "state/keys.db")) as other:
+        answered = await gateway.ask("POST", KEYS, {"name": "agent"})
+        assert answered.status == 200
+        assert answered.headers["X-Gateway-Confirmed"] == "false"
+        assert answered.headers["X-Gateway-Unconfirmed"].startswith(f"{os.getpid()}-")
+
+        other.publish(1_000)
+        answered = await gateway.ask("POST", KEYS, {"name": "agent"})
+        assert answered.headers["X-Gateway-Confirmed"] == "true"
+        assert "X-Gateway-Unconfirmed" not in answered.headers
+
+
+async def test_a_change_is_confirmed_when_the_gateways_of_the_database_have_it(
+    start: Start, server: PostgresqlServer
+) -> None:
+    url = await server.new_database()
+    gateway = await start(keys={"stores": [url]})
+    answered = await gateway.ask("POST", KEYS, {"name": "agent"})
+    assert answered.headers["X-Gateway-Confirmed"] == "true"
+
+    other = await asyncpg.connect(url, server_settings={"application_name": "otlp-gateway far 7-a"})
+    answered = await gateway.ask("POST", KEYS, {"name": "agent"})
+    await other.close()
+    assert answered.headers["X-Gateway-Confirmed"] == "false"
+    assert answered.headers["X-Gateway-Unconfirmed"] == "far 7-a"

@@ -20,7 +20,7 @@ import yaml
 from gateway.sender.target import Tls
 from tests.support.process import COMMAND, Program, running
 
-BEGIN = "What arrives and what is refused"
+BEGIN = "Requests that arrive or are refused"
 KEY = re.compile(r"iapikey-[0-9A-Za-z]{38}")
 
 
@@ -118,14 +118,14 @@ async def test_a_refused_request_is_shown_with_its_reason_and_its_sender(demo: D
     (key,) = demo.keys
     wrong = demo.command("curl ").replace(key, "made-up-key")
     assert (await _paste(wrong)).startswith("HTTP/1.1 401")
-    await demo.shown(r"refused +traces +a key that is not known +from 127\.0\.0\.1:\d+, by http")
+    await demo.shown(r"refused +traces +the API key is unknown +from 127\.0\.0\.1:\d+, by http")
     missing = demo.command("curl ").replace(f"-H 'Authorization: StackState {key}'", "")
     assert (await _paste(missing)).startswith("HTTP/1.1 401")
-    await demo.shown(r"refused +traces +no key in the request +from 127\.0\.0\.1")
+    await demo.shown(r"refused +traces +no API key in the request +from 127\.0\.0\.1")
 
 
 async def test_a_key_made_while_it_runs_is_good_at_once_and_shown_by_its_name(demo: Demo) -> None:
-    new_key = demo.banner[demo.banner.index("Another key: ") + len("Another key: ") :]
+    _, _, new_key = demo.banner.partition("create another key: ")
     create = new_key.splitlines()[0].replace("NAME", "second")
     made = KEY.search(await _paste(create))
     assert made is not None
@@ -203,7 +203,7 @@ async def test_taken_ports_are_replaced_in_the_snippets_too(tmp_path: Path) -> N
 async def test_two_demos_do_not_share_a_folder(demo: Demo, tmp_path: Path) -> None:
     async with running([COMMAND, "demo", "--data", tmp_path / "demo"]) as second:
         assert await second.wait() == 1
-    assert "another demo runs on" in second.output
+    assert "another demo uses" in second.output
     assert "--data" in second.output
     assert not demo.program.is_over
 
@@ -213,14 +213,14 @@ async def test_a_folder_that_cannot_be_one_is_told(tmp_path: Path) -> None:
     file.write_text("")
     async with running([COMMAND, "demo", "--data", file]) as program:
         assert await program.wait() == 1
-    assert "is no folder: choose another one with --data" in program.output
+    assert "is not a directory: choose another one with --data" in program.output
 
 
 async def test_a_folder_that_cannot_be_made_is_told() -> None:
     async with running([COMMAND, "demo", "--data", Path("/proc/otlp-gateway")]) as program:
         assert await program.wait() == 1
     assert "[ERROR] /proc/otlp-gateway cannot be used: " in program.output
-    assert "Choose another folder with --data" in program.output
+    assert "Choose another directory with --data" in program.output
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP])

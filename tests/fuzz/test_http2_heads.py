@@ -9,11 +9,18 @@ from __future__ import annotations
 import contextlib
 
 import hpack as library
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dataplane.credentials import CredentialReader
-from gateway.dataplane.http2_heads import HeadReader, MalformedHeadError
+from gateway.dataplane.auth.credentials import CredentialReader
+from gateway.dataplane.core.heads import FieldKinds
+from gateway.dataplane.http2.request_head import (
+    HeadReader,
+    KnownFields,
+    LargeHeadError,
+    MalformedHeadError,
+)
 from gateway.wire import hpack
 
 SCHEMES = ("StackState",)
@@ -48,6 +55,9 @@ _PSEUDO = [
     (b":path", b"/v1/traces?x=1"),
     (b":authority", b"gateway:4317"),
 ]
+KNOWN = KnownFields(CredentialReader(SCHEMES), FieldKinds(["X-Scope-OrgID"]))
+"""As in a worker, what one connection has learned serves the others."""
+
 _fields = st.lists(st.tuples(_NAMES, _VALUES), max_size=8)
 
 
@@ -89,29 +99,36 @@ def test_both_ways_of_reading_a_block_give_the_same_head(
     first: list[tuple[bytes, bytes]], second: list[tuple[bytes, bytes]]
 ) -> None:
     """Also on a connection whose earlier blocks have left a prefix behind."""
-    fast = HeadReader(_stateless(), CredentialReader(SCHEMES))
+    fast = HeadReader(_stateless(), KNOWN)
     for fields in (first, second, first, [*first, *second]):
         whole = [*_PSEUDO, *fields]
         for block in _blocks(whole):
-            slow = HeadReader(hpack.BlockDecoder(), CredentialReader(SCHEMES))
+            slow = HeadReader(hpack.BlockDecoder(), KNOWN)
             assert _read(fast, block) == _read(slow, block)
 
 
 @given(st.binary(max_size=200))
 def test_random_blocks_raise_what_a_connection_handles(block: bytes) -> None:
     """Nothing but the documented errors."""
-    reader = HeadReader(_stateless(), CredentialReader(SCHEMES))
+    reader = HeadReader(_stateless(), KNOWN)
     for _ in range(2):
-        with contextlib.suppress(
-            MalformedHeadError, hpack.HeaderBlockError, hpack.HeaderListTooLargeError
-        ):
+        with contextlib.suppress(MalformedHeadError, hpack.HeaderBlockError, LargeHeadError):
             reader.read(block)
+
+
+@pytest.mark.parametrize("field", [b"\xbe", b"\x7e\x01x", b"\x7f\x00\x01x", b"\x0f\x2f\x01x"])
+def test_an_entry_of_a_table_without_any_is_a_broken_block(field: bytes) -> None:
+    reader = HeadReader(_stateless(), KNOWN)
+    reader.read(hpack.encode(_PSEUDO))
+
+    with pytest.raises(hpack.HeaderBlockError):
+        reader.read(hpack.encode(_PSEUDO) + field)
 
 
 @given(_fields)
 def test_what_is_forwarded_is_valid_whatever_came(fields: list[tuple[bytes, bytes]]) -> None:
     """No control characters, no upper case, no hop-by-hop or credential field gets through."""
-    reader = HeadReader(_stateless(), CredentialReader(SCHEMES))
+    reader = HeadReader(_stateless(), KNOWN)
     for block in _blocks([*_PSEUDO, *fields]):
         try:
             head = reader.read(block)

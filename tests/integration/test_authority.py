@@ -203,7 +203,7 @@ async def test_a_restart_while_the_authority_is_away_loses_no_known_key(tmp_path
         file.write_bytes(file.read_bytes()[:-1])
         async with serving(tmp_path, authority) as setting:
             assert await setting.send(GOOD) == AGAIN
-            assert "is not known any more" in setting.gateway.program.output
+            assert "cannot read the saved verdicts" in setting.gateway.program.output
 
 
 async def test_made_up_keys_reach_the_authority_at_the_configured_rate_at_most(
@@ -270,14 +270,12 @@ async def test_no_key_is_written_to_the_log(tmp_path: Path) -> None:
     "stores, word",
     [
         (["authority+http://h:1/x"], "keys.authority.dialect"),
-        (["authority+http://h:1"], "names no path"),
+        (["authority+http://h:1"], "has no path"),
         (["authority://h:1/authorize"], "authority+https"),
         (["authority+http://h:1/authorize", "sqlite:////tmp/k/keys.db"], "put authorities last"),
     ],
 )
-def test_an_authority_that_cannot_be_meant_is_a_fault(
-    tmp_path: Path, stores: list[str], word: str
-) -> None:
+def test_an_invalid_authority_is_an_error(tmp_path: Path, stores: list[str], word: str) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text(json.dumps({"keys": {"stores": stores}}))
     with pytest.raises(ConfigError) as faulty:

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gateway.control.counts import NOT_ALIVE
+from gateway.worker_contract import NOT_ACCEPTING
 from tests.support.plane import limits
 from tests.support.polling import until
 from tests.support.worker_process import Workers, worker_processes
@@ -52,7 +52,7 @@ async def test_a_worker_that_joins_later_gets_the_connections_until_it_has_as_ma
         first, second = workers.all
         await first.load([])
         with opened_at_once(workers.port, 10):
-            await until(lambda: workers.counts.read() == [10, NOT_ALIVE])
+            await until(lambda: workers.counts.read() == [10, NOT_ACCEPTING])
             await second.load([])
             with opened_at_once(workers.port, 10):
                 await until(lambda: sum(workers.counts.read()) == 20)
@@ -76,4 +76,4 @@ async def test_a_dead_workers_slot_holds_nobody_back_once_it_is_freed() -> None:
         await workers.all[0].exit_code()
         workers.counts.free(0)
         with opened_at_once(workers.port, 50):
-            await until(lambda: workers.counts.read() == [NOT_ALIVE, 50])
+            await until(lambda: workers.counts.read() == [NOT_ACCEPTING, 50])

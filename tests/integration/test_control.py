@@ -19,14 +19,16 @@ from structlog.testing import capture_logs
 
 from gateway.channel import Refused
 from gateway.config import load
-from gateway.control.admin import ReloadError
-from gateway.control.main import Control, Options
-from gateway.control.slot import StartError
-from gateway.control.sockets import BindError
-from gateway.control.worker_handle import State
+from gateway.control.core.errors import ReloadError, StartError
+from gateway.control.core.sockets import BindError
+from gateway.control.lifecycle.assembly import Options
+from gateway.control.lifecycle.control import Control
+from gateway.control.workers.worker_handle import WorkerState
 from gateway.keys.errors import StoreError
+from gateway.keys.store import KeySpec
 from tests.support.certs import Authority
 from tests.support.listening import until_refused
+from tests.support.owners import give_away
 from tests.support.polling import until
 from tests.support.process import (
     free_ports,
@@ -96,8 +98,12 @@ class Served:
     def token(self) -> str:
         return (self.control.config.state_dir / "admin-token").read_text().strip()
 
+    def names_sent_to_workers(self) -> set[str]:
+        snapshot = self.control.parts.base.distribution.snapshot()
+        return {entry.principal.name for entry in snapshot.entries}
+
     def pids(self) -> set[int]:
-        return {w.pid for w in self.control.supervisor.workers if w.state is State.READY}
+        return {w.pid for w in self.control.parts.base.workers if w.state is WorkerState.READY}
 
 
 def value_of(text: str, name: str, labels: Mapping[str, str]) -> float:
@@ -218,17 +224,17 @@ async def test_the_admin_address_can_speak_tls(serve: Serve, tmp_path: Path) -> 
 
 async def test_a_created_key_works_in_every_worker_when_it_is_confirmed(serve: Serve) -> None:
     served = await serve()
-    issued = await served.control.keys.create("agent")
+    issued = await served.control.keys.commands.create(KeySpec("agent"))
     assert await served.control.confirmed(served.control.keys.revision)
     assert await served.send_to_all(issued.key.reveal()) == {UNREACHABLE}
 
 
 async def test_a_deleted_key_is_refused_in_every_worker_when_it_is_confirmed(serve: Serve) -> None:
     served = await serve()
-    issued = await served.control.keys.create("agent")
+    issued = await served.control.keys.commands.create(KeySpec("agent"))
     await served.control.confirmed(served.control.keys.revision)
     await served.send_to_all(issued.key.reveal())
-    await served.control.keys.delete(issued.record.id)
+    await served.control.keys.commands.delete(issued.record.id)
     assert await served.control.confirmed(served.control.keys.revision)
     assert await served.send_to_all(issued.key.reveal()) == {UNAUTHORIZED}
     assert await served.metric("gateway_key_revocation_lag_seconds_count", store="sqlite") >= 2
@@ -236,7 +242,7 @@ async def test_a_deleted_key_is_refused_in_every_worker_when_it_is_confirmed(ser
 
 async def test_a_worker_that_starts_later_knows_all_keys(serve: Serve) -> None:
     served = await serve()
-    issued = await served.control.keys.create("agent")
+    issued = await served.control.keys.commands.create(KeySpec("agent"))
     victim = next(iter(served.pids()))
     os.kill(victim, signal.SIGKILL)
     await until(lambda: victim not in served.pids() and len(served.pids()) == 2)
@@ -245,8 +251,8 @@ async def test_a_worker_that_starts_later_knows_all_keys(serve: Serve) -> None:
 
 async def test_refusals_are_told_with_the_key_s_id_and_without_the_key(serve: Serve) -> None:
     served = await serve()
-    issued = await served.control.keys.create("agent")
-    await served.control.keys.delete(issued.record.id)
+    issued = await served.control.keys.commands.create(KeySpec("agent"))
+    await served.control.keys.commands.delete(issued.record.id)
     await served.control.confirmed(served.control.keys.revision)
     with capture_logs() as logs:
         await served.send(issued.key.reveal())
@@ -261,7 +267,7 @@ async def test_refusals_are_told_with_the_key_s_id_and_without_the_key(serve: Se
 
 async def test_a_key_s_traffic_is_counted_and_remembered(serve: Serve) -> None:
     served = await serve()
-    issued = await served.control.keys.create("agent")
+    issued = await served.control.keys.commands.create(KeySpec("agent"))
     await served.control.confirmed(served.control.keys.revision)
     await served.send_to_all(issued.key.reveal())
     labels = {"key_id": str(issued.record.id), "key_name": "agent"}
@@ -341,7 +347,7 @@ async def test_a_reload_takes_new_addresses_keys_and_numbers_of_workers(serve: S
 
 async def test_a_bug_in_a_part_of_control_is_counted_and_clients_are_served(serve: Serve) -> None:
     served = await serve()
-    served.control.tasks.once("part", fail)
+    served.control.parts.base.tasks.once("part", fail)
     await served.until_metric(1, "gateway_internal_errors_total", place="control")
     assert await served.send() == UNAUTHORIZED
 
@@ -388,17 +394,21 @@ async def test_what_needs_a_restart_is_said_and_left(serve: Serve, tmp_path: Pat
     served = await serve()
     served.configure({"keys": {"stores": [f"sqlite://{tmp_path}/other/keys.db"]}})
     notes = await served.control.reload()
-    assert notes == ["keys.stores has changed: it takes effect when the gateway is started again"]
+    assert notes == ["keys.stores has changed: restart the gateway to apply it"]
     assert not (tmp_path / "other").exists()
 
 
 async def test_names_reach_workers_when_a_reload_asks_for_identity_headers(serve: Serve) -> None:
     served = await serve()
-    await served.control.keys.create("agent")
-    assert {entry.principal.name for entry in served.control.snapshot().entries} == {""}
+    await served.control.keys.commands.create(KeySpec("agent"))
+    assert {
+        entry.principal.name for entry in served.control.parts.base.distribution.snapshot().entries
+    } == {""}
     served.configure({"forward": {"identity_headers": True}})
     await served.control.reload()
-    assert {entry.principal.name for entry in served.control.snapshot().entries} == {"agent"}
+    assert {
+        entry.principal.name for entry in served.control.parts.base.distribution.snapshot().entries
+    } == {"agent"}
 
 
 async def test_reload_and_configuration_need_the_token(serve: Serve) -> None:
@@ -430,6 +440,18 @@ async def test_the_effective_configuration_is_shown_without_its_secrets(serve: S
     assert not [secret for secret in secrets if secret in shown]
 
 
+async def test_names_of_the_admin_address_are_replaced_by_a_reload(serve: Serve) -> None:
+    served = await serve()
+    name = {"Host": "gateway.example:8090"}
+    async with aiohttp.ClientSession(headers=name) as client:
+        async with client.get(f"{served.admin_url}/livez") as answer:
+            assert answer.status == 421
+        served.configure({"admin": {"hosts": ["gateway.example"]}})
+        await served.control.reload()
+        async with client.get(f"{served.admin_url}/livez") as answer:
+            assert answer.status == 200
+
+
 # Failures to start
 
 
@@ -438,6 +460,16 @@ async def test_an_address_in_use_stops_the_start_and_says_what_to_do(serve: Serv
         address = f"127.0.0.1:{holder.getsockname()[1]}"
         with pytest.raises(BindError, match=f"cannot listen on {address}: Address already in use"):
             await serve({"admin": {"address": address}})
+
+
+async def test_a_state_folder_of_another_user_stops_the_start(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted = tmp_path / "state"
+    planted.mkdir()
+    give_away(planted, monkeypatch)
+    with pytest.raises(StartError, match=rf"state_dir: {planted}: it belongs to another user"):
+        await serve({"admin": {"tokens": ["token"]}})
 
 
 async def test_a_damaged_store_stops_the_start(serve: Serve, tmp_path: Path) -> None:

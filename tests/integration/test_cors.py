@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.settings import Cors
+from gateway.settings import CorsSettings
 from tests.support.clients import Http2Client, Response, http1_request
 from tests.support.exchange import JSON, Answer
 from tests.support.plane import KEY, entry, running_worker, sink_backends
 from tests.support.sink import RawSink
 
-CORS = Cors(("https://*.example.com", "http://localhost:3000"), ("X-Team",), 600)
+CORS = CorsSettings(("https://*.example.com", "http://localhost:3000"), ("X-Team",), 600)
 PAGE = "https://shop.example.com"
 SENT = (("content-type", JSON), ("authorization", f"StackState {KEY}"))
 
@@ -106,3 +106,21 @@ async def test_without_origins_nothing_is_added() -> None:
         response = await _ask(gateway.port, 1, "POST", ("origin", PAGE), *SENT)
         assert response.status == 200
         assert response.field("access-control-allow-origin") is None
+
+
+LARGE = (("x", "y" * 70_000),)
+BAD = {1: (("content-length", "x"),), 2: (("connection", "x"),)}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("origin, is_allowed", [(PAGE, True), ("https://example.org", False)])
+async def test_a_page_may_read_that_its_request_cannot_be_read(
+    version: int, origin: str, is_allowed: bool
+) -> None:
+    async with running_worker(keys=[entry(KEY)], cors=CORS) as gateway:
+        for fields, status in ((BAD[version], 400), (LARGE, 431)):
+            head = (("origin", origin), *SENT, *fields)
+            response = await _ask(gateway.port, version, "POST", *head)
+            assert response.status == status
+            allowed = response.field("access-control-allow-origin")
+            assert allowed == (PAGE if is_allowed else None)

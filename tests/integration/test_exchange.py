@@ -12,6 +12,7 @@ import pytest
 from h2.settings import SettingCodes
 
 from gateway import metrics
+from gateway.dataplane.upstream.address import Where
 from gateway.model import BackendName
 from tests.support.clients import Http2Client, Response
 from tests.support.exchange import GRPC, Answer, Break, GrpcMessage, Request
@@ -21,6 +22,7 @@ from tests.support.plane import (
     backend,
     entry,
     limits,
+    open_connections,
     running_worker,
     sink_backends,
 )
@@ -40,7 +42,7 @@ async def _export(port: int, *fields: tuple[str, str], body: bytes = MESSAGE) ->
 
 async def _until_connected(gateway: RunningWorker, count: int) -> None:
     """Wait until the worker has so many connections to the gRPC backend."""
-    gauges = gateway.plane.counters.gauges
+    gauges = gateway.context.counters.gauges
 
     def holds() -> bool:
         found = [
@@ -224,42 +226,26 @@ async def test_a_backend_that_comes_back_is_used_again() -> None:
             await sink.__aenter__()
 
 
-class _Names:
-    """The worker's loop, but for the resolution of names."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.port = 0
-        """Where every name leads to."""
-        self.asked: list[str] = []
-        self._loop = loop
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loop, name)
-
-    async def getaddrinfo(self, host: str, *_: Any, **__: Any) -> list[Any]:
-        self.asked.append(host)
-        where = ("127.0.0.1", self.port)
-        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", where)]
-
-
-async def test_the_backends_name_is_resolved_again_at_each_new_connection() -> None:
+async def test_the_backends_name_is_resolved_again_when_its_connections_are_lost() -> None:
     """A backend that has moved is found without a restart."""
     named = backend(BackendName.OTLP_GRPC, "http://backend.test:4317", min_connections=0)
-    async with (
-        RawSink() as old,
-        RawSink() as new,
-        running_worker(backends=(named,), keys=KEYS) as gateway,
-    ):
-        names = _Names(gateway.plane.loop)
-        gateway.plane.loop = cast("asyncio.AbstractEventLoop", names)
-        names.port = old.grpc_port
-        codes = [(await _export(gateway.port)).grpc_status for _ in range(2)]
-        assert (codes, len(old.requests), names.asked) == ([0, 0], 2, ["backend.test"])
-        names.port = new.grpc_port
-        old.http2_connections[0].abort()
-        await _until_connected(gateway, 0)
-        assert (await _export(gateway.port)).grpc_status == 0
-        assert (len(new.requests), names.asked) == (1, ["backend.test"] * 2)
+    asked: list[tuple[str, int]] = []
+    async with RawSink() as old, RawSink() as new:
+        port = old.grpc_port
+
+        async def resolve(host: str, named_port: int) -> list[Where]:
+            asked.append((host, named_port))
+            return [Where(socket.AF_INET, ("127.0.0.1", port))]
+
+        async with running_worker(backends=(named,), keys=KEYS, resolve=resolve) as gateway:
+            codes = [(await _export(gateway.port)).grpc_status for _ in range(2)]
+            assert (codes, len(old.requests), asked) == ([0, 0], 2, [("backend.test", 4317)])
+            port = new.grpc_port
+            old.http2_connections[0].abort()
+            await _until_connected(gateway, 0)
+            await gateway.until(lambda: len(asked) == 2)
+            assert (await _export(gateway.port)).grpc_status == 0
+            assert (len(new.requests), len(old.requests)) == (1, 2)
 
 
 async def test_a_caller_that_goes_away_cancels_its_request() -> None:
@@ -287,11 +273,11 @@ async def test_an_upload_that_is_given_up_is_never_completed_at_the_backend() ->
     """Half a body does not become a whole one."""
     async with RawSink() as sink:
         async with running_worker(backends=sink_backends(sink), keys=KEYS) as gateway:
-            pool = gateway.plane.pools[BackendName.OTLP_GRPC]
-            await gateway.until(lambda: pool.open_connections == 1)
+            pool = gateway.path.pools[BackendName.OTLP_GRPC]
+            await gateway.until(lambda: open_connections(pool) == 1)
             async with Http2Client(gateway.port) as client:
                 stream = await client.start(PATH, HEAD, b"\0\0\0\1\0half")
-                await gateway.until(lambda: gateway.plane.counters.in_flight["grpc"] == 1)
+                await gateway.until(lambda: gateway.context.counters.in_flight["grpc"] == 1)
                 client.reset(stream)
                 await gateway.until(lambda: len(sink.aborted) == 1)
             assert not sink.requests
@@ -332,7 +318,7 @@ async def test_a_backend_that_vanished_is_noticed_while_a_stream_waits() -> None
     ) as gateway:
         await accepted.wait()
         call = asyncio.create_task(_export(gateway.port))
-        await gateway.until(lambda: gateway.plane.counters.in_flight["grpc"] == 1)
+        await gateway.until(lambda: gateway.context.counters.in_flight["grpc"] == 1)
         gateway.sweep(11)
         gateway.sweep(15)
         assert not call.done()
@@ -371,7 +357,7 @@ async def test_a_refused_body_gets_no_credit_and_no_internal_error() -> None:
             assert (response.grpc_status, response.reset) == (16, 0)
             again = await client.request(PATH, head, b"x" * 5_000_000)
             assert again.grpc_status == 16
-            assert gateway.plane.budget.used == 0
+            assert gateway.context.budget.used == 0
         assert gateway.count(metrics.REQUEST_BYTES) <= 256 * 1024
 
 
@@ -424,7 +410,7 @@ async def test_a_stalled_backend_leaves_the_workers_memory_bounded() -> None:
         limits=limits(buffer_memory_bytes=bound),
         sweeping=False,
     ) as gateway:
-        budget = gateway.plane.budget
+        budget = gateway.context.budget
         peaks = [0]
         async with Http2Client(gateway.port) as early:
             nobody = (*HEAD[:2], ("authorization", "StackState nobody"))
@@ -477,7 +463,7 @@ async def test_the_first_use_of_a_backend_waits_for_its_settings() -> None:
         backends=(backend(BackendName.OTLP_GRPC, url),), keys=KEYS, sweeping=False
     ) as gateway:
         call = asyncio.create_task(_export(gateway.port))
-        await gateway.until(lambda: gateway.plane.counters.in_flight["grpc"] == 1)
+        await gateway.until(lambda: gateway.context.counters.in_flight["grpc"] == 1)
         release.set()
         await _until_connected(gateway, 1)
         gateway.sweep(100)
@@ -517,7 +503,7 @@ async def test_a_refusal_in_the_trailers_is_retryable_too(code: int) -> None:
 
 
 def _is_quiet(gateway: RunningWorker) -> bool:
-    return not any(gateway.plane.counters.in_flight.values())
+    return not any(gateway.context.counters.in_flight.values())
 
 
 async def test_draining_lets_open_requests_finish() -> None:
@@ -530,9 +516,9 @@ async def test_draining_lets_open_requests_finish() -> None:
         async with Http2Client(gateway.port) as client:
             stream = await client.start(PATH, HEAD, MESSAGE, end=True)
             await gateway.until(lambda: len(sink.requests) == 1)
-            gateway.plane.start_drain()
+            gateway.worker.start_drain()
             await client.until_goaway()
             release.set()
             assert (await client.answer(stream)).grpc_status == 0
-            await gateway.until(lambda: not gateway.plane.connections)
+            await gateway.until(lambda: not gateway.context.connections)
         assert _is_quiet(gateway)

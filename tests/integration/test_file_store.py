@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from gateway.keys.errors import KeyRefusedError, StoreDamagedError, StoreUnavailableError
-from gateway.keys.file import FileStore
 from gateway.keys.record import KeyRecord
+from gateway.keys.store import KeySpec
+from gateway.keys.stores.file import file_store
 from gateway.model import KeyLimits, KeyState, Signal, digest_of
-from tests.support.keys import running_keys
-from tests.unit.keys.conftest import read_all
+from tests.support.keys import read_all, running_keys
 
 DIGEST = digest_of(b"a key in the clear")
 
@@ -25,8 +25,8 @@ def _write(path: Path, text: str) -> None:
 
 
 async def _read(path: Path) -> list[KeyRecord]:
-    store = FileStore(path)
-    await store.open(create=True)
+    store = file_store(path)
+    await store.feed.open(create=True)
     return list((await read_all(store)).records)
 
 
@@ -115,7 +115,7 @@ async def test_a_faulty_file_is_refused_and_shows_no_key(
     path.write_text(text)
 
     with pytest.raises(StoreDamagedError, match=message) as caught:
-        await FileStore(path).open(create=True)
+        await file_store(path).feed.open(create=True)
 
     assert "canary" not in str(caught.value)
     assert str(path) in str(caught.value)
@@ -125,18 +125,18 @@ async def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     path = tmp_path / "keys.yaml"
     path.write_text("- {name: a}\n- {key: good}\n- {key: b, id: x}\n")
     with pytest.raises(StoreDamagedError, match=r"key 1: .*; key 3: "):
-        await FileStore(path).open(create=True)
+        await file_store(path).feed.open(create=True)
 
 
 async def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailableError, match="No such file"):
-        await FileStore(tmp_path / "keys.yaml").open(create=True)
+        await file_store(tmp_path / "keys.yaml").feed.open(create=True)
 
 
 async def test_a_new_version_is_taken_over_as_a_whole(tmp_path: Path) -> None:
     path = tmp_path / "keys.yaml"
     path.write_text("- {key: old, name: old}\n- {key: kept, name: kept}\n")
-    async with running_keys([FileStore(path, interval_s=0.005)]) as workers:
+    async with running_keys([file_store(path, interval_s=0.005)]) as workers:
         assert workers.accepts(digest_of(b"old"))
 
         _write(path, "- {key: kept, name: kept}\n- {key: new, name: new}\n")
@@ -152,7 +152,7 @@ async def test_a_swapped_secret_is_taken_over(tmp_path: Path) -> None:
         (tmp_path / version / "agent").write_text(key)
     (tmp_path / "..data").symlink_to("..1")
     (tmp_path / "agent").symlink_to("..data/agent")
-    async with running_keys([FileStore(tmp_path, interval_s=0.005)]) as workers:
+    async with running_keys([file_store(tmp_path, interval_s=0.005)]) as workers:
         (tmp_path / "..tmp").symlink_to("..2")
         os.replace(tmp_path / "..tmp", tmp_path / "..data")  # noqa: PTH105 - of links themselves
         await workers.until(lambda: workers.accepts(digest_of(b"new")))
@@ -165,7 +165,7 @@ async def test_a_faulty_version_changes_nothing_and_is_told_until_it_is_mended(
 ) -> None:
     path = tmp_path / "keys.yaml"
     path.write_text("- {key: good, name: good}\n")
-    async with running_keys([FileStore(path, interval_s=0.005)]) as workers:
+    async with running_keys([file_store(path, interval_s=0.005)]) as workers:
         _write(path, "- {key: good}\n- nonsense\n")
         await workers.until_status(lambda up: not up)
 
@@ -184,8 +184,8 @@ async def test_a_faulty_version_changes_nothing_and_is_told_until_it_is_mended(
 async def test_keys_of_a_file_are_not_changed_by_command(tmp_path: Path) -> None:
     path = tmp_path / "keys.yaml"
     path.write_text("- {key: good, id: 5}\n")
-    async with running_keys([FileStore(path)]) as workers:
-        with pytest.raises(KeyRefusedError, match=r"keys\.yaml: change it there"):
-            await workers.keys.delete(5)
+    async with running_keys([file_store(path)]) as workers:
+        with pytest.raises(KeyRefusedError, match=r"keys\.yaml are changed by changing the file"):
+            await workers.keys.commands.delete(5)
         with pytest.raises(KeyRefusedError, match="no key store that can be written"):
-            await workers.keys.create("new")
+            await workers.keys.commands.create(KeySpec("new"))

@@ -13,11 +13,11 @@ import pytest
 import structlog.testing
 
 from gateway import metrics
-from gateway.dataplane import proxy_header
-from gateway.dataplane.arrival import PROXY_BAD, PROXY_UNTRUSTED
-from gateway.dataplane.front_door import MAX_TURNED_AWAY
-from gateway.dataplane.sniff import PROXY_HERE, TLS_HERE
-from gateway.dataplane.turned_away import LINGER_S
+from gateway.dataplane.accept import proxy_header
+from gateway.dataplane.accept.acceptor import MAX_OVER_LIMIT
+from gateway.dataplane.accept.handshake import PROXY_BAD, PROXY_UNTRUSTED
+from gateway.dataplane.accept.over_limit import LINGER_S
+from gateway.dataplane.accept.protocol_detection import PROXY_HERE, TLS_HERE
 from gateway.wire.http2 import PREFACE
 from tests.support.clients import Http2Client, http1_request
 from tests.support.exchange import PROTOBUF
@@ -120,7 +120,7 @@ async def test_a_client_that_never_says_what_it_speaks_is_closed() -> None:
         async with connected(gateway) as (silent, _), connected(gateway) as (slow, writer):
             writer.write(PREFACE[:5])
             await until(lambda: gateway.worker.connections == 2)
-            await until(lambda: any(c._seen for c in gateway.plane.connections))  # type: ignore[attr-defined]  # sniffers
+            await until(lambda: any(c._seen for c in gateway.context.connections))  # type: ignore[attr-defined]  # sniffers
             gateway.sweep(in_s=4)
             assert gateway.worker.connections == 2
             gateway.sweep(in_s=6)
@@ -278,11 +278,11 @@ async def test_a_client_that_is_turned_away_and_sends_on_for_ever_is_closed() ->
 async def test_those_turned_away_at_a_time_are_bounded_too() -> None:
     async with running_worker(limits=limits(max_connections=1), sweeping=False) as gateway:
         socks = []
-        for _ in range(MAX_TURNED_AWAY + 11):
+        for _ in range(MAX_OVER_LIMIT + 11):
             socks.append(socket.create_connection(("127.0.0.1", gateway.port)))
             await asyncio.sleep(0)
-        await until(lambda: gateway.count(REFUSED, "limit") == MAX_TURNED_AWAY + 10)
-        assert gateway.worker.connections == MAX_TURNED_AWAY + 1
+        await until(lambda: gateway.count(REFUSED, "limit") == MAX_OVER_LIMIT + 10)
+        assert gateway.worker.connections == MAX_OVER_LIMIT + 1
         for sock in socks:
             sock.close()
 
@@ -305,7 +305,7 @@ async def test_a_request_that_was_on_its_way_when_a_drain_began_is_served() -> N
             async with connected(gateway) as (reader, writer):
                 await until(lambda: gateway.worker.connections == 1)
                 drained = asyncio.ensure_future(gateway.worker.stop(20))
-                await until(lambda: gateway.plane.draining)
+                await until(lambda: gateway.context.is_draining)
                 head = "POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n"
                 head += "".join(f"{name}: {value}\r\n" for name, value in fields)
                 writer.write(f"{head}\r\nabc".encode())
@@ -317,7 +317,8 @@ async def test_a_request_that_was_on_its_way_when_a_drain_began_is_served() -> N
 
 
 async def test_an_idle_connection_does_not_hold_up_a_drain() -> None:
-    async with running_worker() as gateway, connected(gateway) as (reader, _):
+    brief = limits(drain_timeout_s=2)
+    async with running_worker(limits=brief) as gateway, connected(gateway) as (reader, _):
         await until(lambda: gateway.worker.connections == 1)
         await asyncio.wait_for(gateway.worker.stop(60), WAIT_S)
         assert await read_all(reader) == b""

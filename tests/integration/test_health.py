@@ -14,9 +14,9 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from gateway import metrics
-from gateway.dataplane.local import WATCHES_PER_CONNECTION
-from gateway.dataplane.routes import OTLP_SERVICES
-from tests.support.clients import Http2Client, http1_request
+from gateway.dataplane.dialects.health import WATCHES_PER_CONNECTION
+from gateway.dataplane.dialects.otlp import OTLP_SERVICES
+from tests.support.clients import Http2Client, Response, http1_request
 from tests.support.plane import RunningWorker, running_worker
 from tests.support.polling import until
 
@@ -68,6 +68,31 @@ async def test_before_the_keys_are_loaded_nothing_is_serving_but_the_process_liv
         assert (await http1_request(gateway.port, "/livez", (), method="GET")).status == 200
 
 
+@pytest.mark.parametrize("http2", [False, True], ids=["h1", "h2"])
+async def test_load_balancers_may_ask_at_the_root(http2: bool) -> None:
+    """As they do unless told otherwise: it answers as `/readyz` does."""
+
+    async def ask(gateway: RunningWorker, method: str, body: bytes = b"") -> Response:
+        if http2:
+            async with Http2Client(gateway.port) as client:
+                return await client.request("/", (), body, method=method)
+        return await http1_request(gateway.port, "/", (), body, method=method)
+
+    async with running_worker() as gateway:
+        for method in ("GET", "OPTIONS"):
+            answer = await ask(gateway, method)
+            assert (answer.status, answer.body) == (200, b'{"status":"ok"}')
+        answer = await ask(gateway, "HEAD")
+        assert (answer.status, answer.body) == (200, b"")
+        for method in ("POST", "DELETE"):
+            answer = await ask(gateway, method, b"x")
+            assert answer.status == 404
+            assert b"/v1/traces" in answer.body
+        gateway.worker.become_unready()
+        for method in ("GET", "HEAD", "OPTIONS"):
+            assert (await ask(gateway, method)).status == 503
+
+
 async def test_an_unready_gateway_says_so_to_every_probe_and_goes_on_serving() -> None:
     async with running_worker() as gateway, health_client(gateway) as stub:
         assert await check(stub) == Status.SERVING
@@ -110,7 +135,7 @@ async def test_a_connection_has_few_watches_and_gets_another_when_one_ends() -> 
             assert (await watch.read()).status == Status.SERVING
         assert await refusal_of(open_watch(stub)) == grpc.StatusCode.UNAVAILABLE
         watches[0].cancel()
-        health = gateway.plane.local
+        health = gateway.path.health
         await until(lambda: len(health._watches) == WATCHES_PER_CONNECTION - 1)
         assert (await open_watch(stub).read()).status == Status.SERVING
 
@@ -119,7 +144,7 @@ async def test_watches_of_a_connection_that_is_gone_are_forgotten() -> None:
     async with running_worker() as gateway:
         async with health_client(gateway) as stub:
             assert (await open_watch(stub).read()).status
-        health = gateway.plane.local
+        health = gateway.path.health
         await until(lambda: not health._watches)
         assert not health._watches_of
 
@@ -143,13 +168,13 @@ async def test_a_health_request_larger_than_any_name_is_refused() -> None:
 async def test_a_health_request_that_does_not_come_is_given_up() -> None:
     async with running_worker(sweeping=False) as gateway, Http2Client(gateway.port) as client:
         stream = await client.start(CHECK, GRPC_FIELDS, b"\0")
-        await until(lambda: len(gateway.plane.local._reading) == 1)
+        await until(lambda: len(gateway.path.health._reading) == 1)
         gateway.sweep(in_s=1)
-        assert len(gateway.plane.local._reading) == 1
+        assert len(gateway.path.health._reading) == 1
         gateway.sweep(in_s=6)
         answer = await client.answer(stream)
         assert answer.grpc_status == grpc.StatusCode.UNAVAILABLE.value[0]
-        assert not gateway.plane.local._reading
+        assert not gateway.path.health._reading
 
 
 async def test_health_needs_grpc() -> None:

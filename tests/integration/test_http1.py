@@ -7,9 +7,13 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
+import structlog.testing
 
 from gateway import metrics
-from gateway.dataplane.http1_server import Http1Server
+from gateway.dataplane.core.context import IDLE_GRACE_S
+from gateway.dataplane.core.throttled_log import MALFORMED_REQUEST
+from gateway.dataplane.exchange.request_body import GATHERED_BYTES
+from gateway.dataplane.http1.server import Http1Server
 from gateway.model import BackendName
 from tests.support.plane import KEY, RunningWorker, backend, entry, limits, running_worker
 from tests.support.polling import until
@@ -17,6 +21,8 @@ from tests.support.raw_http1 import BrokenOffError, RawBackend, RawPeer, raw_bac
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 2\r\n\r\nok"
 KIB = 1024
+UPLOAD = bytes(GATHERED_BYTES + 1)
+"""The smallest body that reaches the backend before all of it has come."""
 
 
 def post(
@@ -44,27 +50,27 @@ def chunked(*chunks: bytes) -> bytes:
 
 def connection_of(gateway: RunningWorker) -> Http1Server:
     """Return the only client connection."""
-    (connection,) = gateway.plane.connections
+    (connection,) = gateway.context.connections
     assert isinstance(connection, Http1Server)
     return connection
 
 
+def is_unread(connection: object) -> bool:
+    """Return whether the gateway does not read from a client."""
+    return isinstance(connection, Http1Server) and connection._state.gate.reasons != 0
+
+
 async def until_unread(gateway: RunningWorker) -> None:
     """Wait until the gateway does not read from the client."""
-
-    def is_unread() -> bool:
-        (connection,) = gateway.plane.connections
-        return isinstance(connection, Http1Server) and connection._pauses != 0
-
-    await gateway.until(is_unread)
+    await gateway.until(lambda: all(map(is_unread, gateway.context.connections)))
 
 
 async def until_unsent(gateway: RunningWorker) -> None:
     """Wait until the client does not take what the gateway sends."""
 
     def is_unsent() -> bool:
-        (connection,) = gateway.plane.connections
-        return isinstance(connection, Http1Server) and connection._out.is_paused
+        (connection,) = gateway.context.connections
+        return isinstance(connection, Http1Server) and connection._state.out.is_paused
 
     await gateway.until(is_unsent)
 
@@ -113,11 +119,16 @@ async def test_a_request_and_its_answer_pass_with_the_fields_that_are_end_to_end
     ]
     await upstream.send(
         b"HTTP/1.1 400 Bad Request\r\nX-Reason: b\xc3\xa4d\r\nX-Hop: 1\r\n"
+        b"Content-Type: application/json\r\n"
         b"Connection: keep-alive, x-hop\r\nKeep-Alive: timeout=9\r\nContent-Length: 3\r\n\r\nbad"
     )
     answer = await client.receive_answer()
     assert (answer.start, answer.body) == ("400", b"bad")
-    assert answer.fields == [(b"X-Reason", b"b\xc3\xa4d"), (b"content-length", b"3")]
+    assert answer.fields == [
+        (b"X-Reason", b"b\xc3\xa4d"),
+        (b"Content-Type", b"application/json"),
+        (b"content-length", b"3"),
+    ]
 
 
 @pytest.mark.parametrize("request_bytes", [post(), chunked(b"he", b"llo")])
@@ -157,10 +168,10 @@ async def test_a_chunked_body_goes_on_chunked_without_extensions_and_trailers(
     assert request.value("Content-Length") is None
 
 
-async def test_a_body_streams_to_the_backend_before_it_is_complete(
+async def test_a_large_body_streams_to_the_backend_before_it_is_complete(
     sink: RawBackend, client: RawPeer
 ) -> None:
-    await client.send(post(b"hel", length=5))
+    await client.send(post(b"hel", length=len(UPLOAD)))
     upstream = await sink.connection()
     head = b""
     while not head.endswith(b"\r\n\r\n"):
@@ -170,10 +181,10 @@ async def test_a_body_streams_to_the_backend_before_it_is_complete(
     assert await upstream.read(2) == b"lo"
 
 
-async def test_a_head_reaches_the_backend_before_any_byte_of_the_body_is_there(
+async def test_a_head_reaches_the_backend_before_any_byte_of_a_large_body_is_there(
     sink: RawBackend, client: RawPeer
 ) -> None:
-    await client.send(post(b"", length=5))
+    await client.send(post(b"", length=len(UPLOAD)))
     assert await (await sink.connection()).read(4) == b"POST"
 
 
@@ -237,8 +248,8 @@ async def test_pipelined_requests_wait_unread_while_one_is_under_way(
     sending = asyncio.create_task(client.send(post(b"x" * KIB) * count))
     upstream = await sink.connection()
     await upstream.receive_request()
-    await gateway.until(lambda: gateway.plane.budget.used > 0)
-    assert gateway.plane.budget.used <= 256 * KIB + 2 * KIB
+    await gateway.until(lambda: gateway.context.budget.used > 0)
+    assert gateway.context.budget.used <= 256 * KIB + 2 * KIB
     await upstream.send(OK)
     for _ in range(count - 1):
         await upstream.receive_request()
@@ -253,7 +264,7 @@ async def test_a_client_that_pipelines_and_never_reads_is_not_read_either(
 ) -> None:
     sending = asyncio.create_task(client.send(post(key=None) * 100_000))
     await until_unsent(gateway)
-    assert gateway.plane.budget.used < 1024 * KIB
+    assert gateway.context.budget.used < 1024 * KIB
     for _ in range(1_000):
         assert (await client.receive_answer()).start == "401"
     sending.cancel()
@@ -385,6 +396,26 @@ async def test_a_malformed_head_is_answered_400_and_the_connection_ends(
     assert gateway.counted(metrics.REQUESTS) == {("http", "none", "400", "malformed"): 1}
 
 
+async def test_malformed_heads_of_one_network_are_logged_once(gateway: RunningWorker) -> None:
+    with structlog.testing.capture_logs() as events:
+        for _ in range(3):
+            async with raw_client(gateway.port) as client:
+                await client.send(b"POST / HTTP/1.1\r\n\r\n")
+                assert (await client.receive_answer()).start == "400"
+    assert [event["event"] for event in events] == [MALFORMED_REQUEST]
+
+
+@pytest.mark.parametrize("line", [b"INVALID CONNECTION PREFACE", b"OPTIONS * RTSP/1.0"])
+async def test_a_client_of_another_protocol_is_disconnected_without_an_answer(
+    gateway: RunningWorker, client: RawPeer, line: bytes
+) -> None:
+    """It could not read one. A line with a path, or with HTTP, is a malformed request."""
+    await client.send(line + b"\r\n\r\n")
+    assert await client.read_to_end() == b""
+    assert gateway.count(metrics.CONNECTIONS_REFUSED, "preface") == 1
+    assert not gateway.counted(metrics.REQUESTS)
+
+
 async def test_a_malformed_request_does_not_harm_other_connections(
     sink: RawBackend, gateway: RunningWorker, client: RawPeer
 ) -> None:
@@ -400,24 +431,27 @@ async def test_a_malformed_request_does_not_harm_other_connections(
 
 
 @pytest.mark.parametrize(
-    "data",
+    "data, kind",
     [
-        post(None, "X: " + "y" * 70_000),
-        post(None, *[f"X-{number}: y" for number in range(201)]),
-        b"POST /v1/traces HTTP/1.1\r\nX: " + b"y" * 70_000,
+        (post(None, "X: " + "y" * 70_000), "application/x-protobuf"),
+        (post(None, *[f"X-{number}: y" for number in range(201)]), "application/x-protobuf"),
+        (b"POST /v1/traces HTTP/1.1\r\nX: " + b"y" * 70_000, "application/json"),
     ],
 )
-async def test_a_head_that_is_too_large_is_answered_431(client: RawPeer, data: bytes) -> None:
+async def test_a_head_that_is_too_large_is_answered_431_in_its_encoding(
+    client: RawPeer, data: bytes, kind: str
+) -> None:
     await client.send(data)
     answer = await client.receive_answer()
     assert (answer.start, answer.value("connection")) == ("431", "close")
-    assert json.loads(answer.body)["details"][0]["reason"] == "HEAD_TOO_LARGE"
+    assert answer.value("content-type") == kind
+    assert b"HEAD_TOO_LARGE" in answer.body
 
 
 async def test_chunks_that_cannot_be_read_are_answered_400_and_complete_nothing(
     sink: RawBackend, client: RawPeer
 ) -> None:
-    await client.send(post(None, "Transfer-Encoding: chunked") + b"5\r\nhello\r\n")
+    await client.send(chunked(UPLOAD)[:-5])
     upstream = await sink.connection()
     await upstream.has_begun()
     await client.send(b"x\r\n\r\n")
@@ -428,7 +462,7 @@ async def test_chunks_that_cannot_be_read_are_answered_400_and_complete_nothing(
 
 
 async def test_a_target_that_is_no_path_is_not_found(client: RawPeer) -> None:
-    for target in ("http://gateway/v1/traces", "gateway:443", "*", "/v1/traces/", "/v1//traces"):
+    for target in ("ftp://gateway/v1/traces", "gateway:443", "*", "/v1/traces//", "/v1//traces"):
         await client.send(post(b"", path=target))
         assert (await client.receive_answer()).start == "404"
 
@@ -472,7 +506,7 @@ async def test_a_client_that_half_closes_while_its_answer_arrives_gets_all_of_it
     await upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + bytes(50_000))
     await client.read(50_000)
     client.finish_sending()
-    await gateway.until(lambda: connection_of(gateway)._has_eof)
+    await gateway.until(lambda: connection_of(gateway)._state.has_eof)
     await upstream.send(bytes(50_000))
     assert (await client.read_to_end()).count(b"\x00") > 50_000
     await gateway.until(lambda: gateway.worker.connections == 0)
@@ -482,7 +516,7 @@ async def test_a_client_that_half_closes_while_its_answer_arrives_gets_all_of_it
 async def test_a_client_that_goes_away_within_its_body_completes_nothing(
     sink: RawBackend, gateway: RunningWorker, client: RawPeer, how: str
 ) -> None:
-    await client.send(post(b"hel", length=5))
+    await client.send(post(b"hel", length=len(UPLOAD)))
     upstream = await sink.connection()
     await upstream.has_begun()
     client.close() if how == "close" else client.reset()
@@ -514,7 +548,7 @@ async def test_a_connection_ends_when_the_client_asks_for_it(
     assert upstream.has_nothing_unread
 
 
-async def test_at_a_drain_an_idle_connection_is_closed_at_once(
+async def test_at_a_drain_an_idle_connection_is_closed_after_a_grace(
     sink: RawBackend, gateway: RunningWorker, client: RawPeer
 ) -> None:
     await client.send(post())
@@ -522,7 +556,10 @@ async def test_at_a_drain_an_idle_connection_is_closed_at_once(
     await upstream.receive_request()
     await upstream.send(OK)
     await client.receive_answer()
-    gateway.plane.start_drain()
+    gateway.worker.start_drain()
+    gateway.sweep(IDLE_GRACE_S - 1)
+    assert gateway.worker.connections == 1
+    gateway.sweep(IDLE_GRACE_S + 1)
     assert await client.read_to_end() == b""
 
 
@@ -532,10 +569,19 @@ async def test_at_a_drain_the_answer_under_way_is_the_last(
     await client.send(post())
     upstream = await sink.connection()
     await upstream.receive_request()
-    gateway.plane.start_drain()
+    gateway.worker.start_drain()
     await upstream.send(OK)
     answer = await client.receive_answer()
     assert (answer.start, answer.value("connection")) == ("200", "close")
+    assert await client.read_to_end() == b""
+
+
+async def test_when_the_drains_time_is_over_an_idle_connection_is_closed_without_a_reset(
+    gateway: RunningWorker, client: RawPeer
+) -> None:
+    await client.send(post(key=None))
+    await client.receive_answer()
+    await gateway.worker.stop(0)
     assert await client.read_to_end() == b""
 
 
@@ -544,8 +590,8 @@ async def test_a_head_that_has_begun_at_a_drain_is_still_served(
 ) -> None:
     request = post()
     await client.send(request[:10])
-    await gateway.until(lambda: gateway.plane.budget.used == 10)
-    gateway.plane.start_drain()
+    await gateway.until(lambda: gateway.context.budget.used == 10)
+    gateway.worker.start_drain()
     await client.send(request[10:])
     upstream = await sink.connection()
     await upstream.receive_request()
@@ -562,9 +608,9 @@ async def test_a_connection_past_its_age_ends_with_the_next_answer(
     await client.send(post())
     upstream = await sink.connection()
     await upstream.receive_request()
-    gateway.plane.tick += 700
-    connection_of(gateway).sweep(gateway.plane.tick)
-    gateway.plane.tick -= 700
+    gateway.context.tick += 700
+    connection_of(gateway).sweep(gateway.context.tick)
+    gateway.context.tick -= 700
     await upstream.send(OK)
     assert (await client.receive_answer()).value("connection") == "close"
     assert await client.read_to_end() == b""
@@ -575,17 +621,19 @@ async def test_a_connection_is_closed_when_it_was_idle_for_too_long(
 ) -> None:
     await client.send(post(key=None))
     await client.receive_answer()
-    gateway.sweep(400)
+    gateway.sweep(630)
     assert await client.read_to_end() == b""
 
 
-async def test_a_connection_past_its_age_is_closed_when_it_is_idle(
+async def test_an_idle_connection_past_its_age_is_told_before_it_is_closed(
     gateway: RunningWorker, client: RawPeer
 ) -> None:
     for second in (200, 400, 535, 700):
         await client.send(post(key=None))
         assert (await client.receive_answer()).value("connection") is None
         gateway.sweep(second)
+    await client.send(post(key=None))
+    assert (await client.receive_answer()).value("connection") == "close"
     assert await client.read_to_end() == b""
 
 
@@ -603,7 +651,7 @@ async def test_a_head_that_does_not_come_to_its_end_closes_the_connection(
     gateway: RunningWorker, client: RawPeer
 ) -> None:
     await client.send(post()[:30])
-    await gateway.until(lambda: gateway.plane.budget.used == 30)
+    await gateway.until(lambda: gateway.context.budget.used == 30)
     gateway.sweep(4)
     assert gateway.worker.connections == 1
     gateway.sweep(6)
@@ -646,7 +694,7 @@ async def test_answers_that_are_complete_but_not_read_are_given_up(
 ) -> None:
     sending = asyncio.create_task(client.send(post(key=None) * 100_000))
     await until_unsent(gateway)
-    assert connection_of(gateway)._exchange is None
+    assert connection_of(gateway)._answers.exchange is None
     gateway.sweep(1)
     assert gateway.worker.connections == 1
     gateway.sweep(60)
@@ -665,7 +713,7 @@ async def test_an_upload_is_not_read_faster_than_the_backend_takes_it(
     sending = asyncio.create_task(client.send(post(body)))
     upstream = await sink.connection()
     await until_unread(gateway)
-    assert gateway.plane.budget.used <= 512 * KIB
+    assert gateway.context.budget.used <= 512 * KIB
     assert (await upstream.receive_request()).body == body
     await sending
     await upstream.send(OK)
@@ -686,10 +734,8 @@ async def test_an_upload_that_waits_for_a_backend_holds_little(sink: RawBackend)
         await waiting.receive_answer()
         body = bytes(range(256)) * 20 * KIB
         sending = asyncio.create_task(waiting.send(post(body)))
-        await gateway.until(
-            lambda: any(getattr(one, "_pauses", 0) for one in gateway.plane.connections)
-        )
-        assert gateway.plane.budget.used <= 192 * KIB
+        await gateway.until(lambda: any(map(is_unread, gateway.context.connections)))
+        assert gateway.context.budget.used <= 192 * KIB
         for peer, size in ((busy, 0), (waiting, len(body))):
             if size:
                 assert (await upstream.receive_request()).body == body
@@ -708,8 +754,8 @@ async def test_a_download_is_not_read_faster_than_the_client_takes_it(
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
     sending = asyncio.create_task(upstream.send(head + body))
     await until_unsent(gateway)
-    await gateway.until(lambda: gateway.plane.budget.used > 64 * KIB)
-    assert gateway.plane.budget.used <= 1024 * KIB
+    await gateway.until(lambda: gateway.context.budget.used > 64 * KIB)
+    assert gateway.context.budget.used <= 1024 * KIB
     assert (await client.receive_answer()).body == body
     await sending
 
@@ -719,14 +765,14 @@ async def test_nothing_is_read_while_the_worker_holds_as_much_as_it_may(
 ) -> None:
     await client.send(post(b"h", length=5))
     upstream = await sink.connection()
-    budget = gateway.plane.budget
-    await gateway.until(lambda: gateway.plane.counters.in_flight["http"] == 1)
+    budget = gateway.context.budget
+    await gateway.until(lambda: gateway.context.counters.in_flight["http"] == 1)
     budget.charge(budget.limit)
     await client.send(b"el")
     await until_unread(gateway)
     await client.send(b"lo")
     budget.release(budget.limit)
-    assert connection_of(gateway)._pauses == 0
+    await gateway.until(lambda: connection_of(gateway)._state.gate.reasons == 0)
     assert (await upstream.receive_request()).body == b"hello"
 
 
@@ -734,12 +780,10 @@ async def test_nothing_is_read_while_the_worker_holds_as_much_as_it_may(
 
 
 async def test_a_bug_of_ours_tells_the_caller_to_try_again_and_raises_the_alarm(
-    gateway: RunningWorker, client: RawPeer, monkeypatch: pytest.MonkeyPatch
+    gateway: RunningWorker, client: RawPeer
 ) -> None:
-    def break_down(*_: object) -> None:
-        raise RuntimeError
-
-    monkeypatch.setattr(gateway.plane.keyring, "decide", break_down)
+    gateway.path.keyring._keys.clear()  # no place to look a key up in
+    gateway.path.keyring._in_use.clear()
     await client.send(post())
     answer = await client.receive_answer()
     assert (answer.start, answer.value("connection")) == ("503", "close")
@@ -757,13 +801,13 @@ async def test_a_body_that_is_too_large_is_refused_by_its_declared_size_or_when_
             backends=[backend(BackendName.OTLP_HTTP, url)],
             keys=[entry(KEY)],
             sweeping=False,
-            limits=limits(max_body_bytes=10),
+            limits=limits(max_body_bytes=len(UPLOAD)),
         ) as gateway,
         raw_client(gateway.port) as client,
     ):
-        await client.send(post(b"12345678901"))
+        await client.send(post(UPLOAD + b"1"))
         assert (await client.receive_answer()).start == "413"
-        request = chunked(b"1234567890", b"1")
+        request = chunked(UPLOAD, b"1")
         await client.send(request[:-10])
         upstream = await sink.connection()
         await upstream.has_begun()
@@ -777,6 +821,6 @@ async def test_a_body_that_is_too_large_is_refused_by_its_declared_size_or_when_
 async def test_connections_are_forgotten_when_they_are_gone(gateway: RunningWorker) -> None:
     async with raw_client(gateway.port) as client:
         await client.send(post(b"hel", length=5))
-        await gateway.until(lambda: gateway.plane.counters.in_flight["http"] == 1)
+        await gateway.until(lambda: gateway.context.counters.in_flight["http"] == 1)
     await until(lambda: gateway.worker.connections == 0)
-    assert gateway.plane.budget.used == 0
+    assert gateway.context.budget.used == 0

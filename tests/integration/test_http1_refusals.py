@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from gateway.dataplane.accept.tls_transport import HANDSHAKE_BYTES
+from gateway.dataplane.core.lingering import LingeringSocket
 from gateway.model import BackendName
-from gateway.settings import TlsServer
+from gateway.settings import TlsServerSettings
 from tests.support.certs import Authority
 from tests.support.plane import KEY, RunningWorker, backend, entry, limits, running_worker
 from tests.support.raw_http1 import BrokenOffError, RawPeer, raw_client
@@ -38,7 +40,7 @@ def _authority(tmp_path: Path) -> Authority:
 async def _gateway(authority: Authority) -> AsyncIterator[RunningWorker]:
     """A worker with a cleartext and a TLS listener, and a backend that is never reached."""
     certificate = authority.issue("server", ["localhost", "127.0.0.1"])
-    tls = TlsServer(str(certificate.cert_file), str(certificate.key_file))
+    tls = TlsServerSettings(str(certificate.cert_file), str(certificate.key_file))
     async with running_worker(
         backends=[backend(BackendName.OTLP_HTTP, "http://127.0.0.1:9")],
         keys=[entry(KEY)],
@@ -88,7 +90,7 @@ async def test_a_client_that_writes_its_whole_body_before_it_reads_sees_the_refu
     async def watch() -> None:
         nonlocal most
         while True:
-            most = max(most, gateway.plane.budget.used)
+            most = max(most, gateway.context.budget.used)
             await asyncio.sleep(0)
 
     watching = asyncio.create_task(watch())
@@ -101,7 +103,7 @@ async def test_a_client_that_writes_its_whole_body_before_it_reads_sees_the_refu
     assert answer.status == 401
     assert answer.getheader("www-authenticate") is not None
     assert answer.getheader("connection") == "close"
-    assert most == 0
+    assert most <= (HANDSHAKE_BYTES if is_tls else 0)
 
 
 @pytest.mark.parametrize("is_tls", [False, True])
@@ -146,6 +148,24 @@ async def test_a_long_refused_body_ends_the_connection_which_is_half_closed_and_
     assert gateway.worker.connections == 1
     client.finish_sending()
     await gateway.until(lambda: gateway.worker.connections == 0)
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+@pytest.mark.parametrize("length", [10 * MIB, None])
+async def test_of_a_connection_that_was_refused_only_its_socket_is_left(
+    gateway: RunningWorker, authority: Authority, length: int | None, is_tls: bool
+) -> None:
+    tls = authority.client_context() if is_tls else None
+    async with raw_client(gateway.ports[1 if is_tls else 0], tls) as client:
+        await client.send(head(length) + b"5\r\nabcde\r\n")
+        answer = await client.receive_answer()
+        assert (answer.start, answer.value("connection")) == ("401", "close")
+        assert [type(each) for each in gateway.context.connections] == [LingeringSocket]
+        assert len(gateway.context.lingering) == 1
+        assert gateway.worker.connections == 1
+        assert len(gateway.path.acceptor._places) == 1
+    await gateway.until(lambda: gateway.worker.connections == 0)
+    assert len(gateway.path.acceptor._places) == 0
 
 
 async def test_lingering_ends_when_too_much_has_come(
@@ -233,8 +253,8 @@ async def test_while_a_drain_is_under_way_a_refusal_ends_the_connection(
     gateway: RunningWorker, client: RawPeer
 ) -> None:
     await client.send(head(0)[:20])
-    await gateway.until(lambda: gateway.plane.budget.used == 20)
-    gateway.plane.start_drain()
+    await gateway.until(lambda: gateway.context.budget.used == 20)
+    gateway.worker.start_drain()
     await client.send(head(0)[20:])
     answer = await client.receive_answer()
     assert (answer.start, answer.value("connection")) == ("401", "close")

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from gateway import metrics
-from gateway.dataplane.http1_upstream import Http1Upstream
-from gateway.dataplane.relaying import HELD_ANSWER_BYTES
+from gateway.dataplane.exchange.answer import HELD_ANSWER_BYTES
+from gateway.dataplane.exchange.forwarding import Forwarding
+from gateway.dataplane.exchange.request_body import GATHERED_BYTES
+from gateway.dataplane.http1.upstream import Http1Upstream
 from gateway.model import BackendName
-from gateway.settings import TlsClient
+from gateway.settings import TlsClientSettings
 from tests.support.certs import Authority
 from tests.support.clients import Http2Client
 from tests.support.plane import KEY, RunningWorker, backend, entry, running_worker
@@ -27,6 +29,9 @@ from tests.support.raw_http1 import (
 )
 
 KIB = 1024
+JSON = b"application/json"
+UPLOAD = bytes(GATHERED_BYTES + 1)
+"""The smallest body that reaches the backend before all of it has come."""
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 LARGE = b"abc" + b"." * HELD_ANSWER_BYTES
 """A part of a body that is larger than what is held until an answer is complete."""
@@ -43,7 +48,13 @@ LARGE_PARTS = [
     _CHUNKED + _CHUNK,
     _CHUNKED + _CHUNK + b"0\r\n",
 ]
-REASONS = ("BACKEND_LOST", "BACKEND_TIMEOUT", "BACKEND_UNREACHABLE", "BACKEND_REFUSED")
+REASONS = (
+    "BACKEND_FOREIGN",
+    "BACKEND_LOST",
+    "BACKEND_REFUSED",
+    "BACKEND_TIMEOUT",
+    "BACKEND_UNREACHABLE",
+)
 FIELDS = (("content-type", "application/x-protobuf"), ("authorization", f"StackState {KEY}"))
 
 
@@ -62,7 +73,7 @@ def reason(answer: Message) -> str:
 
 def is_connected(gateway: RunningWorker) -> bool:
     """Whether the pool has a connection."""
-    gauges = gateway.plane.counters.gauges
+    gauges = gateway.context.counters.gauges
     return any(
         name == metrics.BACKEND_CONNECTIONS.name and value > 0
         for (name, _), value in gauges.items()
@@ -156,15 +167,19 @@ async def test_an_answer_that_ends_with_a_reset_is_not_complete(
         await client.read_to_end()
 
 
-@pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
 async def test_an_answer_without_a_body_by_its_status_ends_with_its_head(
-    client: RawPeer, upstream: RawPeer, status: bytes
+    sink: RawBackend, client: RawPeer, upstream: RawPeer
 ) -> None:
     for _ in range(2):
-        answer = await exchange(client, upstream, b"HTTP/1.1 " + status + b"\r\nX-A: b\r\n\r\n")
-        assert (answer.start, answer.body) == (status[:3].decode(), b"")
+        not_modified = await exchange(
+            client, upstream, b"HTTP/1.1 304 Not Modified\r\nX-A: b\r\n\r\n"
+        )
+        assert (not_modified.start, reason(not_modified)) == ("503", "BACKEND_FOREIGN")
+        answer = await exchange(client, upstream, b"HTTP/1.1 204 No Content\r\nX-A: b\r\n\r\n")
+        assert (answer.start, answer.body) == ("204", b"")
         assert "transfer-encoding" not in answer.names
         assert "content-length" not in answer.names
+    assert sink.accepted == 1
 
 
 async def test_an_empty_answer_says_that_it_is_empty(client: RawPeer, upstream: RawPeer) -> None:
@@ -202,12 +217,12 @@ async def test_a_large_answer_is_passed_on_before_its_end_is_there(
 async def test_an_answer_that_repeats_is_passed_on_the_same_each_time(
     client: RawPeer, upstream: RawPeer
 ) -> None:
-    full = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Type: text/json\r\nContent-Length: 2\r\n\r\n{}"
+    full = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Type: %b\r\nContent-Length: 2\r\n\r\n{}" % JSON
     seen = [await exchange(client, upstream, full) for _ in range(3)]
     assert [(answer.start, answer.fields, answer.body) for answer in seen] == [
         (
             "200",
-            [(b"Date", b"x"), (b"Content-Type", b"text/json"), (b"content-length", b"2")],
+            [(b"Date", b"x"), (b"Content-Type", JSON), (b"content-length", b"2")],
             b"{}",
         )
     ] * 3
@@ -364,13 +379,13 @@ async def test_a_request_that_is_still_arriving_is_sent_again_whole(
     sink: RawBackend, client: RawPeer, upstream: RawPeer
 ) -> None:
     await exchange(client, upstream)
-    await client.send(post(b"hel", length=5))
+    await client.send(post(UPLOAD[:-2], length=len(UPLOAD)))
     await upstream.has_begun()
     upstream.reset()
     other = await sink.connection()
     await other.has_begun()
-    await client.send(b"lo")
-    assert (await other.receive_request()).body == b"hello"
+    await client.send(UPLOAD[-2:])
+    assert (await other.receive_request()).body == UPLOAD
     await other.send(OK)
     assert (await client.receive_answer()).start == "200"
 
@@ -480,7 +495,8 @@ async def test_an_answer_before_the_end_of_the_body_is_relayed_and_the_upload_st
 ) -> None:
     await client.send(post(bytes(1_000), length=10_000_000))
     await upstream.has_begun()
-    await upstream.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig")
+    head = b"HTTP/1.1 413 Too Large\r\nContent-Type: application/json\r\n"
+    await upstream.send(head + b"Content-Length: 3\r\n\r\nbig")
     answer = await client.receive_answer()
     assert (answer.start, answer.body, answer.value("connection")) == ("413", b"big", "close")
     assert await client.read_to_end() == b""
@@ -491,12 +507,12 @@ async def test_an_answer_before_the_end_of_the_body_is_relayed_and_the_upload_st
 async def test_an_early_answer_to_a_small_body_keeps_the_clients_connection(
     sink: RawBackend, client: RawPeer, upstream: RawPeer
 ) -> None:
-    await client.send(post(b"hel", length=5))
+    await client.send(post(UPLOAD[:-2], length=len(UPLOAD)))
     await upstream.has_begun()
     await upstream.send(OK)
     assert (await client.receive_answer()).value("connection") is None
     await upstream.closed()
-    await client.send(b"lo" + post())
+    await client.send(UPLOAD[-2:] + post())
     other = await sink.connection()
     assert (await other.receive_request()).body == b"hello"
     await other.send(OK)
@@ -507,39 +523,41 @@ async def test_an_early_answer_does_not_wait_for_a_body_that_the_backend_does_no
     gateway: RunningWorker, client: RawPeer, upstream: RawPeer
 ) -> None:
     sending = asyncio.create_task(client.send(post(bytes(20_000 * KIB))))
-    await gateway.until(lambda: gateway.plane.budget.used > 64 * KIB)
+    await gateway.until(lambda: gateway.context.budget.used > 64 * KIB)
     await upstream.send(OK)
     assert (await client.receive_answer()).start == "200"
     await sending
-    assert gateway.plane.budget.used == 0
+    assert gateway.context.budget.used == 0
 
 
 async def test_an_early_answer_ends_a_connection_on_which_body_bytes_still_wait(
     gateway: RunningWorker, client: RawPeer, upstream: RawPeer
 ) -> None:
     head = post(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
-    await client.send(head)
+    await client.send(head + b"%x\r\n%b\r\n" % (len(UPLOAD), UPLOAD))
     await upstream.has_begun()
-    (connection,) = gateway.plane.pools[BackendName.OTLP_HTTP]._addresses[0].connections
+    (connection,) = gateway.path.pools[BackendName.OTLP_HTTP]._addresses[0].connections
     assert isinstance(connection, Http1Upstream)
-    sent = 0
+    sent = len(UPLOAD)
+    await gateway.until(lambda: bytes_taken(connection) == sent)
     while not connection._out.is_paused:
         await client.send(b"8000\r\n" + bytes(0x8000) + b"\r\n")
         sent += 0x8000
         await gateway.until(lambda: bytes_taken(connection) == sent)  # noqa: B023 - awaited here
     await client.send(b"0\r\n\r\n")
-    await gateway.until(lambda: connection._request_ended)
+    await gateway.until(lambda: connection._writer.has_ended)
     assert connection._out.is_paused
     await upstream.send(OK)
     assert (await client.receive_answer()).value("connection") is None
     await gateway.until(lambda: connection.capacity == 0 and not connection._out.transport)
-    assert gateway.plane.budget.used == 0
+    assert gateway.context.budget.used == 0
 
 
 def bytes_taken(connection: Http1Upstream) -> int:
     """Return how many body bytes the gateway has read from the client."""
-    assert connection._exchange is not None
-    return connection._exchange.request_bytes
+    request = connection._request
+    assert isinstance(request, Forwarding)
+    return request._exchange.record.request_bytes
 
 
 # What the backend may not decide
@@ -636,7 +654,7 @@ async def test_a_backend_behind_tls_is_reached_over_tls(tmp_path: Path) -> None:
         one = backend(
             BackendName.OTLP_HTTP,
             f"https://localhost:{sink.port}",
-            tls=TlsClient(ca_file=str(authority.cert_file)),
+            tls=TlsClientSettings(ca_file=str(authority.cert_file)),
         )
         async with (
             running_worker(backends=[one], keys=[entry(KEY)], sweeping=False) as gateway,

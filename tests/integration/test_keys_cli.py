@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
-from gateway.keys.embedded import sqlite_store
 from gateway.keys.record import KeyDelta, KeyRecord
 from gateway.keys.service import KeyService
+from gateway.keys.store import KeySpec
+from gateway.keys.stores.sqlite import sqlite_store
 from tests.support.each_worker import statuses_of
 from tests.support.key_writers import key_writers
+from tests.support.keys import read_all
 from tests.support.process import COMMAND, running_gateway
-from tests.unit.keys.conftest import read_all
 
 CANARY = "canary-91f2-never-shown"
 HANG_S = 30.0
@@ -167,9 +168,21 @@ async def test_a_command_says_when_a_running_gateway_has_not_confirmed(keys: Key
     assert "stored, but a running gateway has not confirmed the change within 1 s" in done.stderr
 
 
+async def test_a_command_makes_no_store_beside_a_gateway_whose_store_is_gone(keys: Keys) -> None:
+    async with _service(keys.store, confirms=True):
+        for suffix in ("", "-wal", "-shm"):
+            keys.store.with_name(keys.store.name + suffix).unlink()
+        done = await asyncio.to_thread(keys.run, "create", "-n", "n")
+
+    assert done.returncode != 0
+    assert "a running gateway holds another store" in done.stderr
+    assert "iapikey-" not in done.stdout
+    assert not keys.store.exists()
+
+
 async def test_the_list_shows_when_keys_were_last_used(keys: Keys) -> None:
     async with _service(keys.store, confirms=True) as running:
-        issued = await running.create("n")
+        issued = await running.commands.create(KeySpec("n"))
         running.note_usage(
             issued.record.key_id,
             allowed=True,
@@ -220,9 +233,9 @@ def test_commands_at_the_same_time_on_a_new_store_lose_nothing(keys: Keys) -> No
 
 async def _stored(path: Path) -> dict[int, KeyRecord]:
     store = sqlite_store(path)
-    await store.open(create=False)
+    await store.feed.open(create=False)
     records = {record.id: record for record in (await read_all(store)).records}
-    await store.close()
+    await store.feed.close()
     return records
 
 
@@ -250,3 +263,35 @@ async def test_writers_at_the_same_time_lose_nothing_that_a_running_gateway_miss
     assert set(seen) == set(known.created)
     assert {key_id for key_id, key in seen.items() if key.state} == known.deleted
     assert [delta.revision for delta in deltas] == sorted({delta.revision for delta in deltas})
+
+
+async def test_a_gateway_does_not_start_on_another_store_than_the_one_before(
+    tmp_path: Path,
+) -> None:
+    async with running_gateway(tmp_path, {}) as gateway:
+        config = gateway.config_file
+        (remembered,) = tmp_path.rglob("keys-sqlite-*.store")
+    (store,) = tmp_path.rglob("keys.db")
+    other = tmp_path / "other"
+    keys = Keys(other)
+    await asyncio.to_thread(keys.run, "create", "--name", "n")
+    store.unlink()
+
+    gone = await asyncio.to_thread(_serve, config)
+    (other / "keys.db").rename(store)
+    replaced = await asyncio.to_thread(_serve, config)
+
+    for started in (gone, replaced):
+        assert started.returncode != 0
+        assert "Traceback" not in started.stderr
+        assert f"remove {remembered} and restart the gateway" in started.stderr
+
+
+def _serve(config: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [COMMAND, "serve", "--config", config],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )

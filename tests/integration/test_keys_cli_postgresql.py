@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +14,15 @@ from typing import Any
 import asyncpg
 import pytest
 
-from gateway.cli import key_store
-from gateway.keys import shared_board, source
-from gateway.keys.postgresql import postgresql_store
+from gateway.cli.keys import stored_keys
+from gateway.keys.confirmations import notifications
+from gateway.keys.following import follower
 from gateway.keys.service import KeyService
-from gateway.keys.store import NewKey
-from gateway.model import KeyDigest
+from gateway.keys.store import Confirmation, KeySpec
+from gateway.keys.stores.postgresql import postgresql_store
 from tests.support.each_worker import statuses_of
 from tests.support.keys import HANG_S, Workers, running_keys
-from tests.support.postgresql import PostgresqlServer, postgresql_server
+from tests.support.postgresql import PostgresqlServer
 from tests.support.process import COMMAND, running_gateway
 
 LONG_AGO_S = 0.2
@@ -53,12 +53,6 @@ class Keys:
         return json.loads(done.stdout)
 
 
-@pytest.fixture(scope="module", name="server")
-def _server() -> Iterator[PostgresqlServer]:
-    with postgresql_server() as server:
-        yield server
-
-
 @pytest.fixture(name="keys")
 async def _keys(server: PostgresqlServer, tmp_path: Path) -> Keys:
     url = await server.new_database()
@@ -82,20 +76,20 @@ def _say_nothing(revision: int) -> None:
 
 
 def _name(keys: KeyService) -> str:
-    board = keys._sources[0].board
-    assert isinstance(board, shared_board.SharedBoard)
-    return board.name
+    publisher = keys._followers[0].publisher
+    assert isinstance(publisher, notifications.NotificationPublisher)
+    return publisher.name
 
 
 async def _until_connected(url: str, name: str = "") -> None:
     """Wait until the gateway, or any, is connected as one that can be asked."""
     async with _asker(url) as connection, asyncio.timeout(HANG_S):
-        while not any(name in each for each in await shared_board.connected_gateways(connection)):
+        while not any(name in each for each in await notifications.connected_gateways(connection)):
             await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
-async def _asker(url: str, **settings: str) -> AsyncIterator[shared_board.Connection]:
+async def _asker(url: str, **settings: str) -> AsyncIterator[notifications.Connection]:
     connection = await asyncpg.connect(url, server_settings=settings)
     try:
         yield connection
@@ -108,7 +102,7 @@ async def _asker(url: str, **settings: str) -> AsyncIterator[shared_board.Connec
 
 async def test_the_list_shows_the_usage_that_all_gateways_have_written(keys: Keys) -> None:
     async with _gateway(keys) as one, _gateway(keys) as other:
-        issued = await one.keys.create("n")
+        issued = await one.keys.commands.create(KeySpec("n"))
         await other.until(lambda: other.accepts(issued.key.digest))
         for workers, last_used_ms in ((one, 1_900_000_000_000), (other, 1_800_000_000_000)):
             workers.keys.note_usage(
@@ -157,11 +151,10 @@ async def test_a_command_returns_when_all_gateways_have_its_change(keys: Keys) -
 async def test_a_command_names_the_gateway_that_has_not_confirmed(
     keys: Keys, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(key_store, "ANSWER_S", LONG_AGO_S)
+    monkeypatch.setattr(stored_keys, "ANSWER_S", LONG_AGO_S)
     async with _gateway(keys), _gateway(keys, confirms=False) as stuck:
-        stored = key_store.StoredKeys(postgresql_store(keys.url))
-        new = NewKey(KeyDigest(b""), "n")
-        created = await asyncio.to_thread(stored.create, new, None)
+        stored = stored_keys.StoredKeys(postgresql_store(keys.url))
+        created = await asyncio.to_thread(stored.create, KeySpec("n"), None)
         host, process = _name(stuck.keys).split(" ")
 
     assert created["name"] == "n"
@@ -200,14 +193,14 @@ async def test_real_gateways_refuse_a_key_when_its_deletion_returns(
 async def test_a_gateway_that_ends_is_not_waited_for(
     keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_board, "AGAIN_S", 0.02)
+    monkeypatch.setattr(notifications, "AGAIN_S", 0.02)
     async with _asker(keys.url) as connection:
         async with _gateway(keys, confirms=False):
-            asking = asyncio.create_task(shared_board.ask_gateways(connection, 10**9, HANG_S))
+            asking = asyncio.create_task(notifications.wait_for_gateways(connection, 10**9, HANG_S))
             await asyncio.sleep(0)
         answers = await asking
 
-    assert answers == shared_board.Answers(frozenset(), frozenset())
+    assert answers == Confirmation(frozenset(), frozenset())
 
 
 async def test_a_gateway_that_is_asked_looks_for_a_change_that_nobody_announced(
@@ -215,10 +208,10 @@ async def test_a_gateway_that_is_asked_looks_for_a_change_that_nobody_announced(
 ) -> None:
     async with _gateway(keys) as workers, _asker(keys.url) as connection:
         await connection.execute("UPDATE gateway_key_store SET revision = revision + 1")
-        answers = await shared_board.ask_gateways(connection, 1, HANG_S)
+        answers = await notifications.wait_for_gateways(connection, 1, HANG_S)
         name = _name(workers.keys)
 
-    assert answers == shared_board.Answers(frozenset({name}), frozenset())
+    assert answers == Confirmation(frozenset({name}), frozenset())
 
 
 async def test_an_older_gateway_is_not_waited_for_and_noise_is_left_alone(keys: Keys) -> None:
@@ -228,8 +221,8 @@ async def test_an_older_gateway_is_not_waited_for_and_noise_is_left_alone(keys: 
         _asker(keys.url) as connection,
     ):
         for noise in ("", "x", "0123456789abcdef -1", "0123456789abcdef 1; DROP"):
-            await connection.execute(shared_board._NOTIFY, shared_board.ASK_CHANNEL, noise)
-        answers = await shared_board.ask_gateways(connection, 0, HANG_S)
+            await connection.execute(notifications._NOTIFY, notifications.ASK_CHANNEL, noise)
+        answers = await notifications.wait_for_gateways(connection, 0, HANG_S)
 
         assert answers.confirmed == {_name(workers.keys)}
         assert workers.problems == []
@@ -239,14 +232,14 @@ async def test_another_user_of_the_database_can_ask_too(keys: Keys) -> None:
     async with _gateway(keys) as workers, _asker(keys.url) as connection:
         await connection.execute("CREATE ROLE helpdesk LOGIN")
         async with _asker(keys.url.replace("postgres@", "helpdesk@")) as stranger:
-            answers = await shared_board.ask_gateways(stranger, 0, HANG_S)
+            answers = await notifications.wait_for_gateways(stranger, 0, HANG_S)
         assert answers.confirmed == {_name(workers.keys)}
 
 
 class _Deaf:
     """A connection that is told nothing, as behind a pooler in transaction mode."""
 
-    def __init__(self, connection: shared_board.Connection) -> None:
+    def __init__(self, connection: notifications.Connection) -> None:
         self._connection: Any = connection
 
     def __getattr__(self, name: str) -> Any:
@@ -259,19 +252,19 @@ class _Deaf:
 async def test_who_gets_no_notifications_is_told_so_and_does_not_wait(
     keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_board, "AGAIN_S", 0.02)
+    monkeypatch.setattr(notifications, "AGAIN_S", 0.02)
     async with _gateway(keys) as workers, _asker(keys.url) as connection:
         deaf: Any = _Deaf(connection)
-        answers = await shared_board.ask_gateways(deaf, 0, HANG_S)
+        answers = await notifications.wait_for_gateways(deaf, 0, HANG_S)
         name = _name(workers.keys)
 
-    assert answers == shared_board.Answers(frozenset(), frozenset({name}), is_deaf=True)
+    assert answers == Confirmation(frozenset(), frozenset({name}), is_deaf=True)
 
 
 async def test_a_gateway_that_lost_all_connections_misses_no_change_and_can_be_asked_again(
     keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "RETRY_S", 0.05)
+    monkeypatch.setattr(follower, "RETRY_S", 0.05)
     async with _gateway(keys) as workers, _asker(keys.url) as connection:
         for round_ in range(3):
             await connection.execute(
@@ -283,6 +276,6 @@ async def test_a_gateway_that_lost_all_connections_misses_no_change_and_can_be_a
             await workers.until(lambda: len(workers.keyring) == round_ + 1)  # noqa: B023 - awaited
             await _until_connected(keys.url, _name(workers.keys))
 
-        answers = await shared_board.ask_gateways(connection, 3, HANG_S)
+        answers = await notifications.wait_for_gateways(connection, 3, HANG_S)
 
-        assert answers == shared_board.Answers(frozenset({_name(workers.keys)}), frozenset())
+        assert answers == Confirmation(frozenset({_name(workers.keys)}), frozenset())

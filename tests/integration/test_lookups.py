@@ -11,9 +11,8 @@ import pytest
 
 from gateway import metrics
 from gateway.channel import Forget, LookedUp, Lookup, Up
-from gateway.dataplane import lookups
 from gateway.model import BackendName, KeyState, Principal, digest_of
-from gateway.settings import Authority
+from gateway.settings import AuthoritySettings
 from tests.support.clients import Http2Client, Response, http1_request
 from tests.support.exchange import GRPC, Answer, Break, GrpcMessage
 from tests.support.plane import KEY, RunningWorker, backend, entry, running_worker, sink_backends
@@ -24,7 +23,7 @@ PATH: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 MESSAGE: Final = GrpcMessage(compressed=False, data=b"\x0a\x00").to_bytes()
 DIGEST: Final = digest_of(KEY.encode())
 WHO: Final = Principal("authority:1", shared=True)
-SETTINGS: Final = Authority(cache_size=10, negative_cache_size=10, wait_s=6.0)
+SETTINGS: Final = AuthoritySettings(cache_size=10, negative_cache_size=10, wait_s=6.0)
 YES: Final = LookedUp(DIGEST, "allowed", WHO, "authority", 300.0, 200.0)
 NO: Final = LookedUp(DIGEST, "denied", None, "authority", 30.0)
 
@@ -37,7 +36,7 @@ class Asked:
         self.sink = sink
         self.lookups: list[Lookup] = []
         self.is_reachable = True
-        gateway.worker.send = self._take
+        gateway.send_to(self._take)
 
     def _take(self, message: Up) -> bool:
         assert isinstance(message, Lookup)
@@ -108,7 +107,7 @@ async def test_only_the_request_that_waits_is_held_up() -> None:
 async def test_requests_with_one_key_share_one_question() -> None:
     async with asking() as asked:
         calls = [asked.begin() for _ in range(20)]
-        await until(lambda: asked.gateway.plane.counters.in_flight["grpc"] == 20)
+        await until(lambda: asked.gateway.context.counters.in_flight["grpc"] == 20)
         await asked.until_asked(1)
         asked.say(YES)
         assert {(await call).grpc_status for call in calls} == {0}
@@ -120,8 +119,8 @@ async def test_a_body_longer_than_its_window_waits_and_arrives_whole() -> None:
     async with asking() as asked:
         call = asked.begin(body=body)
         await asked.until_asked(1)
-        await until(lambda: asked.gateway.plane.budget.used >= 65_535)
-        assert asked.gateway.plane.budget.used <= 2 * 65_536
+        await until(lambda: asked.gateway.context.budget.used >= 65_535)
+        assert asked.gateway.context.budget.used <= 2 * 65_536
         asked.say(YES)
         assert (await call).grpc_status == 0
         assert asked.sink.requests[0].body == body
@@ -132,7 +131,7 @@ async def test_a_body_that_came_before_the_verdict_is_there_when_it_must_be_sent
     async with asking(lambda _: answers.pop(0)) as asked:
         call = asked.begin()
         await asked.until_asked(1)
-        await until(lambda: asked.gateway.plane.budget.used >= len(MESSAGE))
+        await until(lambda: asked.gateway.context.budget.used >= len(MESSAGE))
         asked.say(YES)
         assert (await call).grpc_status == 0
         assert [request.body for request in asked.sink.requests] == [MESSAGE, MESSAGE]
@@ -180,7 +179,7 @@ async def test_a_caller_that_went_away_is_forgotten_and_its_verdict_kept() -> No
             stream = await client.start(PATH, head, MESSAGE)
             await asked.until_asked(1)
             client.reset(stream)
-            await until(lambda: asked.gateway.plane.counters.in_flight["grpc"] == 0)
+            await until(lambda: asked.gateway.context.counters.in_flight["grpc"] == 0)
         asked.say(YES)
         assert (await asked.export()).grpc_status == 0
         assert len(asked.lookups) == 1
@@ -254,16 +253,17 @@ async def test_what_is_remembered_is_bounded() -> None:
             digest = digest_of(b"%d" % number)
             asked.say(LookedUp(digest, "allowed", WHO, "authority", 300.0, 200.0))
             asked.say(LookedUp(digest_of(b"no%d" % number), "denied", None, "authority", 300.0))
-        known = asked.gateway.plane.lookups
+        known = asked.gateway.path.lookups
         assert known is not None
-        assert known.remembered() <= SETTINGS.cache_size + SETTINGS.negative_cache_size
+        assert len(known._allowed.kept) <= SETTINGS.cache_size
+        assert len(known._denied.kept) <= SETTINGS.negative_cache_size
 
 
-async def test_more_keys_than_may_be_asked_about_at_once_are_undecided(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(lookups, "MAX_ASKED", 2)
+async def test_more_keys_than_may_be_asked_about_at_once_are_undecided() -> None:
     async with asking(sweeping=False) as asked:
+        lookups = asked.gateway.path.lookups
+        assert lookups is not None
+        lookups._max_asked = 2
         calls = [asked.begin(f"key-{number}") for number in range(2)]
         await asked.until_asked(2)
         assert (await asked.export("one-more")).grpc_status == 14

@@ -3,49 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
 import pytest
 
-from gateway.keys import postgresql, service, source
 from gateway.keys.errors import (
+    AnotherStoreError,
     StoreDamagedError,
     StoreDeniedError,
     StoreError,
     StoreTooNewError,
     StoreUnavailableError,
 )
-from gateway.keys.postgresql import postgresql_store
+from gateway.keys.following import follower, staleness
 from gateway.keys.record import KeyUsage
-from gateway.keys.store import Changes, NewKey
+from gateway.keys.store import Changes, KeySpec, KeyStore, NewKey
+from gateway.keys.stores import postgresql, postgresql_connector, postgresql_watch
+from gateway.keys.stores.postgresql import postgresql_store
 from gateway.model import digest_of
-from tests.support.keys import HANG_S, Workers, running_keys
-from tests.support.postgresql import PostgresqlServer, postgresql_server
-from tests.unit.keys.conftest import read_all
+from tests.support.keys import HANG_S, Workers, read_all, running_keys
+from tests.support.postgresql import PostgresqlServer
 
 NEVER_S = 3_600.0
 T = TypeVar("T")
 
 
-@pytest.fixture(scope="module", name="server")
-def _server() -> Iterator[PostgresqlServer]:
-    with postgresql_server() as server:
-        yield server
-
-
 @pytest.fixture(name="url")
 async def _url(server: PostgresqlServer) -> str:
-    server.start()
     return await server.new_database()
 
 
 @asynccontextmanager
 async def gateway(
-    url: str, *, poll_s: float = postgresql.POLL_S, **options: Any
+    url: str, *, poll_s: float = postgresql_watch.POLL_S, **options: Any
 ) -> AsyncIterator[Workers]:
     """Run a gateway's key service on the database."""
     async with running_keys([postgresql_store(url, poll_s=poll_s)], **options) as workers:
@@ -68,7 +64,7 @@ async def is_listening(url: str, count: int) -> None:
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query = $1"
     )
     async with connected(url) as connection, asyncio.timeout(HANG_S):
-        while await connection.fetchval(query, postgresql._IDENTITY) < count:
+        while await connection.fetchval(query, postgresql_watch.LOOK) < count:
             await asyncio.sleep(0.01)
 
 
@@ -76,9 +72,9 @@ async def test_a_change_through_one_gateway_reaches_the_other_by_notification(ur
     async with gateway(url, poll_s=NEVER_S) as one, gateway(url, poll_s=NEVER_S) as other:
         await is_listening(url, 2)
 
-        issued = await one.keys.create("agent")
+        issued = await one.keys.commands.create(KeySpec("agent"))
         await other.until(lambda: other.accepts(issued.key.digest))
-        await other.keys.delete(issued.record.id)
+        await other.keys.commands.delete(issued.record.id)
         await one.until(lambda: not one.accepts(issued.key.digest))
 
         assert one.keyring == other.keyring
@@ -92,33 +88,42 @@ async def test_a_lost_notification_is_made_up_for_by_looking(
 
     monkeypatch.setattr(postgresql.PostgresqlDatabase, "announce", say_nothing)
     async with gateway(url, poll_s=0.05) as one, gateway(url, poll_s=0.05) as other:
-        issued = await one.keys.create("agent")
+        issued = await one.keys.commands.create(KeySpec("agent"))
         await other.until(lambda: other.accepts(issued.key.digest))
-        await one.keys.delete(issued.record.id)
+        await one.keys.commands.delete(issued.record.id)
         await other.until(lambda: not other.accepts(issued.key.digest))
 
 
 def test_the_bounds_without_notifications_leave_room_for_the_reading() -> None:
-    assert postgresql.POLL_S + source.RETRY_S <= 5.0 / 1.5
+    assert postgresql_watch.POLL_S + follower.RETRY_S <= 5.0 / 1.5
+
+
+def test_the_bounds_of_an_outage_leave_room_for_connecting() -> None:
+    assert postgresql_watch.OVERDUE_S <= 2.0
+    assert postgresql_connector.AGAIN_S + follower.RETRY_S < 2.0
 
 
 async def test_a_gateway_that_lost_its_connections_misses_nothing(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "RETRY_S", 0.05)
+    monkeypatch.setattr(follower, "RETRY_S", 0.05)
     async with gateway(url, poll_s=NEVER_S) as one, connected(url) as connection:
         await is_listening(url, 1)
         writer = postgresql_store(url)
-        await writer.open(create=False)
+        await writer.feed.open(create=False)
         for number in range(6):
             await connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE application_name LIKE 'otlp-gateway%' AND datname = current_database()"
             )
             digest = digest_of(b"%d" % number)
-            await _insist(functools.partial(writer.create, NewKey(digest, f"key {number}"), 1))
+            await _insist(
+                functools.partial(
+                    writer.repository.create, NewKey(digest, KeySpec(f"key {number}")), 1
+                )
+            )
             await one.until(functools.partial(one.accepts, digest))
-        await writer.close()
+        await writer.feed.close()
 
 
 async def _insist(what: Callable[[], Awaitable[T]]) -> T:
@@ -146,7 +151,7 @@ async def test_a_transaction_that_commits_late_is_not_missed(url: str) -> None:
             revision,
         )
         # Another writer waits for the row: no revision can become visible before this one.
-        other = asyncio.create_task(one.keys.create("other"))
+        other = asyncio.create_task(one.keys.commands.create(KeySpec("other")))
         await _until_one_waits_for_a_lock(url)
         assert not other.done()
         assert one.keyring == {}
@@ -178,7 +183,7 @@ async def test_a_database_that_cannot_be_used_says_why(
     server.start()
     url = server.url(database, user)
     with pytest.raises(error, match=message) as caught:
-        await postgresql_store(url).open(create=False)
+        await postgresql_store(url).feed.open(create=False)
     assert str(caught.value).startswith(f"postgresql://{user}@127.0.0.1:")
 
 
@@ -186,54 +191,54 @@ async def test_a_user_that_may_not_make_tables_is_told_so(url: str) -> None:
     async with connected(url) as connection:
         await connection.execute("CREATE ROLE reader LOGIN")
     with pytest.raises(StoreDeniedError, match="lacks the right"):
-        await postgresql_store(url.replace("postgres@", "reader@")).open(create=True)
+        await postgresql_store(url.replace("postgres@", "reader@")).feed.open(create=True)
 
 
 async def test_a_server_that_is_not_there_is_unavailable_and_its_password_is_not_shown() -> None:
     store = postgresql_store("postgresql://me:canary@127.0.0.1:1/keys?sslmode=disable")
     with pytest.raises(StoreUnavailableError, match="cannot be reached") as caught:
-        await store.open(create=True)
-    assert "canary" not in str(caught.value) + store.location
+        await store.feed.open(create=True)
+    assert "canary" not in str(caught.value) + store.feed.location
 
 
 async def test_a_newer_schema_is_refused_and_left_alone(url: str) -> None:
     store = postgresql_store(url)
-    await store.open(create=True)
-    await store.close()
+    await store.feed.open(create=True)
+    await store.feed.close()
     async with connected(url) as connection:
         await connection.execute("UPDATE gateway_key_store SET schema_version = 99")
 
         with pytest.raises(StoreTooNewError, match=r"postgresql://.*schema version 99"):
-            await store.open(create=True)
+            await store.feed.open(create=True)
 
         assert await connection.fetchval("SELECT schema_version FROM gateway_key_store") == 99
 
 
 async def test_gateways_that_start_at_once_make_the_tables_once(url: str) -> None:
     stores = [postgresql_store(url) for _ in range(6)]
-    await asyncio.gather(*(store.open(create=True) for store in stores))
-    await stores[0].create(NewKey(digest_of(b"a"), "a"), 1)
-    assert [len(await store.live()) for store in stores] == [1] * 6
+    await asyncio.gather(*(store.feed.open(create=True) for store in stores))
+    await stores[0].repository.create(NewKey(digest_of(b"a"), KeySpec("a")), 1)
+    assert [len(await store.feed.live()) for store in stores] == [1] * 6
     for store in stores:
-        await store.close()
+        await store.feed.close()
 
 
 async def test_tables_that_were_dropped_are_damage(url: str) -> None:
     store = postgresql_store(url)
-    await store.open(create=True)
+    await store.feed.open(create=True)
     async with connected(url) as connection:
         await connection.execute("DROP TABLE gateway_keys, gateway_key_store")
     with pytest.raises(StoreDamagedError, match="its tables are gone"):
         await read_all(store)
-    await store.close()
+    await store.feed.close()
 
 
 async def test_a_restored_backup_is_noticed_and_read_as_a_whole(url: str) -> None:
     async with gateway(url, poll_s=0.05) as one, connected(url) as connection:
-        kept = await one.keys.create("kept")
+        kept = await one.keys.commands.create(KeySpec("kept"))
         backup = await connection.fetch("SELECT * FROM gateway_keys")
         assert len(backup) == 1
-        lost = await one.keys.create("made after the backup")
+        lost = await one.keys.commands.create(KeySpec("made after the backup"))
         assert one.accepts(lost.key.digest)
 
         async with connection.transaction():
@@ -255,9 +260,9 @@ async def test_a_restored_backup_is_noticed_and_read_as_a_whole(url: str) -> Non
 async def test_known_keys_go_on_while_the_server_is_away_and_changes_are_told_to_wait(
     server: PostgresqlServer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "RETRY_S", 0.05)
+    monkeypatch.setattr(follower, "RETRY_S", 0.05)
     async with gateway(url, poll_s=0.05) as one:
-        issued = await one.keys.create("agent")
+        issued = await one.keys.commands.create(KeySpec("agent"))
 
         server.kill()
         await one.until_status(lambda up: not up)
@@ -265,13 +270,13 @@ async def test_known_keys_go_on_while_the_server_is_away_and_changes_are_told_to
         assert one.accepts(issued.key.digest)
         assert not one.complete
         with pytest.raises(StoreUnavailableError):
-            await one.keys.create("while it is away")
+            await one.keys.commands.create(KeySpec("while it is away"))
         with pytest.raises(StoreUnavailableError):
-            await one.keys.live_keys()
+            await one.keys.commands.live()
 
         server.start()
         await one.until(lambda: one.complete)
-        another = await one.keys.create("when it is back")
+        another = await one.keys.commands.create(KeySpec("when it is back"))
         assert one.accepts(issued.key.digest)
         assert one.accepts(another.key.digest)
 
@@ -279,10 +284,10 @@ async def test_known_keys_go_on_while_the_server_is_away_and_changes_are_told_to
 async def test_keys_that_are_too_old_are_no_longer_decided_on_until_the_server_is_back(
     server: PostgresqlServer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "RETRY_S", 0.05)
-    monkeypatch.setattr(service, "AGE_S", 0.01)
+    monkeypatch.setattr(follower, "RETRY_S", 0.05)
+    monkeypatch.setattr(staleness, "AGE_S", 0.01)
     async with gateway(url, poll_s=0.05, max_stale_s=0) as one:
-        issued = await one.keys.create("agent")
+        issued = await one.keys.commands.create(KeySpec("agent"))
 
         server.kill()
         await one.until(lambda: issued.key.digest not in one.keyring)
@@ -296,11 +301,11 @@ async def test_keys_that_are_too_old_are_no_longer_decided_on_until_the_server_i
 async def test_a_gateway_starts_without_its_server_and_loads_the_keys_later(
     server: PostgresqlServer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "RETRY_S", 0.05)
+    monkeypatch.setattr(follower, "RETRY_S", 0.05)
     store = postgresql_store(url)
-    await store.open(create=True)
-    created = await store.create(NewKey(digest_of(b"a"), "a"), 1)
-    await store.close()
+    await store.feed.open(create=True)
+    created = await store.repository.create(NewKey(digest_of(b"a"), KeySpec("a")), 1)
+    await store.feed.close()
     server.kill()
 
     async with gateway(url) as one:
@@ -314,17 +319,19 @@ async def test_a_gateway_starts_without_its_server_and_loads_the_keys_later(
 
 async def test_a_revocation_does_not_wait_for_a_reading_of_everything(url: str) -> None:
     async with gateway(url, poll_s=0.02) as one, gateway(url) as other:
-        victims = [await other.keys.create(f"victim {number}") for number in range(2)]
+        victims = [
+            await other.keys.commands.create(KeySpec(f"victim {number}")) for number in range(2)
+        ]
         await one.until(lambda: all(one.accepts(each.key.digest) for each in victims))
-        reading = one.keys._sources[0]
-        parts = _Halting(reading.store)
-        reading.store = parts
+        reading = one.keys._followers[0]
+        parts = _Halting(reading.store.feed)
+        reading.store = dataclasses.replace(reading.store, feed=parts)
         loading = asyncio.create_task(reading.load())
         await parts.begun.wait()
 
-        await other.keys.delete(victims[0].record.id)
+        await other.keys.commands.delete(victims[0].record.id)
         await one.until(lambda: not one.accepts(victims[0].key.digest))
-        await one.keys.delete(victims[1].record.id)
+        await one.keys.commands.delete(victims[1].record.id)
         assert not one.accepts(victims[1].key.digest)
 
         assert not loading.done()
@@ -334,18 +341,18 @@ async def test_a_revocation_does_not_wait_for_a_reading_of_everything(url: str) 
 
 
 class _Halting:
-    """A store whose reading of everything halts before the first keys are given."""
+    """A feed whose reading of everything halts before the first keys are given."""
 
-    def __init__(self, store: object) -> None:
-        self._store: Any = store
+    def __init__(self, feed: object) -> None:
+        self._feed: Any = feed
         self.begun = asyncio.Event()
         self.go_on = asyncio.Event()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
+        return getattr(self._feed, name)
 
     async def everything(self) -> AsyncGenerator[Changes, None]:
-        parts = [part async for part in self._store.everything()]
+        parts = [part async for part in self._feed.everything()]
         yield parts[0]
         self.begun.set()
         await self.go_on.wait()
@@ -357,7 +364,7 @@ async def test_usage_of_several_gateways_adds_up_and_survives_a_crash(
     server: PostgresqlServer, url: str
 ) -> None:
     async with gateway(url) as one, gateway(url) as other:
-        issued = await one.keys.create("agent")
+        issued = await one.keys.commands.create(KeySpec("agent"))
         key_id = issued.record.key_id
         await other.until(lambda: other.accepts(issued.key.digest))
         for turn in range(3):
@@ -369,18 +376,14 @@ async def test_usage_of_several_gateways_adds_up_and_survives_a_crash(
             if turn == 1:
                 server.kill()
             for keys in (one.keys, other.keys):
-                assert keys._usage is not None
-                await keys._usage.flush()
+                await keys.usage.flush()
             server.start()
-        await asyncio.gather(
-            *(keys._usage.flush() for keys in (one.keys, other.keys) if keys._usage)
-        )
+        await asyncio.gather(*(keys.usage.flush() for keys in (one.keys, other.keys)))
 
-        sums = await one.keys.usage_of([key_id])
+        sums = await one.keys.usage.sums([key_id])
 
     assert sums == {key_id: KeyUsage(requests=12, bytes=60, refusals=6, last_used_ms=102)}
-    again = postgresql_store(url).usage()
-    assert again is not None
+    again = postgresql_store(url).usage
     await again.open(create=False)
     assert (await again.load())[key_id].requests == 12
     await again.close()
@@ -388,8 +391,7 @@ async def test_usage_of_several_gateways_adds_up_and_survives_a_crash(
 
 async def test_usage_is_written_in_one_statement_for_all_keys(url: str) -> None:
     async with gateway(url) as one:
-        keeper = postgresql_store(url).usage()
-        assert keeper is not None
+        keeper = postgresql_store(url).usage
         await keeper.open(create=True)
         await keeper.add({f"{number}": KeyUsage(1, 1, 0, 5) for number in range(3_000)})
         await keeper.add({f"{number}": KeyUsage(1, 1, 0, 4) for number in reversed(range(3_000))})
@@ -400,3 +402,84 @@ async def test_usage_is_written_in_one_statement_for_all_keys(url: str) -> None:
         assert len(sums) == 3_000
         assert one.keyring == {}
         await keeper.close()
+
+
+async def test_the_parameters_of_libpq_are_used(server: PostgresqlServer, url: str) -> None:
+    await server.execute(url, "CREATE SCHEMA elsewhere")
+    parameters = (
+        "options=-c%20search_path%3Delsewhere&application_name=eu&connect_timeout=9"
+        "&channel_binding=prefer&sslmode=prefer"
+    )
+    store = postgresql_store(f"{url}?{parameters}")
+    await store.feed.open(create=True)
+    created = await store.repository.create(NewKey(digest_of(b"a"), KeySpec("a")), 1)
+
+    async with connected(url) as connection:
+        assert await connection.fetchval("SELECT id FROM elsewhere.gateway_keys") == created.id
+        names = await connection.fetch(
+            "SELECT application_name FROM pg_stat_activity WHERE datname = current_database()"
+        )
+    assert "eu" in {row[0] for row in names}
+    await store.feed.close()
+
+
+async def test_a_file_that_went_away_is_named_in_words(url: str) -> None:
+    store = postgresql_store(f"{url}?sslmode=verify-ca&sslrootcert=/no/ca.crt")
+    with pytest.raises(StoreUnavailableError, match=r"a file that its url .* is missing"):
+        await store.feed.open(create=True)
+
+
+async def test_a_value_that_the_driver_refuses_is_named_in_words(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGTARGETSESSIONATTRS", "wrong")
+    with pytest.raises(StoreDeniedError, match="its url cannot be used; correct it"):
+        await postgresql_store(url).feed.open(create=True)
+
+
+async def test_another_store_at_the_next_start_is_an_error_and_known_keys_go_on(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "RETRY_S", 0.05)
+    async with gateway(url, state_dir=tmp_path) as one:
+        known = await one.keys.commands.create(KeySpec("known"))
+    async with connected(url) as connection:
+        await connection.execute("DROP TABLE gateway_key_store, gateway_keys, gateway_key_audit")
+    async with gateway(url) as stranger:  # makes another store
+        await stranger.keys.commands.create(KeySpec("another"))
+        before = (await read_all(postgresql_store_of(stranger))).revision
+
+        async with gateway(url, state_dir=tmp_path) as one:
+            (status,) = one.keys.statuses()
+            (file,) = tmp_path.glob("keys-postgresql-*.store")
+            assert f"remove {file} and restart the gateway" in (status.error or "")
+            assert set(one.keyring) == {known.key.digest}
+            assert not one.complete
+            with pytest.raises(AnotherStoreError):
+                await one.keys.commands.create(KeySpec("lost"))
+            await one.until(lambda: status.errors["foreign"] > 2)
+            assert set(one.keyring) == {known.key.digest}
+        assert (await read_all(postgresql_store_of(stranger))).revision == before
+
+        file.unlink()
+        async with gateway(url, state_dir=tmp_path) as one:
+            assert one.complete
+            assert known.key.digest not in one.keyring
+
+
+def postgresql_store_of(workers: Workers) -> KeyStore:
+    return workers.keys._followers[0].store
+
+
+async def test_tables_that_are_gone_at_the_next_start_are_not_made_anew(
+    url: str, tmp_path: Path
+) -> None:
+    async with gateway(url, state_dir=tmp_path) as one:
+        known = await one.keys.commands.create(KeySpec("known"))
+    async with connected(url) as connection:
+        await connection.execute("DROP TABLE gateway_key_store, gateway_keys, gateway_key_audit")
+
+        async with gateway(url, state_dir=tmp_path) as one:
+            assert set(one.keyring) == {known.key.digest}
+            assert "to use a new one" in (one.keys.statuses()[0].error or "")
+        assert await connection.fetchval("SELECT to_regclass('gateway_key_store')") is None

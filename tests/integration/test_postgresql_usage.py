@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
 import pytest
 
-from gateway.keys import shared_usage
 from gateway.keys.errors import StoreUnavailableError
-from gateway.keys.postgresql import PostgresqlDatabase
 from gateway.keys.record import KeyUsage
-from gateway.keys.shared_usage import SharedUsage
-from tests.support.postgresql import PostgresqlServer, postgresql_server
+from gateway.keys.stores import postgresql_usage
+from gateway.keys.stores.postgresql import PostgresqlDatabase
+from gateway.keys.stores.postgresql_connector import Connector
+from gateway.keys.stores.postgresql_usage import PostgresqlUsage
+from tests.support.postgresql import PostgresqlServer
 
 HANG_S = 60.0
 NOW_MS = 1_900_000_000_000
-
-
-@pytest.fixture(scope="module", name="server")
-def _server() -> Iterator[PostgresqlServer]:
-    with postgresql_server() as server:
-        yield server
 
 
 @pytest.fixture(name="url")
@@ -43,6 +38,8 @@ class _Line:
         return getattr(self.connection, name)
 
     async def execute(self, statement: str, *arguments: object) -> object:
+        if statement == "SELECT":  # a question whether it lives is no use of it
+            return await self.connection.execute(statement)
         return await self._ask(self.connection.execute, statement, *arguments)
 
     async def fetchval(self, statement: str, *arguments: object) -> object:
@@ -58,17 +55,17 @@ class _Line:
         raise ConnectionResetError(cut)
 
 
-class Lines:
+class Lines(Connector):
     """A gateway's usage, over connections that are cut as `cut` says."""
 
     def __init__(self, url: str) -> None:
-        self._database = PostgresqlDatabase(url)
+        super().__init__(url)
         self._line: _Line | None = None
-        self.usage = SharedUsage(self._connect, self._database.translated)
+        self.usage = PostgresqlUsage(self, PostgresqlDatabase(url).translated)
 
-    async def _connect(self) -> Any:
+    async def connect(self) -> Any:
         cuts = self._line.cuts if self._line is not None else []
-        self._line = _Line(await self._database._connect())
+        self._line = _Line(await super().connect())
         self._line.cuts = cuts if cuts == [] else ["", *cuts]  # the tables are made first
         return self._line
 
@@ -169,7 +166,7 @@ async def test_a_statement_that_comes_too_late_is_not_carried_out(url: str) -> N
         assert connection is not None
         late = (["1"], [2], [20], [0], [NOW_MS], usage._writer, 4)
 
-        await connection.execute(shared_usage._ADD, *late)
+        await connection.execute(postgresql_usage._ADD, *late)
 
         assert await usage.load() == {"1": _used(3)}
 

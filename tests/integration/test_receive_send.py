@@ -19,6 +19,7 @@ import pytest_asyncio
 from gateway.model import Signal
 from gateway.otlp.encodings import ENCODINGS
 from gateway.otlp.services import SERVICES
+from tests.support.child import start_child
 from tests.support.exchange import Answer
 from tests.support.process import COMMAND, Program, free_ports, running
 from tests.support.sdk import SDK_SIGNALS, SdkSender
@@ -71,8 +72,14 @@ async def _send(*arguments: str, env: Mapping[str, str] | None = None) -> tuple[
         return code, program.output
 
 
-@pytest.mark.parametrize("compression", ENCODINGS)
-@pytest.mark.parametrize("protocol", ["grpc", "http", "json"])
+@pytest.mark.parametrize(
+    "protocol, compression",
+    [
+        *(("grpc", encoding) for encoding in ENCODINGS),
+        *(("http", encoding) for encoding in ENCODINGS),
+        ("json", "gzip"),  # packed by what packs protobuf
+    ],
+)
 async def test_every_signal_arrives_in_every_protocol_and_compression(
     receive: Receive, protocol: str, compression: str
 ) -> None:
@@ -141,7 +148,7 @@ async def test_a_run_of_many_requests_is_summed_up(receive: Receive) -> None:
 async def test_a_terminal_shows_progress_and_a_pipe_does_not(receive: Receive) -> None:
     terminal, its_end = os.openpty()
     endpoint = f"http://127.0.0.1:{receive.grpc_port}"
-    sending = await asyncio.create_subprocess_exec(
+    sending = await start_child(
         *(COMMAND, "send", "--endpoint", endpoint, "--count", "3", "--key", "a"),
         stdout=asyncio.subprocess.PIPE,
         stderr=its_end,
@@ -180,13 +187,13 @@ async def test_without_a_key_none_is_sent(receive: Receive) -> None:
 
 
 async def test_a_refused_request_is_told_with_exit_code_2() -> None:
-    refusal = Answer(grpc_status=16, grpc_message="the key is not known here")
+    refusal = Answer(grpc_status=16, grpc_message="the API key is unknown")
     async with RawSink(lambda _request: refusal) as sink:
         code, output = await _send("--endpoint", sink.grpc_url, "--count", "3")
     assert code == 2
     assert len(sink.requests) == 3
     assert output.count("refused: UNAUTHENTICATED") == 1
-    assert "the server says: the key is not known here" in output
+    assert "the server says: the API key is unknown" in output
     assert "0 of 3 requests accepted" in output
 
 
@@ -194,7 +201,7 @@ async def test_nobody_listening_is_told_with_exit_code_3() -> None:
     (port,) = free_ports(1)
     code, output = await _send("--endpoint", f"http://127.0.0.1:{port}", "--signal", "all")
     assert code == 3
-    assert "nothing listens on" in output
+    assert "nothing is listening on" in output
     assert "0 of 4 requests accepted" in output
     assert "stopped after 1" in output
 
@@ -205,11 +212,14 @@ async def test_nobody_listening_is_told_with_exit_code_3() -> None:
         (["--endpoint", "localhost:4317"], "write http://localhost:4317"),
         (["--endpoint", "http://h", "--key-file", "none.txt"], "none.txt: No such file"),
         (["--endpoint", "http://h", "--key", "a b"], "visible ASCII"),
-        (["--endpoint", "http://h", "--key", "a", "--key-file", "b"], "exclude each other"),
+        (
+            ["--endpoint", "http://h", "--key", "a", "--key-file", "b"],
+            "use either --key or --key-file, not both",
+        ),
         (["--endpoint", "http://h", "--scheme", "A B"], "one word"),
         (["--endpoint", "http://h", "--count", "0"], "--count"),
         (["--endpoint", "https://h", "--ca-file", "none.crt"], "--ca-file none.crt"),
-        (["--endpoint", "http://h/v1/traces", "--protocol", "http"], "leave '/v1/traces' out"),
+        (["--endpoint", "http://h/v1/traces", "--protocol", "http"], "remove '/v1/traces'"),
     ],
 )
 async def test_wrong_arguments_are_told_with_exit_code_1(arguments: list[str], advice: str) -> None:
@@ -265,7 +275,7 @@ async def test_a_taken_port_is_told_with_exit_code_1() -> None:
 async def test_receive_ends_quietly_when_its_reader_is_gone() -> None:
     (port,) = free_ports(1)
     reader, writer = os.pipe()
-    receiving = await asyncio.create_subprocess_exec(
+    receiving = await start_child(
         COMMAND,
         "receive",
         "--grpc",
@@ -276,7 +286,7 @@ async def test_receive_ends_quietly_when_its_reader_is_gone() -> None:
     try:
         os.close(writer)
         assert receiving.stderr is not None
-        await receiving.stderr.readuntil(b"Ctrl-C stops.")
+        await receiving.stderr.readuntil(b"Press Ctrl-C to stop.")
         os.close(reader)
         await _send("--endpoint", f"http://127.0.0.1:{port}")
         said = await receiving.stderr.read()

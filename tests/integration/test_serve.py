@@ -15,8 +15,10 @@ from typing import Any
 
 import aiohttp
 import psutil
+import pytest
 import yaml
 
+from tests.support.child import Child, start_child
 from tests.support.listening import until_refused
 from tests.support.polling import until
 from tests.support.process import (
@@ -26,6 +28,7 @@ from tests.support.process import (
     merge,
     running,
     running_gateway,
+    workers_of,
 )
 from tests.support.sink import Answer, RawSink
 
@@ -52,12 +55,7 @@ async def running_command(folder: Path, changes: Mapping[str, Any]) -> AsyncIter
 
 
 def worker_pids(program: Program) -> set[int]:
-    found = set()
-    for child in psutil.Process(program.process.pid).children():
-        with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):  # it has just ended
-            if "gateway.dataplane.worker" in child.cmdline():
-                found.add(child.pid)
-    return found
+    return {worker.pid for worker in workers_of(program.process.pid)}
 
 
 async def test_after_sigterm_nothing_is_ready_but_everything_is_served_for_a_while(
@@ -127,7 +125,7 @@ async def test_sighup_reloads_and_a_faulty_file_is_told(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, {}) as gateway:
         before = worker_pids(gateway.program)
         gateway.program.process.send_signal(signal.SIGHUP)
-        await gateway.program.wait_line("the configuration was read again")
+        await gateway.program.wait_line("the configuration was reloaded")
         await until(lambda: not before & worker_pids(gateway.program))
         good = gateway.config_file.read_text()
         gateway.config_file.write_text("workers: many")
@@ -193,6 +191,22 @@ async def test_a_signal_during_the_start_ends_it_in_order(tmp_path: Path) -> Non
         assert not [pid for pid in workers if psutil.pid_exists(pid)]
 
 
+@pytest.mark.parametrize("family", [socket.AF_INET6, socket.AF_INET])
+async def test_all_addresses_are_those_of_the_versions_of_ip_that_there_are(
+    tmp_path: Path, family: socket.AddressFamily
+) -> None:
+    (port,) = free_ports(1)
+    file = tmp_path / "gateway.yaml"
+    host = "127.0.0.1" if family is socket.AF_INET6 else "[::1]"
+    changes = {"listen": [{"address": f":{port}"}], "admin": {"address": f"{host}:0"}}
+    file.write_text(yaml.safe_dump(tree_in(tmp_path, changes)))
+    without = [sys.executable, "-m", "tests.support.without_family", str(int(family))]
+    async with running([*without, COMMAND, "serve", "--config", file]) as program:
+        await program.wait_line('"event": "ready"')
+        assert await ask(f"{host}:{port}", "/readyz") == 200
+        assert await program.stop() == 0
+
+
 async def test_a_start_that_fails_exits_with_1_and_says_what_to_do(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         address = f"127.0.0.1:{holder.getsockname()[1]}"
@@ -228,10 +242,8 @@ async def test_a_socket_of_systemd_keeps_connections_while_the_gateway_is_away(
 
 
 @contextlib.asynccontextmanager
-async def running_with_fd(
-    arguments: list[object], fd: int
-) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
+async def running_with_fd(arguments: list[object], fd: int) -> AsyncIterator[Child]:
+    process = await start_child(
         sys.executable, *map(str, arguments), pass_fds=(fd,), stderr=asyncio.subprocess.DEVNULL
     )
     try:

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.keys import service, source
 from gateway.keys.errors import StoreTooNewError
-from gateway.keys.file import FileStore
-from gateway.keys.manage import now_unix_ms
-from gateway.keys.postgresql import postgresql_store
+from gateway.keys.following import follower, staleness
+from gateway.keys.following.snapshot import SnapshotFile
 from gateway.keys.record import KeyRecord
-from gateway.keys.snapshot import SnapshotError, SnapshotFile
+from gateway.keys.state_file import StateFileError
+from gateway.keys.store import KeySpec
+from gateway.keys.stores.file import file_store
+from gateway.keys.stores.postgresql import postgresql_store
+from gateway.keys.times import now_unix_ms
 from gateway.model import KeyState, Signal, digest_of
 from tests.support.keys import running_keys
-from tests.support.postgresql import PostgresqlServer, postgresql_server
+from tests.support.postgresql import PostgresqlServer
 
 NOW_MS = 1_900_000_000_000
-
-
-@pytest.fixture(scope="module", name="server")
-def _server() -> Iterator[PostgresqlServer]:
-    with postgresql_server() as server:
-        yield server
 
 
 def _record(number: int, revision: int = 1, **more: Any) -> KeyRecord:
@@ -106,8 +103,25 @@ async def test_a_changed_byte_anywhere_is_damage(snapshot: SnapshotFile) -> None
     raw = snapshot.path.read_bytes()
     for place in range(45, len(raw)):
         snapshot.path.write_bytes(raw[:place] + bytes([raw[place] ^ 0x55]) + raw[place + 1 :])
-        with pytest.raises(SnapshotError):
+        with pytest.raises(StateFileError):
             await _again(snapshot).read()
+
+
+async def test_a_text_that_is_not_utf8_is_damage(snapshot: SnapshotFile) -> None:
+    await snapshot.write([_record(1)], NOW_MS)
+    raw = snapshot.path.read_bytes()
+    at = raw.index(b"key 1")
+    changed = raw[:at] + b"\xa3" + raw[at + 1 :]
+    for start in range(at - 8, 0, -1):
+        length = int.from_bytes(raw[start : start + 4], "big")
+        payload = slice(start + 8, start + 8 + length)
+        if zlib.crc32(raw[payload]) == int.from_bytes(raw[start + 4 : start + 8], "big"):
+            check = zlib.crc32(changed[payload]).to_bytes(4, "big")
+            snapshot.path.write_bytes(changed[: start + 4] + check + changed[start + 8 :])
+            break
+
+    with pytest.raises(StateFileError, match="another version's"):
+        await _again(snapshot).read()
 
 
 async def test_a_file_that_was_cut_off_within_the_keys_is_damage(snapshot: SnapshotFile) -> None:
@@ -115,7 +129,7 @@ async def test_a_file_that_was_cut_off_within_the_keys_is_damage(snapshot: Snaps
     raw = snapshot.path.read_bytes()
     for length in range(len(raw)):
         snapshot.path.write_bytes(raw[:length])
-        with pytest.raises(SnapshotError):
+        with pytest.raises(StateFileError):
             await _again(snapshot).read()
 
 
@@ -134,28 +148,35 @@ async def test_a_change_that_was_cut_off_is_dropped_and_told(snapshot: SnapshotF
 
 async def test_the_snapshot_of_another_store_is_not_used(snapshot: SnapshotFile) -> None:
     await snapshot.write([_record(1)], NOW_MS)
-    with pytest.raises(SnapshotError, match="another store"):
+    with pytest.raises(StateFileError, match="another store"):
         await _again(snapshot, "postgresql://elsewhere/keys").read()
 
 
 async def test_a_snapshot_that_others_could_write_is_not_used(snapshot: SnapshotFile) -> None:
     await snapshot.write([_record(1)], NOW_MS)
-    snapshot.path.chmod(0o660)
-    with pytest.raises(SnapshotError, match="mode 0600"):
+    snapshot.path.chmod(0o606)
+    with pytest.raises(StateFileError, match="mode 0600"):
         await _again(snapshot).read()
+
+
+async def test_a_snapshot_that_a_volume_gave_to_its_group_is_used(snapshot: SnapshotFile) -> None:
+    await snapshot.write([_record(1)], NOW_MS)
+    snapshot.path.chmod(0o660)
+    assert await _again(snapshot).read() is not None
+    assert snapshot.path.stat().st_mode & 0o777 == 0o600
 
 
 async def test_a_gateway_starts_with_the_keys_it_knew_and_deleted_ones_stay_deleted(
     server: PostgresqlServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "RETRY_S", 0.05)
+    monkeypatch.setattr(follower, "RETRY_S", 0.05)
     server.start()
     url = await server.new_database()
     async with running_keys([postgresql_store(url)], state_dir=tmp_path) as workers:
-        kept = await workers.keys.create("kept")
+        kept = await workers.keys.commands.create(KeySpec("kept"))
         await _until_exists(tmp_path)
-        deleted = await workers.keys.create("deleted")
-        await workers.keys.delete(deleted.record.id)
+        deleted = await workers.keys.commands.create(KeySpec("deleted"))
+        await workers.keys.commands.delete(deleted.record.id)
     server.kill()
 
     async with running_keys([postgresql_store(url)], state_dir=tmp_path) as workers:
@@ -174,12 +195,12 @@ async def test_a_gateway_starts_with_the_keys_it_knew_and_deleted_ones_stay_dele
 async def test_the_age_of_keys_survives_restarts(
     server: PostgresqlServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "RETRY_S", 0.05)
-    monkeypatch.setattr(service, "AGE_S", 0.01)
+    monkeypatch.setattr(follower, "RETRY_S", 0.05)
+    monkeypatch.setattr(staleness, "AGE_S", 0.01)
     server.start()
     url = await server.new_database()
     async with running_keys([postgresql_store(url)], state_dir=tmp_path) as workers:
-        kept = await workers.keys.create("kept")
+        kept = await workers.keys.commands.create(KeySpec("kept"))
         await _until_exists(tmp_path)
     server.kill()
     later = now_unix_ms() + 3_600_000
@@ -196,11 +217,11 @@ async def test_the_age_of_keys_survives_restarts(
 async def test_a_damaged_snapshot_is_left_alone_with_a_warning(
     server: PostgresqlServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "RETRY_S", 0.05)
+    monkeypatch.setattr(follower, "RETRY_S", 0.05)
     server.start()
     url = await server.new_database()
     async with running_keys([postgresql_store(url)], state_dir=tmp_path) as workers:
-        kept = await workers.keys.create("kept")
+        kept = await workers.keys.commands.create(KeySpec("kept"))
         (path,) = await _until_exists(tmp_path)
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     server.kill()
@@ -232,11 +253,11 @@ async def test_a_gateway_whose_file_is_faulty_at_the_start_goes_on_with_what_it_
     path = tmp_path / "keys.yaml"
     path.write_text("- {key: good}\n")
     state = tmp_path / "state"
-    async with running_keys([FileStore(path)], state_dir=state):
+    async with running_keys([file_store(path)], state_dir=state):
         await _until_exists(state)
     path.write_text("nonsense")
 
-    async with running_keys([FileStore(path, interval_s=0.005)], state_dir=state) as workers:
+    async with running_keys([file_store(path, interval_s=0.005)], state_dir=state) as workers:
         assert workers.accepts(digest_of(b"good"))
         path.write_text("- {key: better}\n")
         await workers.until(lambda: workers.accepts(digest_of(b"better")))

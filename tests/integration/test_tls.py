@@ -17,11 +17,11 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from gateway import metrics
-from gateway.control.counts import Counts
-from gateway.dataplane.arrival import TLS_FAILED, TLS_PLAIN_HTTP
+from gateway.control.workers.connection_counts import ConnectionCounts
+from gateway.dataplane.accept.handshake import TLS_FAILED, TLS_PLAIN_HTTP
 from gateway.dataplane.worker import Worker, WorkerStartError
 from gateway.model import BackendName
-from gateway.settings import Listener, TlsClient, TlsServer
+from gateway.settings import ListenerSettings, TlsClientSettings, TlsServerSettings
 from tests.support.certs import Authority, Certificate
 from tests.support.clients import Http2Client, Response, http1_request
 from tests.support.exchange import GRPC, PROTOBUF
@@ -56,8 +56,8 @@ def _certificate(authority: Authority) -> Certificate:
 
 
 @pytest.fixture(name="tls")
-def _tls(certificate: Certificate) -> TlsServer:
-    return TlsServer(str(certificate.cert_file), str(certificate.key_file))
+def _tls(certificate: Certificate) -> TlsServerSettings:
+    return TlsServerSettings(str(certificate.cert_file), str(certificate.key_file))
 
 
 async def talk(gateway: RunningWorker, context: ssl.SSLContext, data: bytes) -> bytes:
@@ -83,7 +83,9 @@ async def get_livez(gateway: RunningWorker, context: ssl.SSLContext) -> Response
     return await http1_request(gateway.port, "/livez", (), method="GET", tls=context)
 
 
-async def test_a_grpc_client_is_served_over_tls(tls: TlsServer, authority: Authority) -> None:
+async def test_a_grpc_client_is_served_over_tls(
+    tls: TlsServerSettings, authority: Authority
+) -> None:
     credentials = grpc.ssl_channel_credentials(authority.cert_file.read_bytes())
     async with running_worker(tls=[tls]) as gateway:
         target = f"localhost:{gateway.port}"
@@ -95,7 +97,7 @@ async def test_a_grpc_client_is_served_over_tls(tls: TlsServer, authority: Autho
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_both_http_versions_pass_requests_on_over_tls(
-    tls: TlsServer, authority: Authority, version: ssl.TLSVersion
+    tls: TlsServerSettings, authority: Authority, version: ssl.TLSVersion
 ) -> None:
     context = authority.client_context()
     context.minimum_version = context.maximum_version = version
@@ -115,7 +117,7 @@ async def test_both_http_versions_pass_requests_on_over_tls(
     "alpn,http2", [(["h2", "http/1.1"], True), (["http/1.1"], False), (["h2"], True)]
 )
 async def test_http2_is_preferred_where_a_client_offers_both(
-    tls: TlsServer, authority: Authority, alpn: list[str], http2: bool
+    tls: TlsServerSettings, authority: Authority, alpn: list[str], http2: bool
 ) -> None:
     context = authority.client_context()
     context.set_alpn_protocols(alpn)
@@ -130,7 +132,7 @@ async def test_http2_is_preferred_where_a_client_offers_both(
 
 
 async def test_without_negotiation_the_first_bytes_decide(
-    tls: TlsServer, authority: Authority
+    tls: TlsServerSettings, authority: Authority
 ) -> None:
     context = authority.client_context()
     async with running_worker(tls=[tls]) as gateway:
@@ -142,7 +144,7 @@ async def test_without_negotiation_the_first_bytes_decide(
 
 
 async def test_a_client_that_negotiates_nothing_we_speak_is_told_apart_by_its_bytes(
-    tls: TlsServer, authority: Authority
+    tls: TlsServerSettings, authority: Authority
 ) -> None:
     context = authority.client_context()
     context.set_alpn_protocols(["http/1.0"])
@@ -153,7 +155,9 @@ async def test_a_client_that_negotiates_nothing_we_speak_is_told_apart_by_its_by
 async def test_versions_below_the_minimum_are_refused_and_counted(
     certificate: Certificate, authority: Authority
 ) -> None:
-    strict = TlsServer(str(certificate.cert_file), str(certificate.key_file), min_version="1.3")
+    strict = TlsServerSettings(
+        str(certificate.cert_file), str(certificate.key_file), min_version="1.3"
+    )
     old = authority.client_context()
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     with structlog.testing.capture_logs() as logs:
@@ -170,7 +174,7 @@ async def test_versions_below_the_minimum_are_refused_and_counted(
 async def test_a_client_certificate_is_demanded_where_configured(
     certificate: Certificate, authority: Authority
 ) -> None:
-    mutual = TlsServer(
+    mutual = TlsServerSettings(
         str(certificate.cert_file), str(certificate.key_file), str(authority.cert_file)
     )
     own = authority.issue("sender")
@@ -180,21 +184,38 @@ async def test_a_client_certificate_is_demanded_where_configured(
         await until(lambda: gateway.counted(REFUSED) == {("tls_handshake",): 1})
 
 
-async def test_plain_http_to_a_tls_listener_is_logged_with_what_to_do(tls: TlsServer) -> None:
+@pytest.mark.parametrize(
+    "sent",
+    [
+        GET_LIVEZ,
+        b"POST /v1/traces HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n" + bytes(900_000),
+        b"OPTIONS / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ],
+    ids=lambda sent: sent[:4].decode(),
+)
+async def test_plain_http_to_a_tls_listener_is_told_so_and_logged_with_what_to_do(
+    tls: TlsServerSettings, sent: bytes
+) -> None:
+    """Also a client that sends its whole body before it reads."""
     with structlog.testing.capture_logs() as logs:
         async with running_worker(tls=[tls]) as gateway:
             reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-            writer.write(GET_LIVEZ)
-            await asyncio.wait_for(reader.read(), WAIT_S)
+            writer.write(sent)
+            await writer.drain()
+            answer = await asyncio.wait_for(reader.read(), WAIT_S)
             writer.close()
-            assert gateway.counted(REFUSED) == {("tls_handshake",): 1}
+            assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+            assert b"connection: close\r\n" in answer
+            assert b"this port speaks TLS" in answer
+            await until(lambda: gateway.counted(REFUSED) == {("tls_handshake",): 1})
     (warning,) = [event for event in logs if event["log_level"] == "warning"]
     assert warning["event"] == TLS_PLAIN_HTTP
 
 
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00"])
 async def test_a_handshake_that_is_not_finished_in_time_is_ended(
-    tls: TlsServer, sent: bytes
+    tls: TlsServerSettings, sent: bytes
 ) -> None:
     async with running_worker(tls=[tls], limits=limits(header_timeout_s=0.2)) as gateway:
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
@@ -207,7 +228,7 @@ async def test_a_handshake_that_is_not_finished_in_time_is_ended(
 
 
 async def test_a_handshake_that_is_broken_off_counts_and_a_mere_connect_does_not(
-    tls: TlsServer,
+    tls: TlsServerSettings,
 ) -> None:
     async with running_worker(tls=[tls]) as gateway:
         for sent, expected in ((b"", {}), (b"\x16\x03\x01\x02", {("tls_handshake",): 1})):
@@ -218,35 +239,8 @@ async def test_a_handshake_that_is_broken_off_counts_and_a_mere_connect_does_not
             assert gateway.counted(REFUSED) == expected
 
 
-async def test_more_handshakes_than_are_allowed_at_once_wait_for_their_turn(
-    tls: TlsServer, authority: Authority
-) -> None:
-    async with running_worker(tls=[tls]) as gateway:
-        semaphore = gateway.worker._door._handshakes
-        for _ in range(semaphore._value):
-            await semaphore.acquire()
-        waiting = asyncio.ensure_future(get_livez(gateway, authority.client_context()))
-        await until(lambda: semaphore._waiters is not None and len(semaphore._waiters) == 1)
-        assert not waiting.done()
-        semaphore.release()
-        assert (await asyncio.wait_for(waiting, WAIT_S)).status == 200
-
-
-async def test_a_handshake_whose_turn_does_not_come_is_given_up(tls: TlsServer) -> None:
-    async with running_worker(tls=[tls], limits=limits(header_timeout_s=0.2)) as gateway:
-        semaphore = gateway.worker._door._handshakes
-        for _ in range(semaphore._value):
-            await semaphore.acquire()
-        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-        writer.write(b"\x16\x03\x01\x02\x00")
-        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-            await asyncio.wait_for(reader.readexactly(1), WAIT_S)
-        writer.close()
-        await until(lambda: gateway.counted(REFUSED) == {("tls_handshake",): 1})
-
-
 async def test_beyond_the_connection_limit_tls_is_closed_without_a_handshake(
-    tls: TlsServer, authority: Authority
+    tls: TlsServerSettings, authority: Authority
 ) -> None:
     async with running_worker(tls=[tls], limits=limits(max_connections=1)) as gateway:
         with socket.create_connection(("127.0.0.1", gateway.port)):
@@ -257,7 +251,9 @@ async def test_beyond_the_connection_limit_tls_is_closed_without_a_handshake(
         assert (await get_livez(gateway, authority.client_context())).status == 200
 
 
-async def test_tls_begins_right_behind_a_proxy_header(tls: TlsServer, authority: Authority) -> None:
+async def test_tls_begins_right_behind_a_proxy_header(
+    tls: TlsServerSettings, authority: Authority
+) -> None:
     networks = ("127.0.0.0/8",)
     async with running_worker(tls=[tls], proxy_protocol=True, trusted_networks=networks) as gateway:
         sock = socket.create_connection(("127.0.0.1", gateway.port))
@@ -274,7 +270,7 @@ async def test_tls_begins_right_behind_a_proxy_header(tls: TlsServer, authority:
 
 
 async def test_cleartext_and_tls_listeners_stand_side_by_side(
-    tls: TlsServer, authority: Authority
+    tls: TlsServerSettings, authority: Authority
 ) -> None:
     async with running_worker(tls=[None, tls]) as gateway:
         cleartext, encrypted = gateway.ports
@@ -286,7 +282,7 @@ async def test_cleartext_and_tls_listeners_stand_side_by_side(
 
 
 async def test_an_idle_tls_connection_does_not_hold_up_a_drain(
-    tls: TlsServer, authority: Authority
+    tls: TlsServerSettings, authority: Authority
 ) -> None:
     context = authority.client_context()
     async with running_worker(tls=[tls]) as gateway, Http2Client(gateway.port, context) as client:
@@ -298,7 +294,7 @@ async def test_an_idle_tls_connection_does_not_hold_up_a_drain(
 # Towards backends
 
 
-def tls_backends(sink: RawSink, host: str, client: TlsClient) -> list[Any]:
+def tls_backends(sink: RawSink, host: str, client: TlsClientSettings) -> list[Any]:
     return [
         backend(BackendName.OTLP_GRPC, f"https://{host}:{sink.grpc_port}", tls=client),
         backend(BackendName.OTLP_HTTP, f"https://{host}:{sink.http_port}", tls=client),
@@ -318,7 +314,7 @@ async def send_both(gateway: RunningWorker) -> list[int | None]:
 async def test_backends_are_reached_over_tls(
     certificate: Certificate, authority: Authority
 ) -> None:
-    client = TlsClient(ca_file=str(authority.cert_file))
+    client = TlsClientSettings(ca_file=str(authority.cert_file))
     async with RawSink(tls=certificate.server_context()) as sink:
         backends = tls_backends(sink, "localhost", client)
         async with running_worker(keys=[entry(KEY)], backends=backends) as gateway:
@@ -330,7 +326,7 @@ async def test_a_backend_is_shown_our_certificate(
     certificate: Certificate, authority: Authority
 ) -> None:
     own = authority.issue("gateway")
-    client = TlsClient(
+    client = TlsClientSettings(
         ca_file=str(authority.cert_file), cert_file=str(own.cert_file), key_file=str(own.key_file)
     )
     async with RawSink(tls=certificate.server_context(authority.cert_file)) as sink:
@@ -341,7 +337,7 @@ async def test_a_backend_is_shown_our_certificate(
 
 async def test_a_backend_may_go_by_another_name_than_its_urls(authority: Authority) -> None:
     named = authority.issue("named", ["backend.internal"])
-    client = TlsClient(ca_file=str(authority.cert_file), server_name="backend.internal")
+    client = TlsClientSettings(ca_file=str(authority.cert_file), server_name="backend.internal")
     async with RawSink(tls=named.server_context()) as sink:
         backends = tls_backends(sink, "127.0.0.1", client)
         async with running_worker(keys=[entry(KEY)], backends=backends) as gateway:
@@ -352,7 +348,7 @@ async def test_a_backend_that_is_not_verified_is_unreachable_and_no_data_is_lost
     certificate: Certificate, tmp_path: Path
 ) -> None:
     foreign = Authority.create(tmp_path / "foreign")
-    client = TlsClient(ca_file=str(foreign.cert_file))
+    client = TlsClientSettings(ca_file=str(foreign.cert_file))
     async with RawSink(tls=certificate.server_context()) as sink:
         backends = tls_backends(sink, "localhost", client)
         async with running_worker(keys=[entry(KEY)], backends=backends) as gateway:
@@ -362,7 +358,7 @@ async def test_a_backend_that_is_not_verified_is_unreachable_and_no_data_is_lost
 
 
 async def test_verification_can_be_switched_off(certificate: Certificate) -> None:
-    client = TlsClient(insecure_skip_verify=True)
+    client = TlsClientSettings(insecure_skip_verify=True)
     async with RawSink(tls=certificate.server_context()) as sink:
         backends = tls_backends(sink, "127.0.0.1", client)
         async with running_worker(keys=[entry(KEY)], backends=backends) as gateway:
@@ -371,8 +367,10 @@ async def test_verification_can_be_switched_off(certificate: Certificate) -> Non
 
 async def test_a_worker_with_an_unreadable_certificate_does_not_start() -> None:
     sock = listening_socket()
-    listener = Listener(sock.detach(), "127.0.0.1:1", TlsServer("/nowhere.crt", "/nowhere.key"))
-    counts = Counts(1)
+    listener = ListenerSettings(
+        sock.detach(), "127.0.0.1:1", TlsServerSettings("/nowhere.crt", "/nowhere.key")
+    )
+    counts = ConnectionCounts(1)
     with pytest.raises(WorkerStartError, match=r"cannot listen on 127\.0\.0\.1:1: .*nowhere\.crt"):
         Worker(settings([listener], os.dup(counts.fd)))
     counts.close()

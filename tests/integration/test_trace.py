@@ -14,7 +14,7 @@ import pytest_asyncio
 import yaml
 
 from gateway.channel import Traced, TracedRequest, Up, Watch
-from gateway.dataplane.trace import MAX_HELD
+from gateway.dataplane.exchange.tracer import MAX_HELD
 from tests.support.clients import Http2Client, http1_request
 from tests.support.exchange import GRPC, GrpcMessage
 from tests.support.plane import KEY, RunningWorker, entry, running_worker, sink_backends
@@ -34,7 +34,7 @@ class _Told:
 
     def __init__(self, gateway: RunningWorker) -> None:
         self.messages: list[Traced] = []
-        gateway.worker.send = self._take
+        gateway.send_to(self._take)
 
     def _take(self, message: Up) -> bool:
         assert isinstance(message, Traced)
@@ -66,7 +66,7 @@ async def test_a_watched_request_is_told_with_everything_that_became_of_it() -> 
         gateway.worker.watch([Watch(1)])
         assert told.messages == [Traced(1, [])]
         await _export(gateway.port, KEY, PARENT)
-        gateway.worker.flush()
+        gateway.worker.flush_traces()
         (request,) = told.requests()
         assert request.peer.startswith("127.0.0.1:")
         assert (request.protocol, request.signal, request.key_id) == ("grpc", "traces", "1")
@@ -83,7 +83,7 @@ async def test_a_refused_request_is_told_with_the_reason_and_without_a_backend()
         gateway.worker.watch([Watch(1)])
         await _export(gateway.port, "nobody-knows-it")
         await _post(gateway.port)
-        gateway.worker.flush()
+        gateway.worker.flush_traces()
         unknown, missing = told.requests()
         assert (unknown.outcome, unknown.result) == ("key_unknown", "denied")
         assert (unknown.code, unknown.key_id, unknown.backend) == ("UNAUTHENTICATED", "", "")
@@ -102,7 +102,7 @@ async def test_a_trace_sees_only_what_its_filters_match() -> None:
         gateway.worker.watch(watches)
         await _export(gateway.port, KEY)
         await _export(gateway.port, OTHER_KEY)
-        gateway.worker.flush()
+        gateway.worker.flush_traces()
         seen = {watch.number: [r.key_id for r in told.requests(watch.number)] for watch in watches}
         assert seen == {1: ["2"], 2: ["1", "2"], 3: [], 4: ["1"]}
 
@@ -114,7 +114,7 @@ async def test_lines_beyond_the_bound_are_counted_instead_of_held() -> None:
         async with Http2Client(gateway.port) as client:
             for _ in range(MAX_HELD + 5):
                 await client.request(PATH, (("content-type", GRPC),), MESSAGE)
-        gateway.worker.flush()
+        gateway.worker.flush_traces()
         lines, dropped = len(told.requests()), sum(each.dropped for each in told.messages)
         assert lines + dropped == MAX_HELD + 5
         assert all(len(each.requests) <= MAX_HELD for each in told.messages)
@@ -123,13 +123,13 @@ async def test_lines_beyond_the_bound_are_counted_instead_of_held() -> None:
 async def test_nothing_is_taken_down_once_nobody_watches() -> None:
     async with running_worker(keys=KEYS) as gateway:
         told = _Told(gateway)
-        states = [gateway.plane.tracer is not None]
+        states = [gateway.path.services.is_tracing]
         for watches in ([Watch(1)], []):
             gateway.worker.watch(watches)
-            states.append(gateway.plane.tracer is not None)
+            states.append(gateway.path.services.is_tracing)
         assert states == [False, True, False]
         await _post(gateway.port)
-        gateway.worker.flush()
+        gateway.worker.flush_traces()
         assert told.requests() == []
 
 
@@ -147,7 +147,7 @@ async def test_what_is_no_traceparent_gives_no_trace_id(parent: str) -> None:
         told = _Told(gateway)
         gateway.worker.watch([Watch(1)])
         await _post(gateway.port, ("traceparent", parent))
-        gateway.worker.flush()
+        gateway.worker.flush_traces()
         assert [request.trace_id for request in told.requests()] == [""]
 
 
@@ -244,7 +244,7 @@ def _static_key(gateway: Gateway) -> str:
         (["--output", "xml"], 1, "--output"),
         (["--url", "ftp://x"], 1, "--url"),
         (["--token-file", "no-such-file"], 1, "--token-file"),
-        (["--url", "http://127.0.0.1:1"], 3, "does not answer"),
+        (["--url", "http://127.0.0.1:1"], 3, "no response from"),
     ],
 )
 async def test_the_command_says_what_is_wrong(

@@ -16,10 +16,10 @@ import pytest
 
 from gateway import metrics
 from gateway.channel import Applied, Drain, KeyChanges, Keys, Ready, Report, Unready
-from gateway.control.counts import NOT_ALIVE
-from gateway.dataplane.worker import KEYS_PER_STEP, WILL_FAIL_AGAIN
+from gateway.dataplane.worker import KEYS_PER_STEP
 from gateway.model import KeyState
-from gateway.settings import Listener, TlsServer
+from gateway.settings import ListenerSettings, TlsServerSettings
+from gateway.worker_contract import FAILS_AGAIN, NOT_ACCEPTING
 from tests.support.certs import Authority
 from tests.support.clients import Http2Client, http1_request
 from tests.support.exchange import PROTOBUF, Answer, Request
@@ -64,7 +64,7 @@ async def test_a_worker_serves_only_when_it_has_all_keys() -> None:
         worker.send(Keys(1, [entry("first")], first=True, last=False))
         await worker.next(Report)
         assert not worker.all(Ready)
-        assert workers.counts.read() == [NOT_ALIVE]
+        assert workers.counts.read() == [NOT_ACCEPTING]
         worker.send(Keys(1, [entry("second")], first=False, last=True))
         assert (await worker.next(Ready)).pid == worker.process.pid
         assert await waiting == 503
@@ -148,7 +148,7 @@ async def test_a_drain_finishes_what_is_open_reports_it_and_ends_the_process() -
         pending = asyncio.ensure_future(status(workers.port, KEY))
         await sink.wait_for(1)
         worker.send(Drain(WAIT_S))
-        await until(lambda: workers.counts.read() == [NOT_ALIVE])
+        await until(lambda: workers.counts.read() == [NOT_ACCEPTING])
         assert worker.process.poll() is None
         release.set()
         assert await pending == 200
@@ -221,22 +221,29 @@ async def test_signals_to_the_whole_group_are_left_to_control(number: signal.Sig
 async def test_an_unusable_certificate_ends_the_worker_for_good_and_says_why() -> None:
     async with failing_worker(
         lambda fd, counts_fd: settings(
-            [Listener(fd, "0.0.0.0:443", TlsServer("/nowhere.crt", "/nowhere.key"))], counts_fd
+            [
+                ListenerSettings(
+                    fd, "0.0.0.0:443", TlsServerSettings("/nowhere.crt", "/nowhere.key")
+                )
+            ],
+            counts_fd,
         )
     ) as worker:
-        assert await worker.exit_code() == WILL_FAIL_AGAIN
+        assert await worker.exit_code() == FAILS_AGAIN
         assert "cannot listen on 0.0.0.0:443" in worker.log()
         assert "/nowhere.crt" in worker.log()
 
 
 async def test_descriptors_that_are_not_what_they_should_be_end_the_worker_for_good() -> None:
     async with failing_worker(
-        lambda _, counts_fd: settings([Listener(99, "127.0.0.1:1")], counts_fd)
+        lambda _, counts_fd: settings([ListenerSettings(99, "127.0.0.1:1")], counts_fd)
     ) as worker:
-        assert await worker.exit_code() == WILL_FAIL_AGAIN
+        assert await worker.exit_code() == FAILS_AGAIN
         assert "cannot listen on 127.0.0.1:1" in worker.log()
-    async with failing_worker(lambda fd, _: settings([Listener(fd, "127.0.0.1:1")], 99)) as worker:
-        assert await worker.exit_code() == WILL_FAIL_AGAIN
+    async with failing_worker(
+        lambda fd, _: settings([ListenerSettings(fd, "127.0.0.1:1")], 99)
+    ) as worker:
+        assert await worker.exit_code() == FAILS_AGAIN
 
 
 @pytest.mark.parametrize("arguments", [[], ["x"], ["99"], ["0"]])
@@ -249,7 +256,7 @@ def test_a_worker_started_by_hand_says_that_it_is_not_meant_to_be(arguments: lis
         timeout=WAIT_S,
         text=True,
     )
-    assert ended.returncode == WILL_FAIL_AGAIN
+    assert ended.returncode == FAILS_AGAIN
     assert "gateway serve" in ended.stderr
     assert "Traceback" not in ended.stderr
 
@@ -296,7 +303,7 @@ async def test_a_worker_at_rest_is_small() -> None:
 async def test_a_tls_connection_holds_little_whatever_it_has_received(tmp_path: Path) -> None:
     authority = Authority.create(tmp_path)
     certificate = authority.issue("server", ["localhost"])
-    tls = TlsServer(str(certificate.cert_file), str(certificate.key_file))
+    tls = TlsServerSettings(str(certificate.cert_file), str(certificate.key_file))
     number = 40
     async with RawSink() as sink:
         backends = sink_backends(sink)
@@ -324,7 +331,7 @@ async def test_a_tls_connection_holds_little_whatever_it_has_received(tmp_path: 
 def test_a_worker_does_not_load_what_only_control_needs() -> None:
     code = (
         "import sys; sys.argv = ['worker']; import runpy\n"
-        "try: runpy.run_module('gateway.dataplane.worker', run_name='__main__')\n"
+        "try: runpy.run_module('gateway.dataplane.worker_process', run_name='__main__')\n"
         "except SystemExit: pass\n"
         "print(*sorted({name.partition('.')[0] for name, m in sys.modules.items() if m}))"
     )

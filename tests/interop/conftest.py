@@ -6,48 +6,24 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 import pytest_asyncio
 
 from tests.interop.fleet import Fleet, running_fleet
-from tests.interop.tools import debian
-from tests.interop.tools.build import BuildError, bin_dir, find_go
+from tests.interop.tools.build import BuildError, find_go
 from tests.support.certs import Authority, Certificate
 from tests.support.sink import RawSink
-
-
-def _tools_folder() -> Path:
-    """Return where the programs are: OTLP_GATEWAY_TOOLS, or the build script's folder."""
-    if given := os.environ.get("OTLP_GATEWAY_TOOLS"):
-        return Path(given)
-    return bin_dir()
-
-
-def _missing(name: str, advice: str) -> NoReturn:
-    """Skip a test that needs a program; under REQUIRE_TOOLS=1 fail it instead."""
-    text = f"{name} is not here: {advice}"
-    if os.environ.get("REQUIRE_TOOLS") == "1":
-        pytest.fail(text)
-    pytest.skip(text)
-
+from tests.support.tools import find_tool, missing
+from tools import debian
 
 Tool = Callable[[str], Path]
 
 
 @pytest.fixture(scope="session", name="tool")
 def _tool() -> Tool:
-    """Return a function: name of a Go program → its path; skips or fails where it is missing."""
-    folder = _tools_folder()
-
-    def find(name: str) -> Path:
-        path = folder / name
-        if not os.access(path, os.X_OK):
-            _missing(name, "run `make interop`, or set OTLP_GATEWAY_TOOLS")
-        return path
-
-    return find
+    """Return a function: name of a program → its path; skips or fails where it is missing."""
+    return find_tool
 
 
 @pytest.fixture(scope="session", name="go")
@@ -55,14 +31,14 @@ def _go() -> Path:
     try:
         return Path(find_go(os.environ.get("PATH", "")))
     except BuildError as error:
-        _missing("go", str(error))
+        missing("go", str(error))
 
 
 @pytest.fixture(scope="session", name="prometheus")
 def _prometheus() -> Path:
     found = debian.find("prometheus")
     if found is None:
-        _missing("prometheus", "run `make interop`, or install Debian's package")
+        missing("prometheus", "run `make interop`, or install Debian's package")
     return found
 
 
@@ -70,7 +46,7 @@ def _prometheus() -> Path:
 def _curl() -> Path:
     found = shutil.which("curl")
     if found is None:
-        _missing("curl", "install it")
+        missing("curl", "install it")
     return Path(found)
 
 

@@ -116,7 +116,7 @@ async def test_the_python_client_is_told_of_a_wrong_key(
         client(gateway, "nobody-knows-it")
         with pytest.raises(API.exceptions.ApiError) as caught:
             await asyncio.to_thread(call)
-        assert "not known here" in str(caught.value)
+        assert "the API key is unknown" in str(caught.value)
         assert not sink.requests
 
 
@@ -189,7 +189,7 @@ async def test_a_prometheus_with_a_wrong_key_shows_what_the_gateway_says(
         async with prometheus_writing(prometheus, tmp_path, gateway, credential) as program:
             line = await program.wait_line("non-recoverable error")
             assert "403" in line.string
-            assert "not known here" in line.string
+            assert "the API key is unknown" in line.string
         assert not sink.requests
 
 

@@ -15,7 +15,7 @@ import yaml
 from tests.support.collector import DROPPED, READY, Collector
 from tests.support.process import COMMAND, Program, running
 
-BEGIN = "What arrives and what is refused"
+BEGIN = "Requests that arrive or are refused"
 SNIPPETS = ("collector-tls.yaml", "collector-cleartext.yaml")
 ITEMS = {"traces": "span", "metrics": "data point", "logs": "log record"}
 
@@ -93,4 +93,4 @@ async def test_a_pasted_snippet_with_a_wrong_key_is_shown_as_refused(
         async with pasted_collector(tool("otelcol"), file, text, {}) as collector:
             await collector.send("traces", range(3))
             await collector.program.wait_line(DROPPED)
-            await demo.wait_line(r"refused +traces +a key that is not known")
+            await demo.wait_line(r"refused +traces +the API key is unknown")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.interop.fleet import AUTHORIZATION, Fleet
+from tests.support.child import start_child
 from tests.support.sdk import SDK_SIGNALS, SdkSender
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 async def check_metrics(promtool: Path, text: str) -> tuple[int, str]:
     """Return the exit code and the complaints of `promtool check metrics`."""
-    process = await asyncio.create_subprocess_exec(
+    process = await start_child(
         promtool,
         "check",
         "metrics",

@@ -196,6 +196,6 @@ async def test_curl_with_a_key_that_nobody_knows_is_told_so(
     )
 
     assert status == 401
-    assert "the key is not known here" in answer
+    assert "the API key is unknown" in answer
     assert fleet.sink.requests == []
     fleet.check()

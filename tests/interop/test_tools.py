@@ -1,4 +1,4 @@
-"""The build of the Go programs: what it says when it cannot build, and that it builds once."""
+"""The build of the programs: what it says when it cannot build, and that it builds once."""
 
 from __future__ import annotations
 
@@ -80,6 +80,31 @@ async def test_a_missing_program_skips_a_test_or_fails_it_where_it_is_required(
         await program.wait()
     assert outcome in program.stdout[-1].replace("1 failed", "1 error")
     assert "promtool is not here: run `make interop`" in program.output
+
+
+@pytest.mark.parametrize("required, code", [("0", 0), ("1", 1)])
+async def test_a_missing_language_leaves_its_program_out_or_is_an_error_where_it_is_required(
+    script: Path, tmp_path: Path, required: str, code: int
+) -> None:
+    folder = pretend_built(script)
+    (folder / "exporter-node").unlink()
+    ended, stdout, stderr = await run_script(script, PATH=str(tmp_path), REQUIRE_TOOLS=required)
+    assert ended == code
+    assert "install Node 20 or newer" in "\n".join([*stdout, stderr])
+
+
+async def test_a_program_that_nobody_knows_is_an_error(script: Path) -> None:
+    pretend_built(script)
+    async with running([sys.executable, script, "otelcool"]) as program:
+        assert await program.wait() == 1
+        assert "there is no otelcool here" in program.output
+
+
+def test_what_maven_fetches_must_be_what_is_pinned(tmp_path: Path) -> None:
+    (java,) = (tool for tool in build.TOOLS if tool.language == "java")
+    (tmp_path / "okhttp.jar").write_bytes(b"something else")
+    with pytest.raises(build.BuildError, match=r"is not what jars\.sha256 names"):
+        build._check_jars(java, tmp_path)
 
 
 @pytest.mark.usefixtures("go")

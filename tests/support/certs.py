@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _LIFE = dt.timedelta(days=2)
+_PAST = dt.timedelta(minutes=-1)
 
 
 def _name(common_name: str) -> x509.Name:
@@ -84,12 +85,17 @@ class Authority:
         cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         return cls(folder, cert_file, certificate, key)
 
-    def issue(self, name: str, hosts: Sequence[str] = ()) -> Certificate:
+    def issue(self, name: str, hosts: Sequence[str] = (), *, expired: bool = False) -> Certificate:
         """Issue a certificate for a server (with `hosts`: names and addresses) or a client."""
         key = ec.generate_private_key(ec.SECP256R1())
         usage = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
         builder = (
-            _builder(_name(name), self._certificate.subject, key.public_key())
+            _builder(
+                _name(name),
+                self._certificate.subject,
+                key.public_key(),
+                life=_PAST if expired else _LIFE,
+            )
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             .add_extension(
@@ -115,7 +121,10 @@ class Authority:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey
+    subject: x509.Name,
+    issuer: x509.Name,
+    public_key: ec.EllipticCurvePublicKey,
+    life: dt.timedelta = _LIFE,
 ) -> x509.CertificateBuilder:
     now = dt.datetime.now(dt.UTC)
     return (
@@ -125,5 +134,5 @@ def _builder(
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + _LIFE)
+        .not_valid_after(now + life)
     )

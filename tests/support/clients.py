@@ -306,7 +306,7 @@ async def http1_request(
         )
         try:
             writer.write(_http1_bytes(method, path, fields, body))
-            return await _http1_answer(reader)
+            return await _http1_answer(reader, method)
         finally:
             writer.close()
             await asyncio.gather(writer.wait_closed(), return_exceptions=True)
@@ -324,9 +324,9 @@ def _http1_bytes(method: str, path: str, fields: Sequence[tuple[str, str]], body
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
-async def _http1_answer(reader: asyncio.StreamReader) -> Response:
+async def _http1_answer(reader: asyncio.StreamReader, method: str) -> Response:
     parser = h11.Connection(h11.CLIENT)
-    parser.send(h11.Request(method="GET", target="/", headers=[("Host", "localhost")]))
+    parser.send(h11.Request(method=method, target="/", headers=[("Host", "localhost")]))
     parser.send(h11.EndOfMessage())
     response = Response()
     while True:

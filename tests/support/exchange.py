@@ -133,6 +133,7 @@ class Answer:
 
     status: int = 200
     grpc_status: int = 0
+    """Negative: a gRPC request, too, is answered in plain HTTP."""
     grpc_message: str = ""
     fields: Fields = ()
     """Added to the head."""

@@ -19,23 +19,24 @@ import pytest
 _SERVER = """
 import asyncio, os, random, signal, sys, time
 from pathlib import Path
-from gateway.keys.embedded import sqlite_store
-from gateway.keys.manage import KeyManager
+from gateway.keys.stores.sqlite import sqlite_store
+from gateway.keys.commands import KeyCommands
+from gateway.keys.store import KeySpec
 
 async def write(path, count):
     say = lambda *words: os.write(1, (" ".join(map(str, [os.getpid(), *words])) + "\\n").encode())
     store = sqlite_store(path)
-    await store.open(create=True)
-    manager = KeyManager(store)
+    await store.feed.open(create=True)
+    manager = KeyCommands(store.repository)
     for number in range(count):
         say("creating", "-", "-")
-        issued = await manager.create(f"{os.getpid()}-{number}")
+        issued = await manager.create(KeySpec(f"{os.getpid()}-{number}"))
         say("created", issued.record.id, issued.key.reveal())
         if number % 2:
             say("deleting", issued.record.id, "-")
             await manager.delete(issued.record.id)
             say("deleted", issued.record.id, "-")
-    await store.close()
+    await store.feed.close()
 
 def fork(path, count):
     child = os.fork()

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from gateway.keys.record import KeyDelta
+from gateway.keys.record import KeyDelta, KeyRecord
 from gateway.keys.service import KeyService
-from gateway.keys.store import KeyStore
+from gateway.keys.store import Changes, KeyStore
 from gateway.model import KeyState, Principal
 
 HANG_S: Final = 60.0
@@ -78,6 +78,22 @@ class Workers:
     async def until_status(self, condition: Callable[[bool], bool]) -> None:
         """Wait until the first store is up, or is not."""
         await self.until(lambda: condition(self.keys.statuses()[0].up))
+
+
+async def read_all(store: KeyStore) -> Changes:
+    """Read everything that a store holds."""
+    revision, records = -1, list[KeyRecord]()
+    async for part in store.feed.everything():
+        revision = part.revision
+        records += part.records
+    return Changes(revision, records)
+
+
+async def changes(store: KeyStore, since: int) -> Changes:
+    """Read what changed; a store that wants to be read as a whole fails the test."""
+    found = await store.feed.changes(since)
+    assert found is not None
+    return found
 
 
 @asynccontextmanager

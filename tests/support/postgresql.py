@@ -46,7 +46,8 @@ def _programs() -> Path:
 class PostgresqlServer:
     """One server on a port of its own, with its data in a folder of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, primary: PostgresqlServer | None = None) -> None:
+        """Make its data: new, or as a standby that follows a running `primary`."""
         self.folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
         self.port = free_ports(1)[0]
         self._user = _USER if os.geteuid() == 0 else None
@@ -59,7 +60,13 @@ class PostgresqlServer:
             self.folder.chmod(0o755)
             for path in (self.folder, self._data):
                 os.chown(path, account.pw_uid, account.pw_gid)
-        self._run("initdb", "-U", "postgres", "--auth=trust", "--encoding=utf8", "--locale=C")
+        if primary is None:
+            self._run("initdb", "-U", "postgres", "--auth=trust", "--encoding=utf8", "--locale=C")
+        else:
+            source = f"host=127.0.0.1 port={primary.port} user=postgres"
+            self._run(
+                "pg_basebackup", "--write-recovery-conf", "--checkpoint=fast", "--dbname", source
+            )
 
     def start(self) -> None:
         """Start it and wait until it takes connections. No effect while it runs."""
@@ -79,19 +86,43 @@ class PostgresqlServer:
             assert time.monotonic() < deadline_s, self._log.read_text()
             time.sleep(0.02)
 
+    def promote(self) -> None:
+        """Make a standby a primary."""
+        self._run("pg_ctl", "promote", "--wait")
+
     def kill(self) -> None:
         """End it as a crash does; what was committed is there at the next start."""
         process, self._process = self._process, None
         if process is not None:
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+            children = self._children(process.pid)
             process.kill()
-            for child in children.split():
+            for child in children:
                 # The server's own processes, which would notice only some time later.
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(child), signal.SIGKILL)
             process.wait()
-            while any(_lives(child) for child in children.split()):
+            while any(_lives(child) for child in children):
                 time.sleep(0.005)  # the next server would find their memory still in use
+
+    def freeze(self) -> None:
+        """Stop it where it stands: connections stay, nothing is answered."""
+        self._send_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on. No effect where it was not frozen."""
+        self._send_all(signal.SIGCONT)
+
+    def _send_all(self, number: signal.Signals) -> None:
+        """Send a signal to the server and the processes that it has started, the server first."""
+        assert self._process is not None
+        os.kill(self._process.pid, number)
+        for child in self._children(self._process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), number)
+
+    @staticmethod
+    def _children(pid: int) -> list[str]:
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
     def close(self) -> None:
         """End it and remove its data."""
@@ -102,10 +133,13 @@ class PostgresqlServer:
         """Return a database's url."""
         return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
 
-    async def new_database(self) -> str:
+    async def new_database(self, encoding: str = "UTF8") -> str:
         """Make an empty database and return its url."""
         name = f"test_{secrets.token_hex(6)}"
-        await self.execute(self.url("postgres"), f"CREATE DATABASE {name} TEMPLATE template0")
+        await self.execute(
+            self.url("postgres"),
+            f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}'",
+        )
         return self.url(name)
 
     async def execute(self, url: str, statement: str) -> None:
@@ -117,7 +151,7 @@ class PostgresqlServer:
             await connection.close()
 
     def _run(self, program: str, *arguments: str) -> None:
-        command: list[str | Path] = [_programs() / program, "-D", self._data, *arguments]
+        command: list[str | Path] = [_programs() / program, *arguments, "-D", self._data]
         ended = subprocess.run(
             command, capture_output=True, text=True, check=False, user=self._user, cwd="/"
         )
@@ -143,9 +177,9 @@ def _lives(process: str) -> bool:
 
 
 @contextlib.contextmanager
-def postgresql_server() -> Iterator[PostgresqlServer]:
-    """Run a server for the length of a block."""
-    server = PostgresqlServer()
+def postgresql_server(primary: PostgresqlServer | None = None) -> Iterator[PostgresqlServer]:
+    """Run a server for the length of a block: a standby if there is a `primary`."""
+    server = PostgresqlServer(primary)
     try:
         server.start()
         yield server

@@ -7,6 +7,7 @@ being served while a program starts, works and ends.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import re
 import signal
@@ -19,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 import yaml
 
 from tests.support.certs import Certificate
+from tests.support.child import Child, start_child
 
 START_S = 30.0
 STOP_S = 30.0
@@ -36,17 +39,24 @@ KEY = "test-key-of-the-interoperability-tests"
 """The receiver key of every gateway started here."""
 
 
-def free_ports(count: int) -> list[int]:
-    """Return distinct ports of 127.0.0.1 that nobody listens on.
+def _port_range() -> range:
+    """Return the ports of this test process: those that run beside it have others.
 
-    They lie below the range from which the system takes ports for outgoing connections, so that no
+    All lie below the range from which the system takes ports for outgoing connections, so that no
     connection of a test can take one before the program under test has bound it.
     """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    first = 10_000 + int(worker) % 10 * 2_200
+    return range(first, first + 2_200)
+
+
+def free_ports(count: int) -> list[int]:
+    """Return distinct ports of 127.0.0.1 that nobody listens on."""
     ports: list[int] = []
     with ExitStack() as sockets:
         while len(ports) < count:
             listener = sockets.enter_context(socket.socket())
-            port = random.randrange(10_000, 32_000)
+            port = random.choice(_port_range())
             with suppress(OSError):
                 listener.bind(("127.0.0.1", port))
                 ports.append(port)
@@ -62,7 +72,7 @@ class Program:
     """A running program and everything that it has printed."""
 
     name: str
-    process: asyncio.subprocess.Process
+    process: Child
     stdout: list[str] = field(default_factory=list)
     stderr: list[str] = field(default_factory=list)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -83,7 +93,7 @@ class Program:
 
         """
         try:
-            process = await asyncio.create_subprocess_exec(
+            process = await start_child(
                 *map(str, command),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
@@ -167,9 +177,20 @@ class Program:
             self.process.kill()
         await self.process.wait()
         # A grandchild that holds the pipes open must not hold up the test.
+        self.process.close()
         for reader in self._readers:
             reader.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    """Return the worker processes of the gateway with this pid that have not ended."""
+    found = []
+    for child in psutil.Process(pid).children():
+        with suppress(psutil.NoSuchProcess, FileNotFoundError):  # it has just ended
+            if "gateway.dataplane.worker_process" in child.cmdline():
+                found.append(child)
+    return found
 
 
 @asynccontextmanager

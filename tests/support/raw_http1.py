@@ -168,7 +168,8 @@ class RawPeer:
         try:
             return http.next_event()
         except h11.RemoteProtocolError as error:
-            if "closed connection" in str(error):
+            # In the middle of an answer, or before its first byte.
+            if "closed connection" in str(error) or "ConnectionClosed" in str(error):
                 raise BrokenOffError(str(error)) from error
             raise
 

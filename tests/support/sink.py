@@ -57,6 +57,7 @@ class RawSink:
         tls: ssl.SSLContext | None = None,
         settings: dict[SettingCodes, int] | None = None,
         ports: tuple[int, int] = (0, 0),
+        host: str = "127.0.0.1",
     ) -> None:
         """`settings` are HTTP/2 settings to announce (RFC 9113 §6.5.2).
 
@@ -74,21 +75,22 @@ class RawSink:
         self._tls = tls
         self._settings = settings or {}
         self._ports = ports
+        self._host = host
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._http1 = Http1Side(self)
         self._http2: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
-        """Listen on 127.0.0.1."""
+        """Listen."""
         loop = asyncio.get_running_loop()
         if self._tls is not None:
             self._tls.set_alpn_protocols(["h2", "http/1.1"])
         http2_port, http1_port = self._ports
         self._http2 = await loop.create_server(
-            self._new_http2, "127.0.0.1", http2_port, ssl=self._tls
+            self._new_http2, self._host, http2_port, ssl=self._tls
         )
-        await self._http1.start(http1_port, self._tls)
+        await self._http1.start(http1_port, self._tls, self._host)
         return self
 
     async def __aexit__(
@@ -134,12 +136,12 @@ class RawSink:
     @property
     def grpc_url(self) -> str:
         """What goes into `backends.otlp_grpc.urls`."""
-        return f"{self._scheme}://127.0.0.1:{self.grpc_port}"
+        return f"{self._scheme}://{self._host}:{self.grpc_port}"
 
     @property
     def http_url(self) -> str:
         """What goes into `backends.otlp_http.urls`."""
-        return f"{self._scheme}://127.0.0.1:{self.http_port}"
+        return f"{self._scheme}://{self._host}:{self.http_port}"
 
     @property
     def _scheme(self) -> str:

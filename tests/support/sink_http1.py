@@ -35,10 +35,10 @@ class Http1Side:
         )
         self._listener: web.TCPSite | None = None
 
-    async def start(self, port: int, tls: ssl.SSLContext | None) -> None:
-        """Listen on 127.0.0.1; port 0 lets the system choose."""
+    async def start(self, port: int, tls: ssl.SSLContext | None, host: str) -> None:
+        """Listen; port 0 lets the system choose."""
         await self._runner.setup()
-        self._listener = web.TCPSite(self._runner, "127.0.0.1", port, ssl_context=tls)
+        self._listener = web.TCPSite(self._runner, host, port, ssl_context=tls)
         await self._listener.start()
 
     async def stop(self) -> None:

@@ -110,6 +110,11 @@ class Http2Side(asyncio.Protocol):
         for stream_id in list(self._streams):
             self._drop(stream_id)
 
+    @property
+    def highest_stream(self) -> int:
+        """The last stream that the peer has begun."""
+        return self._http2.highest_inbound_stream_id
+
     def abort(self) -> None:
         """Reset the TCP connection."""
         if self._transport is not None:
@@ -295,7 +300,7 @@ class Http2Side(asyncio.Protocol):
 
 def _render(request: Request, answer: Answer) -> tuple[Fields, bytes, Fields]:
     """Return head, body and trailers; a gRPC error without a message is trailers-only."""
-    if not request.is_grpc:
+    if not request.is_grpc or answer.grpc_status < 0:
         fields, body = http_body(request, answer)
         return ((":status", str(answer.status)), *fields), body, ()
     head = ((":status", str(answer.status)), ("content-type", "application/grpc"), *answer.fields)

@@ -15,13 +15,13 @@ from typing import IO, Any, TypeVar
 import psutil
 
 from gateway.channel import Channel, Down, Keys, Ready, Report, Start, Up
-from gateway.control.counts import Counts
+from gateway.control.workers.connection_counts import ConnectionCounts
 from gateway.model import KeyEntry
-from gateway.settings import Listener, TlsServer, WorkerSettings
+from gateway.settings import ListenerSettings, TlsServerSettings, WorkerSettings
 from tests.support.plane import listening_socket, settings
 from tests.support.polling import until
 
-COMMAND = (sys.executable, "-P", "-m", "gateway.dataplane.worker")
+COMMAND = (sys.executable, "-P", "-m", "gateway.dataplane.worker_process")
 UpT = TypeVar("UpT", bound=Up)
 
 
@@ -119,7 +119,7 @@ class Workers:
     """Processes that share a listening socket and the counts of their connections."""
 
     def __init__(
-        self, sock: socket.socket, counts: Counts, all_settings: Sequence[WorkerSettings]
+        self, sock: socket.socket, counts: ConnectionCounts, all_settings: Sequence[WorkerSettings]
     ) -> None:
         self.sock = sock
         self.port = int(sock.getsockname()[1])
@@ -146,12 +146,12 @@ class Workers:
 
 @asynccontextmanager
 async def worker_processes(
-    number: int = 1, *, tls: TlsServer | None = None, **changes: Any
+    number: int = 1, *, tls: TlsServerSettings | None = None, **changes: Any
 ) -> AsyncIterator[Workers]:
     """Start worker processes that wait for their keys; further arguments change `settings`."""
     sock = listening_socket()
-    counts = Counts(number)
-    listener = Listener(sock.fileno(), f"127.0.0.1:{sock.getsockname()[1]}", tls)
+    counts = ConnectionCounts(number)
+    listener = ListenerSettings(sock.fileno(), f"127.0.0.1:{sock.getsockname()[1]}", tls)
     workers = Workers(
         sock,
         counts,
@@ -178,7 +178,7 @@ async def failing_worker(
 ) -> AsyncIterator[WorkerUnderTest]:
     """Start a process whose settings are made of (a listening descriptor, the counts')."""
     sock = listening_socket()
-    counts = Counts(1)
+    counts = ConnectionCounts(1)
     worker = WorkerUnderTest(COMMAND, [counts.fd, sock.fileno()])
     try:
         await worker.connect()

@@ -34,6 +34,12 @@ from gateway.channel import (
 REPORT_S = 0.05
 
 
+def spin() -> None:
+    """Keep the loop busy with one thing for ever."""
+    while True:
+        pass
+
+
 class StubWorker:
     """Does what a worker must, but for its fault."""
 
@@ -70,6 +76,7 @@ class StubWorker:
         self.channel.send(Ready(os.getpid()))
         self.is_ready = True
         faults: dict[str, Callable[[], None]] = {
+            "spins in a callback": spin,
             "sends garbage": self.send_garbage,
             "exits with 3 when ready": lambda: self.end(3),
             "reports unknown series": self.report_unknown,

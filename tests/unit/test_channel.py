@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from gateway.channel import Channel, Down, Forget, Unready, Up
+import pytest
+
+from gateway.channel import Channel, ChannelError, Down, Forget, Unready, Up
 from tests.support.polling import until
 
 
@@ -48,3 +50,12 @@ async def test_what_comes_while_a_side_holds_waits_until_it_goes_on() -> None:
     await until(lambda: worker._transport is None and control._transport is None)
     worker.hold()
     worker.go_on()
+
+
+@pytest.mark.parametrize("payload", [b"\x82\xa4type\xa5Ready\xa3p\xa3d\x01", b"\xc1", b"\x80", b""])
+def test_what_is_no_message_is_an_error_of_the_channel(payload: bytes) -> None:
+    """Also where a text in it is not UTF-8: the first of these."""
+    control = Channel.for_control(lambda _: None, lambda: None)
+
+    with pytest.raises(ChannelError):
+        control.data_received(len(payload).to_bytes(4, "big") + payload)

@@ -13,7 +13,8 @@ import yaml
 
 from gateway import __version__
 from gateway.config import Config, ConfigError, load, split_address
-from tests.unit.config.support import HOME, faults_of
+from gateway.held_signals import HELD
+from tests.unit.config.support import HOME, problems_of
 
 PROJECT: Final = Path(__file__).parents[2]
 DEPLOY: Final = PROJECT / "deploy"
@@ -65,8 +66,11 @@ def test_the_manifests_configuration_lacks_only_the_certificate(
     manifests: dict[str, Any], tmp_path: Path
 ) -> None:
     text = manifests["ConfigMap"]["data"]["gateway.yaml"]
-    found = faults_of(tmp_path, text)
-    assert [fault.path for fault in found] == ["listen[2].tls.cert_file", "listen[2].tls.key_file"]
+    found = problems_of(tmp_path, text)
+    assert [problem.path for problem in found] == [
+        "listen[2].tls.cert_file",
+        "listen[2].tls.key_file",
+    ]
 
 
 def test_kubernetes_waits_until_the_gateway_has_drained(
@@ -111,7 +115,22 @@ def test_systemd_waits_until_the_gateway_has_drained(container: Config) -> None:
     service = _unit("otlp-gateway.service")["Service"]
     limits = container.limits
     assert float(service["TimeoutStopSec"]) > limits.drain_delay + limits.drain_timeout
-    assert service["ExecReload"].endswith("-HUP $MAINPID")
+
+
+def test_systemd_waits_for_start_and_reload_and_watches_control() -> None:
+    service = _unit("otlp-gateway.service")["Service"]
+    assert service["Type"] == "notify-reload"
+    assert service["NotifyAccess"] == "main"
+    assert int(service["WatchdogSec"]) > 0
+
+
+def test_the_image_blocks_the_signals_that_the_gateway_holds() -> None:
+    text = (PROJECT / "Dockerfile").read_text()
+    blocked = re.search(
+        r'^ENTRYPOINT \["env", "--block-signal=([A-Z,]+)", "gateway"\]$', text, re.MULTILINE
+    )
+    assert blocked is not None
+    assert {f"SIG{name}" for name in blocked[1].split(",")} == {each.name for each in HELD}
 
 
 def test_systemd_allows_the_descriptors_that_the_defaults_need(container: Config) -> None:
@@ -131,6 +150,6 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert "## [Unreleased]" in (PROJECT / "CHANGELOG.md").read_text()
 
 
-def test_a_faulty_variable_of_the_image_is_named() -> None:
+def test_a_invalid_variable_of_the_image_is_named() -> None:
     with pytest.raises(ConfigError, match=r"forward\.key \(line \d+\): must be client, gateway"):
         load(DEPLOY / "gateway.yaml", (), HOME | {"FORWARD_KEY": "clinet"})

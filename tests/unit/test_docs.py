@@ -18,8 +18,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from gateway import metrics
 from gateway.cli.main import COMMANDS, build, load_command
-from gateway.config import load
-from gateway.config.tree import Config, TlsClient, TlsServer
+from gateway.config import ConfigError, load
+from gateway.config.tree import Config, TlsClientConfig, TlsServerConfig
 from gateway.config.units import parse_byte_rate, parse_duration, parse_size
 from gateway.intake import IntakeRoute, Sender
 from gateway.model import BackendName, Protocol, Signal
@@ -78,9 +78,9 @@ def _documented_keys(model: type[BaseModel], path: str = "") -> Iterator[tuple[s
         is_list = "list[" in str(field.annotation)
         if is_list or field.default is None:
             yield where, _default(field)
-        if inner is TlsServer and where != "listen[].tls":
+        if inner is TlsServerConfig and where != "listen[].tls":
             continue
-        if inner is TlsClient and not where.startswith("backends.otlp_grpc"):
+        if inner is TlsClientConfig and not where.startswith("backends.otlp_grpc"):
             continue
         yield from _documented_keys(inner, f"{where}[]." if is_list else f"{where}.")
 
@@ -132,12 +132,42 @@ IN_WORDS: Final = {"state_dir", "keys.stores", "auth.receiver_keys[].name", "adm
 
 
 def test_every_configuration_key_is_documented_and_no_other() -> None:
-    assert set(_rows("configuration.md", "Key")) == set(CONFIGURATION)
+    assert set(_rows("configuration.md", "Setting")) == set(CONFIGURATION)
+
+
+SUPPORTED: Final[dict[str, dict[str, Any]]] = {
+    "Listening": {"listen": [{"address": "127.0.0.1:0", "proxy_protocol": True}]},
+    "Backends": {"backends": {"intake": {"urls": ["http://127.0.0.1:1"]}}},
+    "What the backend sees": {"forward": {"key": "none", "identity_headers": True}},
+    "Who may send": {"auth": {"receiver_keys": [{"name": "n", "key": "a-key"}]}},
+    "Limits": {"limits": {"per_key": {"requests": "5/s"}}},
+    "Browsers": {"cors": {"allowed_origins": ["https://a.example"], "max_age": "1h"}},
+    "Processes, administration, logs": {"admin": {"hosts": ["a.example"]}},
+}
+"""One use of what each section of `configuration.md` describes."""
+_DENIAL: Final = re.compile(r"(?:do|does|is|are) not support|not supported|any \w+ is an error")
+
+
+def test_what_the_page_calls_unsupported_is_refused_and_the_rest_is_accepted(
+    tmp_path: Path,
+) -> None:
+    text = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    sections = dict(section.split("\n", 1) for section in text.split("\n## ")[1:])
+    assert set(SUPPORTED) == {name for name, body in sections.items() if "| Setting |" in body}
+    file = tmp_path / "gateway.yaml"
+    for name, use in SUPPORTED.items():
+        networks = {"trusted_networks": ["127.0.0.0/8"]}
+        file.write_text(yaml.safe_dump(networks | use))
+        if _DENIAL.search(sections[name]):
+            with pytest.raises(ConfigError):
+                load(file)
+        else:
+            load(file)
 
 
 @pytest.mark.parametrize("key", sorted(set(CONFIGURATION) - IN_WORDS))
 def test_the_documented_default_is_the_real_one(key: str) -> None:
-    documented = _code(_rows("configuration.md", "Key")[key]["Default"])
+    documented = _code(_rows("configuration.md", "Setting")[key]["Default"])
     assert _is_same(documented, CONFIGURATION[key])
 
 
@@ -227,9 +257,11 @@ def test_a_metrics_type_and_labels_are_the_real_ones(name: str) -> None:
         ("outcome", "keys", set(AuthOutcome)),
         ("source", "keys", set(metrics.SOURCES)),
         ("kind", "cache of verdicts", set(metrics.CACHE_KINDS)),
+        ("kind", "abuse", set(metrics.ABUSE_KINDS)),
         ("result", "authorities", set(metrics.AUTHORITY_RESULTS)),
         ("backend", "backends", set(BackendName)),
         ("reason", "connections refused", set(metrics.CONNECTION_REFUSAL_REASONS)),
+        ("reason", "admin connections closed", set(metrics.ADMIN_CLOSE_REASONS)),
         ("reason", "worker restarts", set(metrics.RESTART_REASONS)),
         ("place", "internal errors", set(metrics.INTERNAL_PLACES)),
         ("route", "agents", set(IntakeRoute)),

@@ -1,19 +1,17 @@
 """Which room may import which, and which third-party library may be imported where.
 
-Imports point downwards: a room may import those that its row names, and no others. Imports inside
-functions count too.
+Imports point downwards: a room may import those that its row names, and no others. A room may have
+rooms inside, which have rows of their own. Imports inside functions and under `TYPE_CHECKING` count
+too, and no modules may import each other in a circle.
 """
 
 from __future__ import annotations
 
 import ast
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
-
-import pytest
 
 PACKAGE: Final = Path(__file__).parents[2] / "gateway"
 
@@ -37,25 +35,116 @@ ROOMS: Final = {
     "metrics": _room(),
     "terminal": _room(),
     "settings": _room(libraries="msgspec"),
+    "worker_contract": _room(),
+    "quota_layout": _room(),
+    "held_signals": _room(),
+    "compiled": _room("outcome"),
     "channel": _room("model settings", "msgspec"),
-    "log": _room("channel terminal", "structlog"),
+    "repeats": _room(),
+    "crowds": _room(),
+    "log_repeats": _room("repeats", "structlog"),
+    "log_writer": _room(),
+    "log": _room("channel log_repeats log_writer repeats terminal", "structlog"),
     # bytes and protocols, without I/O and policy
     "wire": _room("model outcome", "hpack httptools"),
     "otlp": _room("model outcome", "cramjam google.protobuf google.rpc opentelemetry.proto"),
     # keys and configuration
-    "keys": _room(
-        "model outcome",
-        "aiohttp aiosqlite asyncpg cachetools circuitbreaker msgspec sqlalchemy tenacity yaml",
+    "keys.errors": _room(),
+    "keys.audit": _room(),
+    "keys.api_key": _room("model"),
+    "keys.times": _room("keys.errors"),
+    "keys.state_file": _room(libraries="structlog"),
+    "keys.record": _room("keys.api_key model", "msgspec"),
+    "keys.store": _room("keys.audit keys.record model"),
+    "keys.rules": _room("keys.api_key keys.errors keys.times model"),
+    "keys.commands": _room(
+        "keys.api_key keys.audit keys.errors keys.record keys.rules keys.store keys.times model",
     ),
-    "config": _room("intake keys.material model settings", "pydantic pydantic_core yaml"),
-    # the two kinds of process, which never import each other
-    "dataplane": _room(
-        "channel intake keys.material log metrics model outcome settings wire",
-        "hpack httptools msgspec structlog uvloop",
+    "keys.usage": _room("keys.errors keys.record keys.store"),
+    "keys.confirmations": _room("keys.errors keys.state_file keys.store", "asyncpg"),
+    "keys.authority": _room(
+        "keys.state_file",
+        "aiohttp cachetools circuitbreaker msgspec tenacity",
     ),
-    "control": _room(
-        "channel config intake keys log metrics model outcome settings terminal",
-        "aiohttp cryptography msgspec prometheus_client structlog uvloop",
+    "keys.stores": _room(
+        "keys.api_key keys.audit keys.confirmations keys.errors keys.record keys.state_file "
+        "keys.store keys.times model",
+        "aiosqlite asyncpg msgspec sqlalchemy yaml",
+    ),
+    "keys.following": _room("keys.errors keys.record keys.state_file keys.store model", "msgspec"),
+    "keys.service_commands": _room(
+        "keys.api_key keys.audit keys.commands keys.errors keys.following keys.record keys.store",
+    ),
+    "keys.service": _room(
+        "keys.errors keys.following keys.record keys.service_commands keys.store keys.stores "
+        "keys.times keys.usage model",
+    ),
+    "config": _room("intake keys.api_key model settings", "pydantic pydantic_core yaml"),
+    # the two kinds of process, which never import each other; first the rooms of a worker
+    "dataplane.core": _room("channel metrics model outcome settings wire", "structlog"),
+    "dataplane.auth": _room(
+        "channel dataplane.core keys.api_key metrics model outcome settings wire", "msgspec"
+    ),
+    "dataplane.upstream": _room("dataplane.core metrics outcome settings", "structlog"),
+    "dataplane.exchange": _room(
+        "channel dataplane.auth dataplane.core metrics model outcome quota_layout settings",
+        "structlog",
+    ),
+    "dataplane.dialects": _room(
+        "dataplane.auth dataplane.core dataplane.exchange intake metrics model outcome settings "
+        "wire"
+    ),
+    "dataplane.http1": _room(
+        "dataplane.auth dataplane.core dataplane.exchange dataplane.upstream metrics outcome "
+        "settings wire worker_contract",
+        "httptools",
+    ),
+    "dataplane.http2": _room(
+        "dataplane.auth dataplane.core dataplane.exchange dataplane.upstream metrics outcome wire "
+        "worker_contract",
+        "structlog",
+    ),
+    "dataplane.accept": _room(
+        "crowds dataplane.core metrics outcome settings wire worker_contract", "structlog"
+    ),
+    "dataplane.assembly": _room(
+        "channel dataplane.accept dataplane.auth dataplane.core dataplane.dialects "
+        "dataplane.exchange dataplane.http1 dataplane.http2 dataplane.upstream model outcome "
+        "settings"
+    ),
+    "dataplane.worker": _room(
+        "channel dataplane.assembly dataplane.core dataplane.upstream metrics model settings "
+        "worker_contract"
+    ),
+    "dataplane.worker_process": _room(
+        "channel dataplane.worker log metrics worker_contract", "structlog uvloop"
+    ),
+    "control.core": _room("config settings", "structlog"),
+    "control.workers": _room(
+        "channel control.core keys.record model quota_layout settings worker_contract",
+        "msgspec structlog",
+    ),
+    "control.metrics": _room(
+        "channel compiled config control.core control.workers intake keys.errors keys.following "
+        "keys.record log metrics model outcome",
+        "cryptography prometheus_client structlog",
+    ),
+    "control.authorities": _room(
+        "channel config control.core control.metrics control.workers keys.authority "
+        "keys.errors keys.following keys.state_file metrics model",
+        "structlog",
+    ),
+    "control.admin": _room(
+        "channel config control.core control.metrics control.workers crowds keys.api_key "
+        "keys.audit keys.commands keys.errors keys.following keys.record keys.rules keys.service "
+        "keys.state_file keys.store keys.times metrics model",
+        "aiohttp msgspec structlog",
+    ),
+    "control.lifecycle": _room(
+        "channel config control.admin control.authorities control.core control.metrics "
+        "control.workers held_signals keys.authority keys.errors keys.following keys.record "
+        "keys.service keys.state_file keys.store keys.stores log metrics settings",
+        "structlog uvloop",
     ),
     # tools to try the gateway with
     "receiver": _room("intake model otlp outcome", "google.protobuf hypercorn"),
@@ -66,31 +155,12 @@ ROOMS: Final = {
     ),
     # commands
     "cli": _room(
-        "config control demo keys log model otlp outcome receiver sender settings terminal",
-        "rich typer yaml",
+        "compiled config control demo held_signals keys log model otlp outcome receiver sender "
+        "settings "
+        "terminal",
+        "msgspec rich typer yaml",
     ),
 }
-
-WORKERS_NEVER_LOAD: Final = frozenset(
-    {
-        "aiohttp",
-        "aiosqlite",
-        "asyncpg",
-        "cryptography",
-        "google",
-        "grpc",
-        "hypercorn",
-        "opentelemetry",
-        "prometheus_client",
-        "pydantic",
-        "rich",
-        "sqlalchemy",
-        "sqlite3",
-        "typer",
-        "yaml",
-    }
-)
-"""What would cost each worker memory that its keys and buffers need."""
 
 
 class Import(NamedTuple):
@@ -101,8 +171,11 @@ class Import(NamedTuple):
 
     @property
     def room(self) -> str:
-        """The room whose rules apply."""
-        return self.importer.split(".")[1]
+        """The room whose rules apply: the innermost one that has a row."""
+        name = self.importer.removeprefix("gateway.")
+        while name and name not in ROOMS:
+            name = name.rpartition(".")[0]
+        return name
 
 
 def _modules() -> list[Path]:
@@ -130,6 +203,59 @@ def _is_within(target: str, allowed: frozenset[str]) -> bool:
     return any(f"{target}.".startswith(f"{name}.") for name in allowed)
 
 
+def _rows_of(name: str) -> set[str]:
+    """Return the rows that rule over a module, or over the rooms inside a room."""
+    inside = {row for row in ROOMS if f"{row}.".startswith(f"{name}.")}
+    around = {row for row in ROOMS if f"{name}.".startswith(f"{row}.")}
+    return inside | around
+
+
+def _module_of(target: str) -> str | None:
+    """Return the module that an import statement loads, None if it is none of ours."""
+    for name in (target, target.rpartition(".")[0]):
+        path = PACKAGE.parent.joinpath(*name.split("."))
+        if path.with_suffix(".py").exists():
+            return name
+        if (path / "__init__.py").exists():
+            return f"{name}.__init__"
+    return None
+
+
+def _circles() -> list[list[str]]:
+    """Return the groups of modules that import each other."""
+    graph: dict[str, set[str]] = {}
+    for each in ALL:
+        target = _module_of(each.target)
+        if target is not None and target != each.importer:
+            graph.setdefault(each.importer, set()).add(target)
+    return [sorted(group) for group in _components(graph) if len(group) > 1]
+
+
+def _components(graph: dict[str, set[str]]) -> list[set[str]]:
+    reach = {name: _reachable(graph, name) for name in graph}
+    groups: list[set[str]] = []
+    for name, seen in reach.items():
+        group = {name} | {other for other in seen if name in reach.get(other, set())}
+        if group not in groups:
+            groups.append(group)
+    return groups
+
+
+def _reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    seen: set[str] = set()
+    waiting = [start]
+    while waiting:
+        for target in graph.get(waiting.pop(), set()) - seen:
+            seen.add(target)
+            waiting.append(target)
+    return seen
+
+
+def test_no_modules_import_each_other() -> None:
+    """Not under `TYPE_CHECKING` either: a circle of types is a circle of thought."""
+    assert _circles() == []
+
+
 def test_every_room_has_its_rules() -> None:
     assert {each.room for each in ALL} <= set(ROOMS)
 
@@ -153,7 +279,8 @@ def test_the_rules_have_no_circle() -> None:
         ready = [
             name
             for name, room in ROOMS.items()
-            if name not in order and {each.split(".")[0] for each in room.rooms} <= set(order)
+            if name not in order
+            and set().union(*(_rows_of(each) for each in room.rooms)) <= set(order)
         ]
         assert ready, f"these import each other: {sorted(set(ROOMS) - set(order))}"
         order += ready
@@ -167,22 +294,3 @@ def test_libraries_are_imported_where_they_belong() -> None:
         and not _is_within(each.target, ROOMS[each.room].libraries)
     ]
     assert wrong == []
-
-
-@pytest.fixture(scope="module", name="loaded_by_a_worker")
-def _loaded_by_a_worker() -> frozenset[str]:
-    """Start a worker as control does, but for a channel: it loads everything, then ends."""
-    command = [sys.executable, "-P", "-X", "importtime", "-m", "gateway.dataplane.worker"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    times = [line for line in ended.stderr.splitlines() if line.startswith("import time:")]
-    return frozenset(line.rpartition("|")[2].strip() for line in times)
-
-
-def test_a_worker_loads_the_data_path(loaded_by_a_worker: frozenset[str]) -> None:
-    assert {"gateway.dataplane.exchange", "gateway.wire.http2"} <= loaded_by_a_worker
-
-
-def test_a_worker_loads_no_library_of_controls(loaded_by_a_worker: frozenset[str]) -> None:
-    # A library without any of its modules was asked for and not let in.
-    loaded = {name.partition(".")[0] for name in loaded_by_a_worker if "." in name}
-    assert sorted(loaded & WORKERS_NEVER_LOAD) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import ConfigError, Fault, Loaded, load
+from gateway.config import ConfigError, ConfigProblem, Loaded, load
 
 HOME = {"HOME": "/home/someone"}
 
@@ -23,12 +23,12 @@ def load_text(
     return load(file, overrides, environ)
 
 
-def faults_of(
+def problems_of(
     folder: Path,
     text: str,
     overrides: Sequence[str] = (),
     environ: Mapping[str, str] = HOME,
-) -> list[Fault]:
+) -> list[ConfigProblem]:
     with pytest.raises(ConfigError) as caught:
         load_text(folder, text, overrides, environ)
-    return list(caught.value.faults)
+    return list(caught.value.problems)

@@ -10,7 +10,7 @@ from gateway.config import effective
 from gateway.config.addresses import is_overlap, is_reached_by
 from gateway.config.values import split_address
 from tests.support.certs import Authority, Certificate
-from tests.unit.config.support import faults_of, load_text
+from tests.unit.config.support import load_text, problems_of
 
 
 @pytest.fixture(scope="module", name="authority")
@@ -80,8 +80,8 @@ def test_a_backend_is_the_gateway_itself_where_a_connection_would_come_back(
     ["", "127.0.0.1", "127.0.0.1:", "h:x", "h:70000", "::1:4317", "[::1:4317", "[zz]:1", "a b:1"],
 )
 def test_an_address_that_cannot_be_is_refused(tmp_path: Path, address: str) -> None:
-    (fault,) = faults_of(tmp_path, f"listen: [{{address: '{address}'}}]")
-    assert fault.path == "listen[0].address"
+    (problem,) = problems_of(tmp_path, f"listen: [{{address: '{address}'}}]")
+    assert problem.path == "listen[0].address"
 
 
 def test_an_ipv6_address_is_kept_in_its_canonical_form(tmp_path: Path) -> None:
@@ -98,9 +98,9 @@ def test_no_two_listeners_share_an_address(tmp_path: Path, key: str) -> None:
         "admin: {metrics_address: 'X'}": "0.0.0.0:8090",
         "listen: [{address: X}]": "127.0.0.1:8090",
     }
-    (fault,) = faults_of(tmp_path, key.replace("X", others[key]))
-    assert "overlaps" in fault.message
-    assert "choose another port or host" in fault.message
+    (problem,) = problems_of(tmp_path, key.replace("X", others[key]))
+    assert "overlaps" in problem.message
+    assert "choose another port or host" in problem.message
 
 
 @pytest.mark.parametrize(
@@ -109,26 +109,26 @@ def test_no_two_listeners_share_an_address(tmp_path: Path, key: str) -> None:
         ("collector:4317", "write http://HOST:PORT"),
         ("grpc://collector:4317", "write http://HOST:PORT"),
         ("HTTP:collector", "write http://HOST:PORT"),
-        ("http://", "names no host"),
-        ("http://a b:1", "names no host"),
+        ("http://", "has no host"),
+        ("http://a b:1", "has no host"),
         ("http://h:99999", "a port is a number"),
         ("http://h:0", "a port is a number"),
-        ("http://[::1", "no url"),
-        ("http://user:word@h:1", "no user or password"),
+        ("http://[::1", "invalid URL"),
+        ("http://user:word@h:1", "must not contain a user or password"),
         ("http://h:1/?x=1", "'?' or '#'"),
         ("http://h:1/#x", "'?' or '#'"),
-        ("http://h:1/a/../b", "no plain prefix"),
-        ("http://h:1//a", "no plain prefix"),
-        ("http://h:1/%2f", "no plain prefix"),
+        ("http://h:1/a/../b", "must be a plain prefix"),
+        ("http://h:1//a", "must be a plain prefix"),
+        ("http://h:1/%2f", "must be a plain prefix"),
         ("http://127.0.0.1:4317", "the gateway itself (listen[0].address)"),
         ("http://localhost:8090", "the gateway itself (admin.address)"),
     ],
 )
 def test_a_url_that_cannot_be_a_backend_is_refused(tmp_path: Path, url: str, message: str) -> None:
-    (fault,) = faults_of(tmp_path, f"backends: {{otlp_grpc: {{urls: ['{url}']}}}}")
-    assert fault.path == "backends.otlp_grpc.urls[0]"
-    assert message in fault.message
-    assert "word" not in fault.message.replace("password", "")
+    (problem,) = problems_of(tmp_path, f"backends: {{otlp_grpc: {{urls: ['{url}']}}}}")
+    assert problem.path == "backends.otlp_grpc.urls[0]"
+    assert message in problem.message
+    assert "word" not in problem.message.replace("password", "")
 
 
 @pytest.mark.parametrize(
@@ -137,57 +137,90 @@ def test_a_url_that_cannot_be_a_backend_is_refused(tmp_path: Path, url: str, mes
         ("urls: []", "urls", "at least one item"),
         ("urls: ['http://a:1', 'http://a:1/']", "urls[1]", "the same url as backends.x.urls[0]"),
         ("urls: ['http://a:1'], min_connections: 999", "min_connections", "max_connections"),
-        ("urls: ['http://a:1'], tls: {}", "tls", "no url of this backend is https://"),
+        ("urls: ['http://a:1'], tls: {}", "tls", "no URL of this backend starts with https://"),
         ("urls: ['http://a:1'], connect_timeout: 0", "connect_timeout", "0 could mean"),
         ("urls: ['http://a:1'], host: 'a b'", "host", "write HOST:PORT"),
-        ("urls: ['https://a:1'], tls: {cert_file: /x}", "tls.key_file", "belong together"),
+        (
+            "urls: ['https://a:1'], tls: {cert_file: /x}",
+            "tls.key_file",
+            "set both cert_file and key_file, or neither",
+        ),
         ("urls: ['https://a:1'], tls: {ca_file: /x}", "tls.ca_file", "/x cannot be read"),
     ],
 )
 def test_a_backend_that_cannot_work_is_refused(
     tmp_path: Path, body: str, path: str, message: str
 ) -> None:
-    (fault,) = faults_of(tmp_path, f"backends: {{otlp_http: {{{body}}}}}")
-    assert fault.path == f"backends.otlp_http.{path}"
-    assert message.replace("backends.x", "backends.otlp_http") in fault.message
+    (problem,) = problems_of(tmp_path, f"backends: {{otlp_http: {{{body}}}}}")
+    assert problem.path == f"backends.otlp_http.{path}"
+    assert message.replace("backends.x", "backends.otlp_http") in problem.message
 
 
 @pytest.mark.parametrize(
     "store, message",
     [
-        ("postgresql://someone:word@host", "names no database"),
-        ("postgresql://someone:word@/db", "names no host"),
-        ("postgresql+asyncpg://someone:word@host/db", "leave out '+asyncpg'"),
+        ("postgresql://someone:word@host", "has no database"),
+        ("postgresql://someone:word@/db", "has no host"),
+        ("postgresql+asyncpg://someone:word@host/db", "remove '+asyncpg'"),
         ("postgresql://someone:word@host/db?password=word", "unknown parameter"),
-        ("postgresql://someone:wo?word@host/db", "names no database"),
+        ("postgresql://someone:wo?word@host/db", "has no database"),
         ("postgresql://someone@host/db#word", "write it as %23"),
-        ("postgresql://[host/db", "no url"),
+        ("postgresql://[host/db", "invalid URL"),
+        ("postgresql://host:word/db", "invalid port"),
+        ("postgresql://a:5432,b:0/db", "invalid port"),
+        ("postgresql:///db?host=a&port=5432,word", "invalid port"),
+        ("postgresql://host/db?sslmode=word", "valid values are disable, allow, prefer, require"),
+        ("postgresql://host/db?sslmode=verify_full", "unknown sslmode"),
+        ("postgresql://host/db?sslmode=", "has no value"),
+        ("postgresql://host/db?target_session_attrs=word", "valid values are any, primary"),
+        ("postgresql://host/db?channel_binding=require", "is not supported"),
+        ("postgresql://host/db?channel_binding=word", "valid values are disable, prefer"),
+        ("postgresql://host/db?connect_timeout=word", "write whole seconds"),
+        ("postgresql://host/db?connect_timeout=0", "write whole seconds"),
+        ("postgresql://host/db?sslrootcert=/no/ca.crt", "there is no file /no/ca.crt"),
+        ("postgresql://host/db?passfile=/no/pass", "there is no file /no/pass"),
+        ("postgresql://host/db?sslcert=ca.crt", "the path is not absolute"),
         ("file://keys.yaml", "the path is not absolute"),
         ("file:///", "the path is not absolute"),
-        ("file:///etc/keys.yaml?x", "takes no '?'"),
+        ("file:///etc/keys.yaml?x", "must not contain '?'"),
         ("authority+http://api:7070/x", "set keys.authority.dialect"),
-        ("authority+http://api:7070", "the url names no path"),
+        ("authority+http://api:7070", "the URL has no path"),
         ("authority+http://word@api:7070/authorize", "keys.authority.headers"),
-        ("authority://api:7070/authorize", "say how it is asked"),
-        ("redis://x", "unknown kind of store"),
-        ("sqlite:keys.db", "unknown kind of store"),
+        ("authority://api:7070/authorize", "the protocol is missing"),
+        ("redis://x", "unknown type of store"),
+        ("sqlite:keys.db", "unknown type of store"),
         ("sqlite://keys.db", "the path is not absolute"),
-        ("sqlite:///keys.db", "folder is /"),
-        ("sqlite:///:memory:", "folder is /"),
-        ("sqlite:///a/b?mode=ro", "takes no '?'"),
+        ("sqlite:///keys.db", "must not be directly in /"),
+        ("sqlite:///:memory:", "must not be directly in /"),
+        ("sqlite:///a/b?mode=ro", "must not contain '?'"),
     ],
 )
 def test_a_store_that_cannot_be_used_is_refused(tmp_path: Path, store: str, message: str) -> None:
-    (fault,) = faults_of(tmp_path, f"keys: {{stores: ['{store}']}}")
-    assert fault.path == "keys.stores[0]"
-    assert message in fault.message
-    assert "word" not in fault.message
+    (problem,) = problems_of(tmp_path, f"keys: {{stores: ['{store}']}}")
+    assert problem.path == "keys.stores[0]"
+    assert message in problem.message
+    assert "word" not in problem.message
 
 
 @pytest.mark.parametrize("slashes", ["///", "////"])
 def test_a_sqlite_store_is_named_with_three_slashes_or_four(tmp_path: Path, slashes: str) -> None:
     config = load_text(tmp_path, f"keys: {{stores: ['sqlite:{slashes}var/lib/k.db']}}").config
     assert config.keys.stores[0].path == Path("/var/lib/k.db")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://a:5432,b:5433,c/db?target_session_attrs=read-write",
+        "postgresql:///db?host=/run/postgresql&port=5432&sslmode=disable",
+        "postgresql://h/db?channel_binding=prefer&connect_timeout=3&application_name=eu",
+        "postgresql://h/db?options=-c%20search_path%3Dgateway",
+        f"postgresql://h/db?sslrootcert={__file__}",
+    ],
+)
+def test_the_parameters_of_libpq_are_valid(tmp_path: Path, url: str) -> None:
+    (store,) = load_text(tmp_path, f"keys: {{stores: ['{url}']}}").config.keys.stores
+    assert store.url == url
 
 
 def test_a_store_is_shown_without_its_password(tmp_path: Path) -> None:
@@ -204,14 +237,14 @@ def test_a_store_is_shown_without_its_password(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text, path, message",
     [
-        ("forward: {key: gateway}", "forward.gateway_key", "name the backend's key here"),
+        ("forward: {key: gateway}", "forward.gateway_key", "set it to the backend's API key"),
         ("auth: {receiver_keys: [aa, bb, aa]}", "auth.receiver_keys[2]", "the same key as"),
         (
             "auth: {receiver_keys: [aa, {name: receiver-1, key: bb}]}",
             "auth.receiver_keys[1].name",
             "the same name as auth.receiver_keys[0]",
         ),
-        ("auth: {schemes: [A, a]}", "auth.schemes[1]", "case does not count"),
+        ("auth: {schemes: [A, a]}", "auth.schemes[1]", "case-insensitive"),
         ("admin: {tokens: [aa, aa]}", "admin.tokens[1]", "the same token as admin.tokens[0]"),
         (
             "keys: {stores: ['sqlite:///a/b', 'sqlite:////a/b']}",
@@ -221,7 +254,7 @@ def test_a_store_is_shown_without_its_password(tmp_path: Path) -> None:
         (
             "listen: [{address: '127.0.0.1:1', proxy_protocol: true}]",
             "listen[0].proxy_protocol",
-            "believes nobody while trusted_networks is empty",
+            "requires trusted_networks, which is empty",
         ),
         (
             "backends: {intake: {urls: ['http://r:1'], max_body: {/stsAgent/intake: 1MiB}}}",
@@ -243,9 +276,9 @@ def test_a_store_is_shown_without_its_password(tmp_path: Path) -> None:
 def test_what_does_not_fit_together_is_refused(
     tmp_path: Path, text: str, path: str, message: str
 ) -> None:
-    (fault,) = faults_of(tmp_path, text)
-    assert fault.path == path
-    assert message in fault.message
+    (problem,) = problems_of(tmp_path, text)
+    assert problem.path == path
+    assert message in problem.message
 
 
 def _listen(cert_file: Path, key_file: Path, more: str = "") -> str:
@@ -274,9 +307,9 @@ def test_a_key_of_another_certificate_is_refused(
     tmp_path: Path, server: Certificate, authority: Authority
 ) -> None:
     other = authority.issue("other", ["localhost"])
-    (fault,) = faults_of(tmp_path, _listen(server.cert_file, other.key_file))
-    assert fault.path == "listen[0].tls.key_file"
-    assert "does not belong to the certificate" in fault.message
+    (problem,) = problems_of(tmp_path, _listen(server.cert_file, other.key_file))
+    assert problem.path == "listen[0].tls.key_file"
+    assert "does not belong to the certificate" in problem.message
 
 
 def test_a_key_with_a_passphrase_is_refused(tmp_path: Path, server: Certificate) -> None:
@@ -289,39 +322,45 @@ def test_a_key_with_a_passphrase_is_refused(tmp_path: Path, server: Certificate)
             serialization.BestAvailableEncryption(b"word"),
         )
     )
-    (fault,) = faults_of(tmp_path, _listen(server.cert_file, locked))
-    assert fault.path == "listen[0].tls.key_file"
-    assert "has a passphrase" in fault.message
+    (problem,) = problems_of(tmp_path, _listen(server.cert_file, locked))
+    assert problem.path == "listen[0].tls.key_file"
+    assert "has a passphrase" in problem.message
 
 
 def test_files_that_are_not_there_are_both_named(tmp_path: Path) -> None:
-    found = faults_of(tmp_path, _listen(Path("a.crt"), Path("a.key")))
-    assert [fault.path for fault in found] == ["listen[0].tls.cert_file", "listen[0].tls.key_file"]
-    assert all("cannot be read (no such file or directory)" in fault.message for fault in found)
+    found = problems_of(tmp_path, _listen(Path("a.crt"), Path("a.key")))
+    assert [problem.path for problem in found] == [
+        "listen[0].tls.cert_file",
+        "listen[0].tls.key_file",
+    ]
+    assert all("cannot be read (no such file or directory)" in problem.message for problem in found)
 
 
 def test_files_that_hold_something_else_are_both_named(tmp_path: Path, server: Certificate) -> None:
-    found = faults_of(tmp_path, _listen(server.key_file, server.cert_file))
-    assert [fault.path for fault in found] == ["listen[0].tls.cert_file", "listen[0].tls.key_file"]
-    assert "does not hold a certificate in PEM" in found[0].message
-    assert "does not hold a private key in PEM" in found[1].message
+    found = problems_of(tmp_path, _listen(server.key_file, server.cert_file))
+    assert [problem.path for problem in found] == [
+        "listen[0].tls.cert_file",
+        "listen[0].tls.key_file",
+    ]
+    assert "does not contain a certificate in PEM" in found[0].message
+    assert "does not contain a private key in PEM" in found[1].message
 
 
 def test_a_damaged_certificate_is_refused(tmp_path: Path, server: Certificate) -> None:
     damaged = tmp_path / "damaged.crt"
     first, *_, last = server.cert_file.read_text().splitlines()
     damaged.write_text(f"{first}\nMIIB\n{last}\n")
-    (fault,) = faults_of(tmp_path, _listen(damaged, server.key_file))
-    assert fault.path == "listen[0].tls.cert_file"
+    (problem,) = problems_of(tmp_path, _listen(damaged, server.key_file))
+    assert problem.path == "listen[0].tls.cert_file"
 
 
 def test_an_authority_that_cannot_be_read_is_refused(tmp_path: Path, server: Certificate) -> None:
     (tmp_path / "ca.crt").write_text("-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----\n")
-    (fault,) = faults_of(
+    (problem,) = problems_of(
         tmp_path, _listen(server.cert_file, server.key_file, ", client_ca_file: ca.crt")
     )
-    assert fault.path == "listen[0].tls.client_ca_file"
-    assert "no certificate that can be read" in fault.message
+    assert problem.path == "listen[0].tls.client_ca_file"
+    assert "no readable certificate" in problem.message
 
 
 @pytest.mark.parametrize(
@@ -342,7 +381,7 @@ def test_an_authority_that_cannot_be_read_is_refused(tmp_path: Path, server: Cer
                 "\nforward: {key: none}"
             ),
             "backends.otlp_grpc.tls.insecure_skip_verify",
-            "anybody can pose",
+            "anyone can impersonate",
         ),
     ],
 )
@@ -358,3 +397,18 @@ def test_what_is_probably_not_meant_is_a_warning(
 def test_nothing_is_warned_of_by_default(tmp_path: Path) -> None:
     assert load_text(tmp_path, "forward: {key: none}").warnings == ()
     assert load_text(tmp_path, "").warnings == ()
+
+
+@pytest.mark.parametrize(
+    "text, path",
+    [
+        ("limits: {max_body: 64}", "limits.max_body"),
+        (
+            "backends: {intake: {urls: ['https://a:1'], max_body: {/support/flare: 9}}}",
+            'backends.intake.max_body["/support/flare"]',
+        ),
+    ],
+)
+def test_a_body_limit_without_a_unit_is_a_warning(tmp_path: Path, text: str, path: str) -> None:
+    found = {warning.path: warning.message for warning in load_text(tmp_path, text).warnings}
+    assert "write a unit, such as" in found[path]

@@ -41,6 +41,8 @@ def test_the_effective_configuration_masks_secrets_and_writes_units(tmp_path: Pa
         "gateway_key": "**********",
         "scheme": "StackState",
         "identity_headers": False,
+        "sender_address": False,
+        "drop_headers": ["X-Scope-OrgID"],
     }
     limits = shown["limits"]
     assert isinstance(limits, dict)
@@ -66,16 +68,16 @@ def test_the_effective_configuration_masks_secrets_and_writes_units(tmp_path: Pa
         f"forward: {{gateway_key: '{CANARY}\n",
     ],
 )
-def test_a_secret_never_shows_in_a_fault(tmp_path: Path, text: str) -> None:
+def test_a_secret_never_shows_in_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "secret").write_text(CANARY)
     with pytest.raises(ConfigError) as caught:
         load_text(tmp_path, text)
     shown = "".join(traceback.format_exception(caught.value))
     assert CANARY not in shown
-    assert CANARY not in repr(caught.value.faults)
+    assert CANARY not in repr(caught.value.problems)
 
 
-def test_a_secret_in_a_faulty_override_never_shows() -> None:
+def test_a_secret_in_a_invalid_override_never_shows() -> None:
     with pytest.raises(ConfigError) as caught:
         load(None, [f"auth.receiver_keys=['{CANARY} x']", f"forward.gateway_key=[{CANARY}"], HOME)
     assert CANARY not in str(caught.value)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config import ConfigError, load
-from tests.unit.config.support import HOME, faults_of, load_text
+from tests.unit.config.support import HOME, load_text, problems_of
 
 BACKEND = "backends: {{otlp_grpc: {{urls: ['{}']}}}}"
 
@@ -36,11 +36,11 @@ def test_an_empty_default_is_a_default(tmp_path: Path) -> None:
     assert _urls(tmp_path, "http://h:1${env:PREFIX:-}", {}) == ["http://h:1"]
 
 
-def test_a_variable_that_is_not_set_is_a_fault(tmp_path: Path) -> None:
-    (fault,) = faults_of(tmp_path, "state_dir: ${env:NOT_SET}")
-    assert fault.path == "state_dir"
-    assert "the environment variable NOT_SET is not set" in fault.message
-    assert "${env:NOT_SET:-default}" in fault.message
+def test_a_variable_that_is_not_set_is_an_error(tmp_path: Path) -> None:
+    (problem,) = problems_of(tmp_path, "state_dir: ${env:NOT_SET}")
+    assert problem.path == "state_dir"
+    assert "the environment variable NOT_SET is not set" in problem.message
+    assert "${env:NOT_SET:-default}" in problem.message
 
 
 def test_a_number_may_come_from_a_variable(tmp_path: Path) -> None:
@@ -56,16 +56,16 @@ def test_a_files_content_is_taken_without_its_last_newline(tmp_path: Path) -> No
     assert config.auth.receiver_keys[0].key.get_secret_value() == "the-key"
 
 
-def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: Path) -> None:
-    (fault,) = faults_of(tmp_path, "admin: {tokens: ['${file:/not/there}']}")
-    assert fault.path == "admin.tokens[0]"
-    assert "/not/there cannot be read (no such file or directory)" in fault.message
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    (problem,) = problems_of(tmp_path, "admin: {tokens: ['${file:/not/there}']}")
+    assert problem.path == "admin.tokens[0]"
+    assert "/not/there cannot be read (no such file or directory)" in problem.message
 
 
-def test_a_file_that_is_no_text_is_a_fault(tmp_path: Path) -> None:
+def test_a_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    (fault,) = faults_of(tmp_path, "admin: {tokens: ['${file:binary}']}")
-    assert "is not UTF-8 text" in fault.message
+    (problem,) = problems_of(tmp_path, "admin: {tokens: ['${file:binary}']}")
+    assert "is not UTF-8 text" in problem.message
 
 
 def test_a_doubled_dollar_is_a_plain_one(tmp_path: Path) -> None:
@@ -81,15 +81,15 @@ def test_what_a_variable_holds_is_not_replaced_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["${NAME}", "${vault:x}", "${env:}", "${env:1X}", "${}"])
-def test_an_unknown_expression_is_a_fault(tmp_path: Path, value: str) -> None:
-    (fault,) = faults_of(tmp_path, f"state_dir: '{value}'")
-    assert "takes env:NAME, env:NAME:-default or file:PATH" in fault.message
+def test_an_unknown_expression_is_an_error(tmp_path: Path, value: str) -> None:
+    (problem,) = problems_of(tmp_path, f"state_dir: '{value}'")
+    assert "accepts env:NAME, env:NAME:-default or file:PATH" in problem.message
 
 
 @pytest.mark.parametrize("value", ["${env:A", "${env:A:-${env:HOME}}"])
-def test_an_expression_without_its_end_is_a_fault(tmp_path: Path, value: str) -> None:
-    (fault,) = faults_of(tmp_path, f"state_dir: '{value}'")
-    assert "a '${' without its '}', or one inside another" in fault.message
+def test_an_expression_without_its_end_is_an_error(tmp_path: Path, value: str) -> None:
+    (problem,) = problems_of(tmp_path, f"state_dir: '{value}'")
+    assert "a '${' has no '}', or is inside another one" in problem.message
 
 
 @pytest.mark.parametrize(
@@ -97,19 +97,27 @@ def test_an_expression_without_its_end_is_a_fault(tmp_path: Path, value: str) ->
     [
         ("a: [1\nb: 2\n", 2, "not valid YAML"),
         ("workers: 1\n\tlog: x\n", 2, "not valid YAML"),
-        ("workers: 1\nworkers: 2\n", 2, "is written twice, first on line 1"),
-        ("limits:\n  max_body: 1B\n  max_body: 2B\n", 3, "is written twice, first on line 2"),
+        ("workers: 1\nworkers: 2\n", 2, "is set twice, first on line 1"),
+        ("workers: 1\nlog: \x0e\n", 2, "the character U+000E is not allowed"),
+        ("workers: !!int ''", 1, "no value of its type"),
+        ("workers: !!bool x", 1, "no value of its type"),
+        ("workers: !!timestamp x", 1, "no value of its type"),
+        ("limits:\n  max_body: 2026-02-30\n", 2, "no value of its type"),
+        ("limits:\n  max_connections: 010000\n", 2, "begins with 0 as octal"),
+        ("workers: -01\n", 1, "begins with 0 as octal"),
+        ("limits:\n  stall_timeout: 1:30\n", 2, "put them in quotes"),
+        ("limits:\n  max_body: 1B\n  max_body: 2B\n", 3, "is set twice, first on line 2"),
     ],
 )
-def test_faulty_yaml_is_reported_with_its_line(
+def test_invalid_yaml_is_reported_with_its_line(
     tmp_path: Path, text: str, line: int, message: str
 ) -> None:
-    (fault,) = faults_of(tmp_path, text)
-    assert fault.line == line
-    assert message in fault.message
+    (problem,) = problems_of(tmp_path, text)
+    assert problem.line == line
+    assert message in problem.message
 
 
-def test_a_file_that_is_not_utf8_is_a_fault(tmp_path: Path) -> None:
+def test_a_file_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_bytes(b"workers: \xff")
     with pytest.raises(ConfigError, match="is not UTF-8 text"):
@@ -166,22 +174,22 @@ def test_overrides_apply_in_their_order_and_without_a_file() -> None:
         ("[0]=3", "--set [0]", "write --set PATH=VALUE"),
         ("log level=3", "--set log level", "write --set PATH=VALUE"),
         ("listen[5].address=x:1", "listen[5].address", "listen is a list of 1"),
-        ("workers.x=1", "workers.x", "workers is no mapping"),
-        ("workers[0]=1", "workers[0]", "workers is no list"),
+        ("workers.x=1", "workers.x", "workers is not a mapping"),
+        ("workers[0]=1", "workers[0]", "workers is not a list"),
         ("log={", "log", "the value is not valid YAML"),
         ("log.level=loud", "log.level", "must be debug"),
-        ("nonsense=1", "nonsense", "unknown key"),
+        ("nonsense=1", "nonsense", "unknown setting"),
     ],
 )
-def test_a_faulty_override_is_a_fault_without_a_line(
+def test_a_invalid_override_is_an_error_without_a_line(
     tmp_path: Path, override: str, path: str, message: str
 ) -> None:
     text = "workers: 2\nlog: {level: info}\nlisten: [{address: 'a:1'}]"
-    (fault,) = faults_of(tmp_path, text, [override])
-    assert (fault.path, fault.line) == (path, None)
-    assert message in fault.message
+    (problem,) = problems_of(tmp_path, text, [override])
+    assert (problem.path, problem.line) == (path, None)
+    assert message in problem.message
 
 
-def test_an_alias_that_contains_itself_is_a_fault(tmp_path: Path) -> None:
-    (fault,) = faults_of(tmp_path, "listen: &a [*a]")
-    assert "an alias contains itself" in fault.message
+def test_an_alias_that_contains_itself_is_an_error(tmp_path: Path) -> None:
+    (problem,) = problems_of(tmp_path, "listen: &a [*a]")
+    assert "an alias contains itself" in problem.message

@@ -70,7 +70,7 @@ def test_a_size_with_an_unknown_unit_is_refused(text: object) -> None:
 
 
 def test_a_size_that_is_no_whole_number_of_bytes_is_refused() -> None:
-    with pytest.raises(ValueError, match="not a whole number of bytes"):
+    with pytest.raises(ValueError, match="must be a whole number of bytes"):
         parse_size("1.3B")
 
 

@@ -23,10 +23,12 @@ backends:
     connect_timeout: 250ms
     host: other:1
   otlp_http: {{urls: ["http://two"]}}
-forward: {{key: gateway, gateway_key: abc, scheme: Bearer, identity_headers: true}}
+forward: {{key: gateway, gateway_key: abc, scheme: Bearer, identity_headers: true,
+  sender_address: true, drop_headers: [X-Tenant]}}
 auth: {{schemes: [A, B]}}
 limits:
   max_body: 1kB
+  min_upload_rate: 2kB/s
   per_key: {{requests: 10/s, bytes: 1MiB, concurrent: 3}}
   quota_status: 503
 trusted_networks: [10.0.0.0/8]
@@ -41,7 +43,7 @@ log: {{level: debug}}
         (9, "0.0.0.0:443"),
     ]
     assert worker.listeners[0].tls is None
-    assert worker.listeners[2].tls == settings.TlsServer(
+    assert worker.listeners[2].tls == settings.TlsServerSettings(
         cert_file=str(server.cert_file), key_file=str(server.key_file)
     )
     grpc, http = worker.backends
@@ -50,7 +52,7 @@ log: {{level: debug}}
         settings.Target(host="::1", port=99),
     )
     assert (grpc.tls, grpc.connect_timeout_s, grpc.host) == (
-        settings.TlsClient(server_name="x"),
+        settings.TlsClientSettings(server_name="x"),
         0.25,
         "other:1",
     )
@@ -59,12 +61,20 @@ log: {{level: debug}}
         (settings.Target(host="two", port=80),),
         None,
     )
-    assert worker.forward == settings.Forward("gateway", "abc", "Bearer", identity_headers=True)
+    assert worker.forward == settings.ForwardSettings(
+        "gateway",
+        "abc",
+        "Bearer",
+        identity_headers=True,
+        sender_address=True,
+        drop_headers=("X-Tenant",),
+    )
     assert worker.schemes == ("A", "B")
     assert worker.limits.max_body_bytes == 1000
     assert worker.limits.max_connections == 100
-    assert worker.limits.per_key == settings.PerKey(
-        requests=5.0, bytes=524_288.0, concurrent=2, workers=2
+    assert worker.limits.min_upload_rate == 2000
+    assert worker.limits.per_key == settings.PerKeyLimits(
+        requests=10.0, bytes=1_048_576.0, concurrent=3, workers=2
     )
     assert worker.limits.quota_status == 503
     assert worker.trusted_networks == ("10.0.0.0/8",)
@@ -74,7 +84,7 @@ log: {{level: debug}}
 def test_a_backend_over_tls_is_verified_although_nothing_is_said_about_it(tmp_path: Path) -> None:
     config = load_text(tmp_path, "backends: {otlp_http: {urls: ['https://a']}}").config
     (backend,) = worker_settings(config, 0, 1, [], 3, 1).backends
-    assert backend.tls == settings.TlsClient()
+    assert backend.tls == settings.TlsClientSettings()
 
 
 def test_what_a_worker_gets_travels_over_the_channel(tmp_path: Path) -> None:

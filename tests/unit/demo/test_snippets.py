@@ -9,7 +9,7 @@ import yaml
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from gateway.demo.banner import banner
-from gateway.demo.setting import Setting
+from gateway.demo.layout import DemoLayout
 from gateway.demo.snippets import Snippets, marked
 from gateway.otlp import json_codec
 from gateway.otlp.services import item_count, service_names
@@ -19,13 +19,13 @@ NOW_NS = 1_700_000_000_000_000_000
 
 
 @pytest.fixture(name="shown")
-def _shown(setting: Setting) -> Snippets:
-    return Snippets(setting, KEY)
+def _shown(layout: DemoLayout) -> Snippets:
+    return Snippets(layout, KEY)
 
 
 @pytest.fixture(name="later")
-def _later(setting: Setting) -> Snippets:
-    return Snippets(setting, None)
+def _later(layout: DemoLayout) -> Snippets:
+    return Snippets(layout, None)
 
 
 def _collector(text: str) -> dict[str, Any]:
@@ -34,7 +34,9 @@ def _collector(text: str) -> dict[str, Any]:
     return loaded
 
 
-def test_the_tls_snippet_is_the_documentations_exporter(shown: Snippets, setting: Setting) -> None:
+def test_the_tls_snippet_is_the_documentations_exporter(
+    shown: Snippets, layout: DemoLayout
+) -> None:
     config = _collector(shown.collector_tls)
     assert config["extensions"] == {"bearertokenauth": {"scheme": "StackState", "token": KEY}}
     exporter = config["exporters"]["otlp/stackstate"]
@@ -42,7 +44,7 @@ def test_the_tls_snippet_is_the_documentations_exporter(shown: Snippets, setting
     assert exporter["endpoint"] == "127.0.0.1:4443"
     # A Collector reads `$$` as `$`.
     ca_file = exporter["tls"]["ca_file"].replace("$$", "$")
-    assert ca_file == str(setting.certificates.ca_file)
+    assert ca_file == str(layout.certificates.ca_file)
     assert config["service"]["extensions"] == ["bearertokenauth"]
 
 
@@ -108,18 +110,22 @@ def test_the_curl_line_is_one_command_with_a_valid_body(shown: Snippets) -> None
     assert span["endTimeUnixNano"] == str(NOW_NS)
 
 
-def test_the_send_line_passes_the_key_by_the_environment(shown: Snippets, setting: Setting) -> None:
+def test_the_send_line_passes_the_key_by_the_environment(
+    shown: Snippets, layout: DemoLayout
+) -> None:
     assignment, *words = shlex.split(shown.send)
     assert assignment == f"GATEWAY_KEY={KEY}"
     assert words[:2] == ["gateway", "send"]
-    assert words[words.index("--ca-file") + 1] == str(setting.certificates.ca_file)
+    assert words[words.index("--ca-file") + 1] == str(layout.certificates.ca_file)
     assert words[words.index("--endpoint") + 1] == "https://127.0.0.1:4443"
 
 
-def test_the_line_for_another_key_names_this_demos_store(later: Snippets, setting: Setting) -> None:
+def test_the_line_for_another_key_names_this_demos_store(
+    later: Snippets, layout: DemoLayout
+) -> None:
     words = shlex.split(later.new_key)
     assert words[:3] == ["gateway", "keys", "create"]
-    assert words[words.index("--data") + 1] == str(setting.folder)
+    assert words[words.index("--data") + 1] == str(layout.folder)
 
 
 def test_marks_around_a_snippet_are_comments(shown: Snippets) -> None:
@@ -133,7 +139,7 @@ def test_marks_around_a_snippet_are_comments(shown: Snippets) -> None:
 def test_the_banner_shows_the_key_on_the_first_start(shown: Snippets) -> None:
     text = banner(shown, NOW_NS, is_fancy=False)
     assert f"[SUCCESS] Ingestion API Key generated: {KEY}\n" in text
-    assert "only now" in text
+    assert "shown only once" in text
     assert "http://127.0.0.1:8090" in text
     assert "\x1b" not in text
 

@@ -15,10 +15,10 @@ from gateway.demo.screen import Screen
 from gateway.demo.view import REASONS, LiveView
 from gateway.model import Protocol, Signal
 from gateway.outcome import AuthOutcome
-from gateway.receiver import Record
+from gateway.receiver import ReceivedRequest
 
 AT = datetime(2026, 3, 1, 12, 30, 5, tzinfo=UTC)
-RECORD = Record(
+RECORD = ReceivedRequest(
     time=AT,
     protocol=Protocol.GRPC,
     path="/x",
@@ -69,7 +69,13 @@ def test_what_the_receiver_cannot_read_is_told_as_such() -> None:
 
 def test_a_refusal_is_told_with_reason_and_sender() -> None:
     line = PLAIN.refused(REFUSED, AT)
-    for part in ("refused", "traces", "a deleted key", "from 10.0.0.7:4000", "key laptop (17)"):
+    for part in (
+        "refused",
+        "traces",
+        "the API key was deleted",
+        "from 10.0.0.7:4000",
+        "key laptop (17)",
+    ):
         assert part in line
     assert "times" not in line
 
@@ -106,6 +112,7 @@ def test_a_terminals_line_is_not_wrapped() -> None:
 def test_a_senders_text_cannot_steer_the_terminal() -> None:
     line = PLAIN.arrived(replace(RECORD, services=("\x1b[2J",), encoding="\x07"))
     assert line.isprintable()
+    assert PLAIN.arrived(replace(RECORD, error="\x1b[2J", answer="404")).isprintable()
     assert PLAIN.refused(_refused(scheme="\x1b[2J"), AT).isprintable()
 
 
@@ -151,7 +158,7 @@ async def test_refusals_that_nobody_reads_are_counted(pipe: tuple[int, int]) -> 
         screen.offer(f"line {number}")
     reading = asyncio.create_task(asyncio.to_thread(_read_until, reader, b"not shown"))
     text = await reading
-    assert "… and 500 more lines that were not shown" in text
+    assert "… and 500 more lines, not shown" in text
     assert "line 0\n" in text
     await screen.close()
 

@@ -5,7 +5,7 @@ import sys
 import msgspec
 import pytest
 
-from gateway.keys.material import InvalidKeyError
+from gateway.keys.api_key import InvalidKeyError
 from gateway.keys.record import KeyRecord, KeyUsage, static_keys
 from gateway.model import ALL_SIGNALS, KeyLimits, KeyState, Signal, digest_of
 

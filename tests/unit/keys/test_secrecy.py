@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from gateway.keys.embedded import sqlite_store
+from gateway.keys.api_key import ApiKey, InvalidKeyError
+from gateway.keys.commands import KeyCommands
 from gateway.keys.errors import KeysError
-from gateway.keys.manage import KeyManager
-from gateway.keys.material import InvalidKeyError, KeyMaterial
 from gateway.keys.record import static_keys
-from gateway.keys.schema import keys_table
 from gateway.keys.service import KeyService
-from gateway.keys.store import NewKey
+from gateway.keys.store import KeySpec, NewKey
+from gateway.keys.stores.schema import keys_table
+from gateway.keys.stores.sqlite import sqlite_store
 
 CANARY = "canary-4c1dbb2f-never-shown"
 
-Attempt = Callable[[KeyManager], Awaitable[object]]
+Attempt = Callable[[KeyCommands], Awaitable[object]]
 
 
 def _everything_said(error: BaseException) -> str:
@@ -32,42 +32,42 @@ def _everything_said(error: BaseException) -> str:
 @pytest.mark.parametrize(
     "attempt",
     [
-        lambda manager: manager.adopt(KeyMaterial.adopt(CANARY), "again"),
-        lambda manager: manager.adopt(KeyMaterial.adopt(CANARY), CANARY),
-        lambda manager: manager.adopt(KeyMaterial.adopt(CANARY), "n", CANARY),
-        lambda manager: manager.adopt(KeyMaterial.adopt(CANARY), "n", None, 1),
-        lambda manager: manager.adopt(KeyMaterial.adopt(CANARY), "n\n"),
-        lambda manager: manager.adopt(KeyMaterial.adopt(f"{CANARY} x"), "n"),
-        lambda manager: manager.adopt(KeyMaterial.adopt(CANARY * 50), "n"),
+        lambda manager: manager.adopt(ApiKey.adopt(CANARY), KeySpec("again")),
+        lambda manager: manager.adopt(ApiKey.adopt(CANARY), KeySpec(CANARY)),
+        lambda manager: manager.adopt(ApiKey.adopt(CANARY), KeySpec("n", CANARY)),
+        lambda manager: manager.adopt(ApiKey.adopt(CANARY), KeySpec("n", None, 1)),
+        lambda manager: manager.adopt(ApiKey.adopt(CANARY), KeySpec("n\n")),
+        lambda manager: manager.adopt(ApiKey.adopt(f"{CANARY} x"), KeySpec("n")),
+        lambda manager: manager.adopt(ApiKey.adopt(CANARY * 50), KeySpec("n")),
     ],
 )
 async def test_no_refusal_repeats_the_key(path: Path, attempt: Attempt) -> None:
     store = sqlite_store(path)
-    await store.open(create=True)
-    manager = KeyManager(store)
-    await manager.adopt(KeyMaterial.adopt(CANARY), "first")
+    await store.feed.open(create=True)
+    manager = KeyCommands(store.repository)
+    await manager.adopt(ApiKey.adopt(CANARY), KeySpec("first"))
 
     with pytest.raises((KeysError, InvalidKeyError)) as caught:
         await attempt(manager)
 
     assert CANARY not in _everything_said(caught.value)
-    await store.close()
+    await store.feed.close()
 
 
 async def test_errors_of_the_database_show_neither_key_nor_parameters(path: Path) -> None:
     store = sqlite_store(path)
-    await store.open(create=True)
-    async with store._opened().begin() as connection:
+    await store.feed.open(create=True)
+    async with store.feed._transactions.engine.begin() as connection:
         await connection.execute(sa.text(f"DROP TABLE {keys_table.name}"))
-    key = KeyMaterial.adopt(CANARY)
+    key = ApiKey.adopt(CANARY)
 
     with pytest.raises(KeysError) as caught:
-        await KeyManager(store).adopt(key, "name")
+        await KeyCommands(store.repository).adopt(key, KeySpec("name"))
 
     said = _everything_said(caught.value)
     assert CANARY not in said
     assert repr(bytes(key.digest)) not in said
-    await store.close()
+    await store.feed.close()
 
 
 async def test_nothing_printed_or_logged_contains_the_key(
@@ -79,15 +79,15 @@ async def test_nothing_printed_or_logged_contains_the_key(
     )
     await keys.start()
 
-    issued = await keys.adopt(KeyMaterial.adopt(CANARY), "name")
-    rotated = await keys.rotate(issued.record.id, 5)
-    deleted = await keys.delete(issued.record.id)
+    issued = await keys.commands.adopt(ApiKey.adopt(CANARY), KeySpec("name"))
+    rotated = await keys.commands.rotate(issued.record.id, 5)
+    deleted = await keys.commands.delete(issued.record.id)
     printed = repr(
         [
             issued,
             rotated,
             deleted,
-            NewKey(issued.key.digest, "n"),
+            NewKey(issued.key.digest, KeySpec("n")),
             keys.snapshot(),
             list(keys.records()),
             keys.statuses(),
@@ -105,8 +105,8 @@ async def test_nothing_printed_or_logged_contains_the_key(
 async def test_no_file_contains_the_key(path: Path) -> None:
     keys = KeyService([sqlite_store(path)], tombstones_s=0)
     await keys.start()
-    adopted = await keys.adopt(KeyMaterial.adopt(CANARY), "name")
-    created = await keys.create("name")
+    adopted = await keys.commands.adopt(ApiKey.adopt(CANARY), KeySpec("name"))
+    created = await keys.commands.create(KeySpec("name"))
     contents = b"".join(f.read_bytes() for f in path.parent.rglob("*") if f.is_file())
 
     assert bytes(adopted.key.digest) in contents

@@ -9,16 +9,19 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from gateway.keys import board, source, usage
-from gateway.keys.board import Confirmation, wait_confirmed
-from gateway.keys.embedded import sqlite_store
+from gateway.keys.api_key import ApiKey
+from gateway.keys.commands import KeyCommands
+from gateway.keys.confirmations.lock_files import LockFiles, folder_of
 from gateway.keys.errors import KeyRefusedError, StoreDamagedError, StoreForeignError
-from gateway.keys.manage import KeyManager
-from gateway.keys.material import KeyMaterial
+from gateway.keys.following import follower
+from gateway.keys.following.status import StoreStatus
 from gateway.keys.record import KeyDelta, KeyUsage, StaticKey
-from gateway.keys.schema import keys_table
-from gateway.keys.service import KeyService, StoreStatus
-from gateway.keys.sql import SqlStore
+from gateway.keys.service import KeyService
+from gateway.keys.store import Confirmation, KeySpec
+from gateway.keys.stores.schema import keys_table
+from gateway.keys.stores.sql_store import SqlStore
+from gateway.keys.stores.sqlite import sqlite_store
+from gateway.keys.stores.sqlite_usage import SqliteUsage, path_for
 from gateway.model import KeyState, Principal, digest_of
 from tests.unit.keys.conftest import Clock
 
@@ -69,14 +72,14 @@ async def _running(keys: KeyService) -> AsyncIterator[Worker]:
 
 
 @asynccontextmanager
-async def _command(path: Path) -> AsyncIterator[KeyManager]:
+async def _command(path: Path) -> AsyncIterator[KeyCommands]:
     """Work on the store as `gateway keys` does, behind the service's back."""
     store = sqlite_store(path)
-    await store.open(create=False)
+    await store.feed.open(create=False)
     try:
-        yield KeyManager(store)
+        yield KeyCommands(store.repository)
     finally:
-        await store.close()
+        await store.feed.close()
 
 
 def _service(path: Path, **options: object) -> KeyService:
@@ -93,7 +96,7 @@ async def test_the_store_is_made_at_the_first_start(path: Path) -> None:
 async def test_subscribers_know_of_a_key_when_its_creation_returns(path: Path) -> None:
     keys = _service(path)
     async with _running(keys) as worker:
-        issued = await keys.create("agent-eu")
+        issued = await keys.commands.create(KeySpec("agent-eu"))
 
         assert worker.keyring == {issued.key.digest: Principal(issued.record.key_id)}
         assert worker.revision == keys.revision
@@ -105,21 +108,21 @@ async def test_subscribers_know_of_a_key_when_its_creation_returns(path: Path) -
 async def test_deleting_and_rotating_are_told_too(path: Path) -> None:
     keys = _service(path)
     async with _running(keys) as worker:
-        adopted = await keys.adopt(KeyMaterial.adopt("receiver-key"), "old")
-        rotated = await keys.rotate(adopted.record.id, 60_000)
-        deleted = await keys.delete(rotated.issued.record.id)
+        adopted = await keys.commands.adopt(ApiKey.adopt("receiver-key"), KeySpec("old"))
+        rotated = await keys.commands.rotate(adopted.record.id, 60_000)
+        deleted = await keys.commands.delete(rotated.issued.record.id)
 
         assert worker.keyring[adopted.key.digest].expires_at_ms == (
             rotated.predecessor.expires_at_ms
         )
         assert worker.keyring[deleted.digest].state == KeyState.REVOKED
-        assert await keys.live_keys() == [rotated.predecessor]
+        assert await keys.commands.live() == [rotated.predecessor]
 
 
 async def test_changes_by_other_processes_reach_the_subscribers(path: Path) -> None:
     keys = _service(path)
     async with _running(keys) as worker, _command(path) as command:
-        issued = await command.create("from outside")
+        issued = await command.create(KeySpec("from outside"))
         await worker.until(lambda: issued.key.digest in worker.keyring)
 
         await command.delete(issued.record.id)
@@ -130,7 +133,7 @@ async def test_a_change_while_the_service_starts_is_not_lost(path: Path) -> None
     keys = _service(path)
     await keys.start()
     async with _command(path) as command:
-        issued = await command.create("between start and following")
+        issued = await command.create(KeySpec("between start and following"))
     worker = Worker(keys)
     following = [asyncio.ensure_future(run()) for run in keys.background().values()]
 
@@ -144,27 +147,25 @@ async def test_a_change_while_the_service_starts_is_not_lost(path: Path) -> None
 
 async def test_a_command_is_told_when_workers_have_confirmed_its_change(path: Path) -> None:
     async with _running(_service(path)), _command(path) as command:
-        issued = await command.create("from outside")
+        issued = await command.create(KeySpec("from outside"))
 
-        confirmation = await wait_confirmed(path, issued.record.revision, HANG_S)
+        confirmation = await LockFiles(path).wait(issued.record.revision, HANG_S)
 
-        assert confirmation is Confirmation.CONFIRMED
+        assert len(confirmation.confirmed) == 1
+        assert not confirmation.pending
 
 
 async def test_a_command_is_not_told_so_while_a_worker_is_behind(path: Path) -> None:
     keys = _service(path)
     await keys.start()
     told: list[KeyDelta] = []
-    end = keys.subscribe(told.append)
-    issued = await keys.create("nobody confirms")
+    keys.subscribe(told.append)
+    issued = await keys.commands.create(KeySpec("nobody confirms"))
 
-    assert await wait_confirmed(path, issued.record.revision, 0) is Confirmation.PENDING
+    assert (await LockFiles(path).wait(issued.record.revision, 0)).pending
     keys.publish_confirmed(told[-1].revision)
-    assert await wait_confirmed(path, issued.record.revision, 0) is Confirmation.CONFIRMED
+    assert not (await LockFiles(path).wait(issued.record.revision, 0)).pending
 
-    end()
-    await keys.create("told to nobody")
-    assert len(told) == 1
     await keys.close()
 
 
@@ -172,10 +173,10 @@ async def test_what_was_loaded_at_the_start_counts_as_confirmed(path: Path) -> N
     async with _running(_service(path)):
         pass
     async with _command(path) as command:
-        issued = await command.create("before the start")
+        issued = await command.create(KeySpec("before the start"))
 
     async with _running(_service(path)):
-        assert await wait_confirmed(path, issued.record.revision, 0) is Confirmation.CONFIRMED
+        assert not (await LockFiles(path).wait(issued.record.revision, 0)).pending
 
 
 async def test_a_store_shows_the_revision_that_all_workers_have_confirmed(path: Path) -> None:
@@ -185,7 +186,7 @@ async def test_a_store_shows_the_revision_that_all_workers_have_confirmed(path: 
     keys.subscribe(told.append)
     (status,) = keys.statuses()
     before = status.revision
-    issued = await keys.create("nobody confirms")
+    issued = await keys.commands.create(KeySpec("nobody confirms"))
 
     assert status.revision == before
     keys.publish_confirmed(told[-1].revision)
@@ -198,8 +199,8 @@ async def test_a_stopped_service_is_not_waited_for(path: Path) -> None:
     async with _running(_service(path)):
         pass
 
-    assert await wait_confirmed(path, 10**9, HANG_S) is Confirmation.NO_GATEWAY
-    assert list(board.folder_of(path).iterdir()) == []
+    assert await LockFiles(path).wait(10**9, HANG_S) == Confirmation(frozenset(), frozenset())
+    assert list(folder_of(path).iterdir()) == []
 
 
 async def test_static_keys_are_known_without_any_store() -> None:
@@ -207,7 +208,7 @@ async def test_static_keys_are_known_without_any_store() -> None:
     async with _running(keys) as worker:
         assert worker.keyring == {digest_of(b"k"): Principal("static:prod")}
         with pytest.raises(KeyRefusedError, match="no key store that can be written"):
-            await keys.create("n")
+            await keys.commands.create(KeySpec("n"))
 
         keys.replace_static([StaticKey("next", digest_of(b"l"))])
 
@@ -217,7 +218,7 @@ async def test_static_keys_are_known_without_any_store() -> None:
 async def test_names_are_given_to_workers_that_need_them(path: Path) -> None:
     keys = _service(path, with_names=True)
     async with _running(keys) as worker:
-        issued = await keys.create("agent-eu")
+        issued = await keys.commands.create(KeySpec("agent-eu"))
 
         assert worker.keyring[issued.key.digest].name == "agent-eu"
 
@@ -225,12 +226,12 @@ async def test_names_are_given_to_workers_that_need_them(path: Path) -> None:
 async def test_a_store_that_goes_away_harms_no_known_key_and_comes_back_by_itself(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "RETRY_S", 0.001)
+    monkeypatch.setattr(follower, "RETRY_S", 0.001)
     states: asyncio.Queue[bool] = asyncio.Queue()
     keys = _service(path, on_status=lambda status: states.put_nowait(status.up))
     async with _running(keys) as worker:
         assert await states.get() is True
-        issued = await keys.create("known")
+        issued = await keys.commands.create(KeySpec("known"))
         hidden = path.with_suffix(".hidden")
 
         path.rename(hidden)
@@ -274,28 +275,28 @@ async def test_a_backup_restored_while_running_is_taken_over(
 ) -> None:
     keys = _service(path)
     async with _running(keys) as worker:
-        kept = await keys.create("in the backup")
+        kept = await keys.commands.create(KeySpec("in the backup"))
         backup = path.with_suffix(".backup")
         _copy(path, backup)
-        lost = await keys.create("after the backup")
+        lost = await keys.commands.create(KeySpec("after the backup"))
 
         restore(backup, path)
 
         await worker.until(lambda: lost.key.digest not in worker.keyring)
         assert set(worker.keyring) == {kept.key.digest}
-        again = await keys.create("after the restore")
+        again = await keys.commands.create(KeySpec("after the restore"))
         assert set(worker.keyring) == {kept.key.digest, again.key.digest}
 
 
 async def test_a_backup_that_went_on_elsewhere_is_taken_over_as_a_whole(path: Path) -> None:
     keys = _service(path)
     async with _running(keys) as worker:
-        kept = await keys.create("in the backup")
+        kept = await keys.commands.create(KeySpec("in the backup"))
         elsewhere = path.with_suffix(".elsewhere")
         _copy(path, elsewhere)
-        lost = [await keys.create(f"lost {number}") for number in range(2)]
+        lost = [await keys.commands.create(KeySpec(f"lost {number}")) for number in range(2)]
         async with _command(elsewhere) as command:
-            new = [await command.create(f"new {number}") for number in range(4)]
+            new = [await command.create(KeySpec(f"new {number}")) for number in range(4)]
 
         _put_in_place(elsewhere, path)
 
@@ -307,12 +308,12 @@ async def test_a_backup_that_went_on_elsewhere_is_taken_over_as_a_whole(path: Pa
 async def test_a_foreign_file_put_in_place_while_running_is_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "RETRY_S", 0.001)
+    monkeypatch.setattr(follower, "RETRY_S", 0.001)
     states: asyncio.Queue[bool] = asyncio.Queue()
     keys = _service(path, on_status=lambda status: states.put_nowait(status.up))
     async with _running(keys) as worker:
         await states.get()
-        issued = await keys.create("known")
+        issued = await keys.commands.create(KeySpec("known"))
         foreign = path.with_suffix(".foreign")
         foreign.write_text("not a store" * 100)
 
@@ -328,13 +329,13 @@ async def test_a_foreign_file_put_in_place_while_running_is_refused(
 async def test_damage_found_while_running_harms_no_known_key(
     path: Path, store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "RETRY_S", 0.001)
+    monkeypatch.setattr(follower, "RETRY_S", 0.001)
     states: asyncio.Queue[StoreStatus] = asyncio.Queue()
     keys = _service(path, on_status=states.put_nowait)
     async with _running(keys) as worker:
         await states.get()
-        issued = await keys.create("known")
-        async with store._opened().begin() as connection:
+        issued = await keys.commands.create(KeySpec("known"))
+        async with store.feed._transactions.engine.begin() as connection:
             broken = update(keys_table).values(digest=b"x", revision=99)
             await connection.execute(broken)
             await connection.exec_driver_sql("UPDATE gateway_key_store SET revision = 99")
@@ -356,14 +357,14 @@ async def test_a_store_that_cannot_be_opened_stops_the_start_and_leaves_nothing_
     with pytest.raises(StoreForeignError, match=r"foreign\.db"):
         await keys.start()
 
-    assert list(board.folder_of(path).iterdir()) == []
+    assert list(folder_of(path).iterdir()) == []
 
 
 async def test_tombstones_are_purged_after_their_time(path: Path, clock: Clock) -> None:
     keys = _service(path, tombstones_s=60, now_ms=clock)
     async with _running(keys) as worker:
-        issued = await keys.create("n")
-        await keys.delete(issued.record.id)
+        issued = await keys.commands.create(KeySpec("n"))
+        await keys.commands.delete(issued.record.id)
         clock.advance(60)
         await keys.purge()
         assert issued.key.digest in worker.keyring
@@ -373,8 +374,10 @@ async def test_tombstones_are_purged_after_their_time(path: Path, clock: Clock) 
 
         assert worker.keyring == {}
         assert keys.record(issued.record.key_id) is None
-        async with _command(path) as command:
-            assert await command.live_keys() == []
+        store = sqlite_store(path)
+        await store.feed.open(create=False)
+        assert await store.feed.live() == []
+        await store.feed.close()
 
 
 async def test_a_deletion_is_never_missed_however_soon_it_is_purged(
@@ -382,23 +385,23 @@ async def test_a_deletion_is_never_missed_however_soon_it_is_purged(
 ) -> None:
     keys = _service(path, tombstones_s=0, now_ms=clock)
     async with _running(keys) as worker:
-        issued = await keys.create("n")
+        issued = await keys.commands.create(KeySpec("n"))
         store = sqlite_store(path)
-        await store.open(create=False)
+        await store.feed.open(create=False)
 
-        await store.delete(issued.record.id, clock.now_ms - 1)
-        await store.purge(clock.now_ms)
+        await store.repository.delete(issued.record.id, clock.now_ms - 1)
+        await store.feed.purge(clock.now_ms)
 
         # Whether it is seen as revoked before it is gone is a matter of luck.
         await worker.until(lambda: not worker.accepts(issued.key.digest))
-        await store.close()
+        await store.feed.close()
 
 
 async def test_states_are_counted_by_the_clock(path: Path, clock: Clock) -> None:
     keys = _service(path, now_ms=clock)
     async with _running(keys):
-        await keys.create("n")
-        await keys.create("n", None, clock.now_ms + 1_000)
+        await keys.commands.create(KeySpec("n"))
+        await keys.commands.create(KeySpec("n", None, clock.now_ms + 1_000))
         assert keys.counts() == {"active": 2, "expired": 0}
 
         clock.advance(1)
@@ -412,7 +415,7 @@ async def test_the_time_of_a_change_travels_with_it(path: Path, clock: Clock) ->
     keys = _service(path, now_ms=clock)
     async with _running(keys):
         keys.subscribe(told.append)
-        await keys.create("n")
+        await keys.commands.create(KeySpec("n"))
 
     assert told[0].changed_at_ms == clock.now_ms
 
@@ -420,7 +423,7 @@ async def test_the_time_of_a_change_travels_with_it(path: Path, clock: Clock) ->
 async def test_usage_is_kept_over_restarts(path: Path) -> None:
     keys = _service(path)
     async with _running(keys):
-        issued = await keys.create("n")
+        issued = await keys.commands.create(KeySpec("n"))
         key_id = issued.record.key_id
         keys.note_usage(key_id, allowed=True, requests=3, body_bytes=70, last_used_ms=500)
         keys.note_usage(key_id, allowed=False, requests=2, body_bytes=9, last_used_ms=900)
@@ -429,7 +432,7 @@ async def test_usage_is_kept_over_restarts(path: Path) -> None:
     again = _service(path)
     async with _running(again):
         assert again.last_used_ms(key_id) == 500
-    usage_store = usage.UsageStore(usage.path_for(path))
+    usage_store = SqliteUsage(path_for(path))
     await usage_store.open(create=False)
     assert await usage_store.load() == {key_id: KeyUsage(3, 70, 2, 500)}
     await usage_store.close()
@@ -446,7 +449,7 @@ async def test_usage_of_keys_that_nobody_knows_is_not_kept(path: Path) -> None:
 async def test_usage_of_keys_that_are_gone_is_dropped_at_the_start(path: Path) -> None:
     async with _running(_service(path)):
         pass
-    usage_store = usage.UsageStore(usage.path_for(path))
+    usage_store = SqliteUsage(path_for(path))
     await usage_store.open(create=False)
     await usage_store.add({"77": KeyUsage(1), "static:prod": KeyUsage(1)})
 
@@ -458,7 +461,7 @@ async def test_usage_of_keys_that_are_gone_is_dropped_at_the_start(path: Path) -
 async def test_writing_usage_does_not_wake_who_watches_the_store(path: Path) -> None:
     keys = _service(path)
     async with _running(keys):
-        issued = await keys.create("n")
+        issued = await keys.commands.create(KeySpec("n"))
         watcher = sqlite3.connect(path)
         before = watcher.execute("PRAGMA data_version").fetchone()
         keys.note_usage(
@@ -474,11 +477,11 @@ async def test_writing_usage_does_not_wake_who_watches_the_store(path: Path) -> 
 async def test_a_damaged_usage_file_is_a_problem_but_no_reason_not_to_start(path: Path) -> None:
     problems: list[str] = []
     path.parent.mkdir()
-    usage.path_for(path).write_text("not a database")
+    path_for(path).write_text("not a database")
     keys = _service(path, on_problem=problems.append)
 
     async with _running(keys):
-        issued = await keys.create("n")
+        issued = await keys.commands.create(KeySpec("n"))
         keys.note_usage(
             issued.record.key_id, allowed=True, requests=1, body_bytes=1, last_used_ms=7
         )
@@ -486,7 +489,7 @@ async def test_a_damaged_usage_file_is_a_problem_but_no_reason_not_to_start(path
 
     assert len(problems) == 1
     assert "usage of keys is not kept" in problems[0]
-    assert usage.path_for(path).read_text() == "not a database"
+    assert path_for(path).read_text() == "not a database"
 
 
 async def test_what_is_written_is_reported_as_done_even_if_it_cannot_be_read_back(
@@ -494,16 +497,16 @@ async def test_what_is_written_is_reported_as_done_even_if_it_cannot_be_read_bac
 ) -> None:
     keys = _service(path)
     await keys.start()
-    (source,) = keys._sources
-    read = source.store.changes
+    (first,) = keys._followers
+    read = first.store.feed.changes
 
     async def unreadable(_: int | None) -> object:
         text = "for a moment"
         raise StoreDamagedError(text)
 
-    monkeypatch.setattr(source.store, "changes", unreadable)
-    issued = await keys.create("n")
-    monkeypatch.setattr(source.store, "changes", read)
+    monkeypatch.setattr(first.store.feed, "changes", unreadable)
+    issued = await keys.commands.create(KeySpec("n"))
+    monkeypatch.setattr(first.store.feed, "changes", read)
     worker = Worker(keys)
     following = asyncio.ensure_future(keys.background()["keys.follow.0"]())
 

@@ -22,10 +22,10 @@ def test_the_prefix_is_a_flag_and_a_big_endian_length() -> None:
     [
         (b"", "exactly one"),
         (b"\x00\x00\x00", "exactly one"),
-        (b"\x00\x00\x00\x00\x04abc", "announces 4 bytes, the call carries 3"),
-        (frame(b"a") + frame(b"b"), "announces 1 bytes, the call carries 7"),
+        (b"\x00\x00\x00\x00\x04abc", "announces 4 bytes, but the call has 3"),
+        (frame(b"a") + frame(b"b"), "announces 1 bytes, but the call has 7"),
         (b"\x02\x00\x00\x00\x00", "flag is 2"),
-        (b'{"resourceSpans":[]}', "really gRPC"),
+        (b'{"resourceSpans":[]}', "this is not gRPC"),
     ],
 )
 def test_a_body_that_is_not_one_message_is_an_error(body: bytes, text: str) -> None:

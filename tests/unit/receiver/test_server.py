@@ -19,7 +19,7 @@ from gateway.model import Protocol, Signal
 from gateway.otlp.encodings import MAX_BODY_BYTES
 from gateway.otlp.framing import frame
 from gateway.otlp.services import SERVICES
-from gateway.receiver import ListenError, Receiver, Record
+from gateway.receiver import ListenError, ReceivedRequest, Receiver
 from gateway.receiver.server import split_address
 
 TRACES = SERVICES[Signal.TRACES]
@@ -41,7 +41,7 @@ def _trace(spans: int, name: str = "a") -> bytes:
 
 
 async def test_both_listeners_speak_grpc_and_http() -> None:
-    records: list[Record] = []
+    records: list[ReceivedRequest] = []
     async with Receiver(records.append) as receiver, aiohttp.ClientSession() as client:
         for address in (receiver.grpc_address, receiver.http_address):
             async with grpc.aio.insecure_channel(address) as channel:
@@ -55,7 +55,7 @@ async def test_both_listeners_speak_grpc_and_http() -> None:
 
 
 async def test_the_peer_and_the_headers_of_a_request_are_told() -> None:
-    records: list[Record] = []
+    records: list[ReceivedRequest] = []
     async with Receiver(records.append) as receiver, aiohttp.ClientSession() as client:
         headers = JSON | {"X-Gateway-Key-Name": "laptop", "Authorization": "StackState canary"}
         url = f"http://{receiver.http_address}/v1/logs"
@@ -79,7 +79,7 @@ async def test_a_grpc_error_arrives_as_status_message_and_details() -> None:
 
 
 async def test_many_calls_at_once_on_one_connection_all_get_their_answer() -> None:
-    records: list[Record] = []
+    records: list[ReceivedRequest] = []
     async with (
         Receiver(records.append) as receiver,
         grpc.aio.insecure_channel(receiver.grpc_address) as channel,
@@ -90,7 +90,7 @@ async def test_many_calls_at_once_on_one_connection_all_get_their_answer() -> No
 
 
 async def test_a_body_larger_than_the_windows_arrives_whole() -> None:
-    records: list[Record] = []
+    records: list[ReceivedRequest] = []
     request = _trace(1, "x" * 3_000_000)
     async with (
         Receiver(records.append) as receiver,
@@ -101,7 +101,7 @@ async def test_a_body_larger_than_the_windows_arrives_whole() -> None:
 
 
 async def test_a_body_over_the_limit_is_refused_and_the_connection_lives_on() -> None:
-    records: list[Record] = []
+    records: list[ReceivedRequest] = []
     async with Receiver(records.append) as receiver, aiohttp.ClientSession() as client:
         url = f"http://{receiver.http_address}/v1/traces"
         headers = {"content-type": "application/x-protobuf"}
@@ -117,7 +117,7 @@ async def test_a_body_over_the_limit_is_refused_and_the_connection_lives_on() ->
 async def test_a_request_is_answered_only_after_its_record_was_taken() -> None:
     told, may_go = asyncio.Event(), asyncio.Event()
 
-    async def take(_record: Record) -> None:
+    async def take(_record: ReceivedRequest) -> None:
         told.set()
         await may_go.wait()
 
@@ -133,7 +133,7 @@ async def test_a_request_is_answered_only_after_its_record_was_taken() -> None:
 
 
 async def test_a_caller_who_leaves_in_the_middle_of_a_body_is_no_request() -> None:
-    records: list[Record] = []
+    records: list[ReceivedRequest] = []
     async with Receiver(records.append) as receiver, aiohttp.ClientSession() as client:
         host, port = split_address(receiver.http_address)
         _, writer = await asyncio.open_connection(host, port)
@@ -198,7 +198,7 @@ async def test_stopping_lets_go_of_requests_that_never_end() -> None:
     loop.set_exception_handler(lambda _loop, context: complaints.append(context))
     told = asyncio.Event()
 
-    async def take(_record: Record) -> None:
+    async def take(_record: ReceivedRequest) -> None:
         told.set()
         await asyncio.Event().wait()
 
@@ -217,7 +217,7 @@ async def test_stopping_lets_go_of_requests_that_never_end() -> None:
     assert complaints == []
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(2))
 async def test_damaged_and_broken_off_requests_harm_nobody(seed: int) -> None:
     """Flip bytes of a good HTTP/2 request, hang up in the middle, and see who complains."""
     complaints: list[object] = []
@@ -227,7 +227,7 @@ async def test_damaged_and_broken_off_requests_harm_nobody(seed: int) -> None:
     writers: list[asyncio.StreamWriter] = []
     async with Receiver() as receiver:
         host, port = split_address(receiver.grpc_address)
-        for _ in range(10):
+        for _ in range(50):
             request = bytearray(_http2_request())
             for _ in range(dice.randrange(4)):
                 request[dice.randrange(len(request))] = dice.randrange(256)

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.outcome import ERROR_DOMAIN
 from gateway.sender import agents
-from gateway.sender.explain import REASON_ADVICE, Verdict, explain_answer
+from gateway.sender.explain import REASON_ADVICE, Verdict, explain_response
 from gateway.sender.target import Plan, PlanError, SendProtocol, parse_endpoint
 
 STARTED_NS = 1_700_000_000_000_000_000
@@ -34,26 +34,26 @@ def test_the_series_sample_grows_with_each_round() -> None:
 
 @pytest.mark.parametrize("status", [200, 202, 204])
 def test_any_success_is_accepted_whatever_its_body(status: int) -> None:
-    answer = agents.agent_answer(status, {"content-type": "text/html"}, b"<p>")
-    assert explain_answer(answer, agents.SERIES).verdict is Verdict.ACCEPTED
+    answer = agents.parse_agent_response(status, {"content-type": "text/html"}, b"<p>")
+    assert explain_response(answer, agents.SERIES).verdict is Verdict.ACCEPTED
 
 
 @pytest.mark.parametrize(
     "status, words",
     [
-        (302, "final"),
-        (400, "believe it accepted"),
-        (401, "the main forwarder tries again"),
-        (403, "believe it accepted"),
-        (404, "believe it accepted"),
+        (302, "do not retry"),
+        (400, "assume it was accepted"),
+        (401, "the main forwarder retries"),
+        (403, "assume it was accepted"),
+        (404, "assume it was accepted"),
         (429, "keep the data"),
         (500, "keep the data"),
-        (501, "final"),
+        (501, "do not retry"),
         (503, "keep the data"),
     ],
 )
 def test_a_refusal_says_what_becomes_of_the_data(status: int, words: str) -> None:
-    explanation = explain_answer(agents.agent_answer(status, {}, b""), agents.TOPOLOGY)
+    explanation = explain_response(agents.parse_agent_response(status, {}, b""), agents.TOPOLOGY)
     assert explanation.verdict is Verdict.REFUSED
     assert words in explanation.facts[-1]
     assert f"HTTP {status}" in explanation.headline
@@ -69,9 +69,9 @@ def test_the_gateways_own_refusal_is_explained_by_its_reason() -> None:
     ]
     body = json.dumps({"code": 16, "message": "no key", "details": details}).encode()
     headers = {"content-type": "application/json", "retry-after": "2"}
-    answer = agents.agent_answer(401, headers, body)
+    answer = agents.parse_agent_response(401, headers, body)
     assert (answer.message, answer.retry_after_s) == ("no key", 2.0)
-    explanation = explain_answer(answer, agents.TOPOLOGY)
+    explanation = explain_response(answer, agents.TOPOLOGY)
     assert explanation.advice == REASON_ADVICE["INTAKE_KEY_MISSING"]
 
 
@@ -83,5 +83,5 @@ def test_a_round_is_one_request_to_each_path_whatever_the_signals() -> None:
 
 
 def test_an_endpoint_that_has_the_agents_path_already_is_a_fault() -> None:
-    with pytest.raises(PlanError, match="leave '/intake' out"):
+    with pytest.raises(PlanError, match="remove '/intake'"):
         parse_endpoint("http://h/stsAgent/intake", SendProtocol.INTAKE)

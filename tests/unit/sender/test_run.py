@@ -10,7 +10,7 @@ import pytest
 
 from gateway.model import Signal
 from gateway.otlp.services import SERVICES
-from gateway.receiver import Receiver, Record
+from gateway.receiver import ReceivedRequest, Receiver
 from gateway.sender.explain import Verdict
 from gateway.sender.run import Attempt, send
 from gateway.sender.target import Plan, PlanError, SendProtocol, Tls, parse_endpoint
@@ -30,19 +30,19 @@ async def _all(plan: Plan) -> list[Attempt]:
 
 
 @pytest.fixture(name="records")
-def _records() -> list[Record]:
+def _records() -> list[ReceivedRequest]:
     return []
 
 
 @pytest.fixture(name="receiver")
-async def _receiver(records: list[Record]) -> AsyncIterator[Receiver]:
+async def _receiver(records: list[ReceivedRequest]) -> AsyncIterator[Receiver]:
     async with Receiver(records.append) as receiver:
         yield receiver
 
 
 @pytest.mark.parametrize("protocol", SendProtocol)
 async def test_every_round_sends_every_signal_and_counts_what_it_sent(
-    receiver: Receiver, records: list[Record], protocol: SendProtocol
+    receiver: Receiver, records: list[ReceivedRequest], protocol: SendProtocol
 ) -> None:
     plan = replace(_plan(f"http://{receiver.grpc_address}", protocol), count=2)
     attempts = await _all(plan)
@@ -117,21 +117,21 @@ async def test_cleartext_sent_to_a_tls_port_is_recognised(
         port = sink.grpc_port if protocol is SendProtocol.GRPC else sink.http_port
         (attempt,) = await _all(_plan(f"http://127.0.0.1:{port}", protocol, (Signal.LOGS,)))
         sink.take_faults()
-    assert "speaks TLS" in attempt.explanation.headline
+    assert "requires TLS" in attempt.explanation.headline
 
 
 async def test_http_sent_to_a_grpc_port_is_recognised() -> None:
     async with RawSink() as sink:
         (attempt,) = await _all(_plan(sink.grpc_url, SendProtocol.HTTP, (Signal.LOGS,)))
         sink.take_faults()
-    assert "HTTP/2 only" in attempt.explanation.headline
+    assert "speaks only HTTP/2" in attempt.explanation.headline
 
 
 async def test_grpc_sent_to_an_http_port_is_recognised() -> None:
     async with RawSink() as sink:
         (attempt,) = await _all(_plan(sink.http_url, SendProtocol.GRPC, (Signal.LOGS,)))
         sink.take_faults()
-    assert "HTTP/1.1 only" in attempt.explanation.headline
+    assert "speaks only HTTP/1.1" in attempt.explanation.headline
 
 
 async def test_all_protocols_pass_over_tls_with_the_right_ca(tmp_path: Path) -> None:

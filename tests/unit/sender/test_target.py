@@ -49,8 +49,8 @@ def test_a_base_url_is_taken_apart(text: str, protocol: SendProtocol, endpoint: 
         ("http://host:70000", HTTP, "not a URL"),
         ("http://[::1", HTTP, "not a URL"),
         ("http://host/prefix", GRPC, "gRPC has no path"),
-        ("http://host:4318/v1/traces", HTTP, "leave '/v1/traces' out"),
-        ("http://host:4318/x/v1development/profiles/", HTTP, "leave '/v1development/profiles'"),
+        ("http://host:4318/v1/traces", HTTP, "remove '/v1/traces'"),
+        ("http://host:4318/x/v1development/profiles/", HTTP, "remove '/v1development/profiles'"),
         (f"http://user:{CANARY}@host", HTTP, "--key-file"),
         (f"http://host/?api_key={CANARY}", HTTP, "--key-file"),
         ("http://host/#a", HTTP, "fragment"),
@@ -72,8 +72,8 @@ def test_white_space_around_a_key_is_dropped() -> None:
 @pytest.mark.parametrize(
     "key, problem",
     [
-        ("", "holds no key"),
-        (" \n", "holds no key"),
+        ("", "contains no API key"),
+        (" \n", "contains no API key"),
         (f"StackState {CANARY}", "visible ASCII"),
         (f"{CANARY}\r\nx: y", "visible ASCII"),
         (f"{CANARY}\x7f", "visible ASCII"),

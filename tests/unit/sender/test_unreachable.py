@@ -73,7 +73,7 @@ async def _server(handler: Handler) -> AsyncIterator[str]:
 
 
 def _saying(reply: bytes) -> Handler:
-    """Answer whatever comes first with fixed bytes and hang up."""
+    """ExportResponse whatever comes first with fixed bytes and hang up."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(65536)
@@ -178,7 +178,7 @@ async def test_a_tls_server_that_hangs_up_is_not_taken_for_cleartext(tmp_path: P
     async with server:
         url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         plan = _plan(url, HTTP, Tls(authority.cert_file))
-        assert await _explained(plan) == "closed the connection without an answer"
+        assert await _explained(plan) == "closed the connection without a response"
 
 
 async def test_tls_without_http2_is_told_to_grpc(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""`gateway keys`: create, list, change, delete, rotate and hash keys."""

@@ -1,0 +1,1 @@
+"""Control's own HTTP addresses: metrics, health, reload, traces and the management API."""

@@ -1,0 +1,273 @@
+"""All operations of the management API, in the order of their description."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from gateway.control.admin.address_budget import AddressBudget
+from gateway.control.admin.api import shapes
+from gateway.control.admin.api.authorize import AskAuthority, Authorizer
+from gateway.control.admin.api.errors import Reply
+from gateway.control.admin.api.keys import KeysApi
+from gateway.control.admin.api.openapi import document
+from gateway.control.admin.api.operations import Call, Operation, Parameter, Response
+from gateway.control.admin.api.paths import (
+    ADOPT_PATH,
+    AUDIT_PATH,
+    CONFIRMED,
+    KEYS_PATH,
+    UNCONFIRMED,
+)
+from gateway.control.admin.http_app import Route, json_response
+from gateway.keys.service import KeyService
+
+AUTHORIZE_PATHS: Final = (
+    "/api/security/ingestion/authorize",
+    "/internal/api/security/ingestion/authorize",
+)
+DOCUMENT_PATH: Final = "/api/openapi.json"
+
+_LINK: Final = {"Link": "Where the next page is, if there is one (RFC 8288)."}
+_CONFIRMED: Final = {
+    CONFIRMED: "`true`: all gateways of the store have confirmed; `false`: not within 1 s.",
+    UNCONFIRMED: "The gateways that have not confirmed, separated by commas.",
+}
+_RETRY: Final = {"Retry-After": "Seconds to wait."}
+
+_ID: Final = Parameter("id", "path", shapes.KeyId, "The key's id.")
+_BAD: Final = Response("Something in the request is invalid.", shapes.BadRequest)
+_ERRORS: Final = {
+    421: Response("The name in the field Host is not in admin.hosts.", shapes.ErrorsResponse),
+    500: Response("The gateway failed.", shapes.ErrorsResponse),
+}
+_GUARDED: Final = {
+    401: Response("No token, or a wrong token.", shapes.ErrorsResponse),
+    429: Response("Too many wrong tokens from this address.", shapes.ErrorsResponse, _RETRY),
+    **_ERRORS,
+}
+_STORE: Final = {
+    503: Response("The key store cannot be reached: try again.", shapes.ErrorsResponse, _RETRY),
+    **_GUARDED,
+}
+_NOT_FOUND: Final = {404: Response("There is no such key.", shapes.ErrorsResponse)}
+_CONFLICT: Final = {
+    409: Response("The key exists already, or the store is read-only.", shapes.ErrorsResponse)
+}
+_TOO_LARGE: Final = {413: Response("The body is too long.", shapes.ErrorsResponse)}
+_CHANGE: Final = {400: _BAD, **_CONFLICT, **_TOO_LARGE, **_STORE}
+
+
+def _changed(description: str, kind: Any) -> Response:  # noqa: ANN401 - a type
+    return Response(description, kind, _CONFIRMED)
+
+
+async def _server_info(call: Call) -> Reply:  # noqa: ARG001 - an operation's signature
+    return Reply(200, shapes.ServerInfo(shapes.ServerVersion()))
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """The API of one gateway; `confirmed` and `ask_authority` as in `KeysApi`, `Authorizer`."""
+
+    keys: KeyService
+    confirmed: Callable[[int], Awaitable[bool]]
+    ask_authority: AskAuthority | None = None
+    budget: AddressBudget = field(default_factory=AddressBudget)
+    """Of `authorize`, on all addresses."""
+    operations: list[Operation] = field(init=False)
+
+    def __post_init__(self) -> None:
+        operations = [
+            Operation(
+                "getServerInfo",
+                "GET",
+                ["/api/server/info"],
+                "Show the API's version; the sts CLI asks for it first.",
+                _server_info,
+                {200: Response("The version.", shapes.ServerInfo), **_GUARDED},
+            ),
+            *_key_operations(KeysApi(self.keys, self.confirmed)),
+            self._authorize(),
+        ]
+        object.__setattr__(self, "operations", operations)
+
+    def routes(self) -> list[Route]:
+        """Return the routes of all operations and of their description."""
+        described = document(self.operations)
+
+        async def describe(_: object) -> Any:  # noqa: ANN401 - aiohttp's response
+            return json_response(200, described)
+
+        routes = [route for operation in self.operations for route in operation.routes()]
+        return [*routes, Route("GET", DOCUMENT_PATH, describe)]
+
+    def authorize_routes(self) -> list[Route]:
+        """Return the routes for `admin.authorize_address`."""
+        return self._authorize().routes()
+
+    def _authorize(self) -> Operation:
+        return _authorize(Authorizer(self.keys, self.ask_authority), self.budget)
+
+
+def _authorize(authorizer: Authorizer, budget: AddressBudget) -> Operation:
+    flag = Parameter("withReceiverKey", "query", bool, "Whether receiver keys are accepted too.")
+    return Operation(
+        "authorizeIngestionApiKey",
+        "POST",
+        AUTHORIZE_PATHS,
+        "Check whether a key is good. Needs no token.",
+        authorizer.authorize,
+        {
+            204: Response("The key is good."),
+            400: _BAD,
+            403: Response("The key is not accepted."),
+            429: Response("Too many requests from this address: wait.", None, _RETRY),
+            503: Response("The key cannot be checked now: try again.", None, _RETRY),
+            **_TOO_LARGE,
+            **_ERRORS,
+        },
+        parameters=[flag],
+        takes=shapes.AuthorizeRequest,
+        needs_token=False,
+        budget=budget,
+    )
+
+
+def _key_operations(api: KeysApi) -> list[Operation]:
+    return [*_key_set_operations(api), *_one_key_operations(api), _audit_operation(api)]
+
+
+def _key_set_operations(api: KeysApi) -> list[Operation]:
+    return [
+        Operation(
+            "getIngestionApiKeys",
+            "GET",
+            [KEYS_PATH],
+            "List keys by id; all keys unless a page is requested.",
+            api.list_keys,
+            {
+                200: Response("The keys.", list[shapes.IngestionApiKey], _LINK),
+                400: _BAD,
+                **_CONFLICT,
+                **_STORE,
+            },
+            parameters=[
+                Parameter("limit", "query", shapes.PageSize, "The most keys to return."),
+                Parameter("after", "query", shapes.KeyId, "Only keys with greater ids."),
+            ],
+        ),
+        Operation(
+            "generateIngestionApiKey",
+            "POST",
+            [KEYS_PATH],
+            "Create a key. The response shows it, and nothing shows it again.",
+            api.create,
+            {
+                200: _changed("The key.", shapes.GeneratedIngestionApiKeyResponse),
+                **_CHANGE,
+            },
+            takes=shapes.CreateIngestionApiKeyRequest,
+        ),
+        Operation(
+            "adoptIngestionApiKey",
+            "POST",
+            [ADOPT_PATH],
+            "Accept a key that already exists elsewhere.",
+            api.adopt,
+            {
+                200: _changed("The key's record, without the key.", shapes.IngestionApiKey),
+                **_CHANGE,
+            },
+            takes=shapes.AdoptIngestionApiKeyRequest,
+        ),
+    ]
+
+
+def _one_key_operations(api: KeysApi) -> list[Operation]:
+    path = f"{KEYS_PATH}/{{id}}"
+    return [
+        Operation(
+            "getIngestionApiKey",
+            "GET",
+            [path],
+            "Show one key.",
+            api.get,
+            {
+                200: Response("The key.", shapes.IngestionApiKey),
+                **_NOT_FOUND,
+                **_CONFLICT,
+                **_STORE,
+            },
+            parameters=[_ID],
+        ),
+        Operation(
+            "updateIngestionApiKey",
+            "PATCH",
+            [path],
+            "Change a key's name, description, state, signals or limits.",
+            api.update,
+            {
+                200: _changed("The key as it is now.", shapes.IngestionApiKey),
+                **_NOT_FOUND,
+                **_CHANGE,
+            },
+            parameters=[_ID],
+            takes=shapes.UpdateIngestionApiKeyRequest,
+        ),
+        _rotate_operation(api),
+        _delete_operation(api),
+    ]
+
+
+def _rotate_operation(api: KeysApi) -> Operation:
+    path = f"{KEYS_PATH}/{{id}}"
+    return Operation(
+        "rotateIngestionApiKey",
+        "POST",
+        [f"{path}/rotate"],
+        "Create a successor of a key; the old key expires after the overlap.",
+        api.rotate,
+        {
+            200: _changed("Both keys.", shapes.RotatedIngestionApiKeyResponse),
+            **_NOT_FOUND,
+            **_CHANGE,
+        },
+        parameters=[_ID],
+        takes=shapes.RotateIngestionApiKeyRequest,
+    )
+
+
+def _delete_operation(api: KeysApi) -> Operation:
+    path = f"{KEYS_PATH}/{{id}}"
+    return Operation(
+        "deleteIngestionApiKey",
+        "DELETE",
+        [path],
+        "Delete a key: its senders are refused from then on.",
+        api.delete,
+        {204: _changed("It is deleted.", None), **_NOT_FOUND, **_CONFLICT, **_STORE},
+        parameters=[_ID],
+    )
+
+
+def _audit_operation(api: KeysApi) -> Operation:
+    return Operation(
+        "getIngestionApiKeyAudit",
+        "GET",
+        [AUDIT_PATH],
+        "List changes of keys with time, author and origin, newest first.",
+        api.audit,
+        {
+            200: Response("The changes.", list[shapes.AuditEntry], _LINK),
+            400: _BAD,
+            **_CONFLICT,
+            **_STORE,
+        },
+        parameters=[
+            Parameter("limit", "query", shapes.PageSize, "The most changes to return."),
+            Parameter("before", "query", shapes.KeyId, "Only changes with smaller ids."),
+            Parameter("keyId", "query", shapes.KeyId, "Only changes of this key."),
+        ],
+    )

@@ -1,0 +1,15 @@
+"""Where the management API is, and its headers: what the API and its client both go by."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KEYS_PATH: Final = "/api/security/ingestion/api_keys"
+ADOPT_PATH: Final = "/api/security/ingestion/adopt"
+AUDIT_PATH: Final = "/api/security/ingestion/audit"
+CONFIRMED: Final = "X-Gateway-Confirmed"
+"""`true`: all workers of all running gateways that share the store decide by the change; `false`:
+some may not yet.
+"""
+UNCONFIRMED: Final = "X-Gateway-Unconfirmed"
+"""Who has not confirmed, separated by commas: `HOST PROCESS`, or `PROCESS` on one host."""

@@ -1,0 +1,224 @@
+"""What the management API takes and gives: the one source of its checks and of its description.
+
+Requests are decoded into these types, answers are made of them, and `openapi` derives the document
+from them. Names on the wire are camelCase as StackState's are; times are Unix milliseconds; what is
+absent is left out. What the operations do does not belong here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+from gateway.keys.audit import Action
+from gateway.keys.rules import MAX_DESCRIPTION_LENGTH, MAX_LIMIT, MAX_NAME_LENGTH
+from gateway.keys.times import LATEST_MS
+from gateway.model import MAX_KEY_BYTES, MAX_KEY_ID, Signal
+
+MOST_OVERLAP_MS: Final = 366 * 24 * 60 * 60 * 1000
+MOST_PER_PAGE: Final = 1_000
+
+_INT64: Final = {"format": "int64"}
+
+KeyId: TypeAlias = Annotated[
+    int, Meta(ge=1, le=MAX_KEY_ID, description="A key's id.", extra_json_schema=_INT64)
+]
+Millis: TypeAlias = Annotated[
+    int,
+    Meta(ge=0, le=LATEST_MS, description="Unix milliseconds, UTC.", extra_json_schema=_INT64),
+]
+Count: TypeAlias = Annotated[int, Meta(ge=0, extra_json_schema=_INT64)]
+PageSize: TypeAlias = Annotated[int, Meta(ge=1, le=MOST_PER_PAGE)]
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_LENGTH)]
+Description: TypeAlias = Annotated[str, Meta(max_length=MAX_DESCRIPTION_LENGTH)]
+Signals: TypeAlias = Annotated[
+    list[Signal],
+    Meta(min_length=1, description="What the key may send; absent or null = everything."),
+]
+Limit: TypeAlias = Annotated[
+    int,
+    Meta(ge=0, le=MAX_LIMIT, description="0 = no limit.", extra_json_schema=_INT64),
+]
+AdoptedKey: TypeAlias = Annotated[
+    str, Meta(min_length=1, max_length=MAX_KEY_BYTES, pattern="^[!-~]+$")
+]
+
+
+class KeyLimits(Struct, rename="camel", omit_defaults=True, forbid_unknown_fields=True):
+    """A key's own limits on each host: requests per second, bytes of bodies per second, requests at
+    once. Those that are absent are the configuration's (`limits.per_key`); null makes them so again
+    in a change.
+    """
+
+    requests: Limit | UnsetType | None = UNSET
+    bytes: Limit | UnsetType | None = UNSET
+    concurrent: Limit | UnsetType | None = UNSET
+
+
+class CreateIngestionApiKeyRequest(Struct, rename="camel", forbid_unknown_fields=True):
+    """What the new key is for, until when it works, what and how much it may send."""
+
+    name: Name
+    description: Description | None = None
+    expiration: Millis | None = None
+    signals: Signals | None = None
+    limits: KeyLimits | None = None
+
+
+class AdoptIngestionApiKeyRequest(Struct, rename="camel", forbid_unknown_fields=True, kw_only=True):
+    """An existing key, of any form, that is to be accepted from now on."""
+
+    api_key: AdoptedKey
+    name: Name
+    description: Description | None = None
+    expiration: Millis | None = None
+    signals: Signals | None = None
+    limits: KeyLimits | None = None
+
+    def __repr__(self) -> str:
+        """Leave the key out: requests are printed when something fails."""
+        return f"AdoptIngestionApiKeyRequest(name={self.name!r})"
+
+
+class UpdateIngestionApiKeyRequest(Struct, rename="camel", forbid_unknown_fields=True):
+    """What is to be changed; what is absent stays as it is, each of the limits too. null takes a
+    description or all limits away, and lets a key send everything.
+    """
+
+    name: Name | UnsetType = UNSET
+    description: Description | UnsetType | None = UNSET
+    enabled: bool | UnsetType = UNSET
+    signals: Signals | UnsetType | None = UNSET
+    limits: KeyLimits | UnsetType | None = UNSET
+
+
+class RotateIngestionApiKeyRequest(Struct, rename="camel", forbid_unknown_fields=True):
+    """How long the old key works on, and when the new one expires."""
+
+    overlap: Annotated[
+        int, Meta(ge=0, le=MOST_OVERLAP_MS, description="Milliseconds.", extra_json_schema=_INT64)
+    ]
+    expiration: Millis | None = None
+
+
+class AuthorizeRequest(Struct, rename="camel"):
+    """The key that a sender presented."""
+
+    api_key: str
+
+    def __repr__(self) -> str:
+        """Leave the key out: requests are printed when something fails."""
+        return "AuthorizeRequest()"
+
+
+class KeyTraffic(Struct, rename="camel"):
+    """A key's traffic since it exists, up to 5 seconds late."""
+
+    requests: Count
+    bytes: Count
+    refusals: Count
+
+
+class IngestionApiKey(Struct, rename="camel", omit_defaults=True, kw_only=True):
+    """A key as lists show it: never the key itself."""
+
+    id: KeyId
+    last_update_timestamp: Millis
+    name: str
+    description: str | UnsetType = UNSET
+    expiration: Millis | UnsetType = UNSET
+    enabled: bool
+    signals: list[Signal] | UnsetType = UNSET
+    limits: KeyLimits | UnsetType = UNSET
+    last_used_timestamp: Millis | UnsetType = UNSET
+    usage: KeyTraffic | UnsetType = UNSET
+
+
+class GeneratedIngestionApiKeyResponse(IngestionApiKey, kw_only=True):
+    """A new key, and the only time that it is shown."""
+
+    api_key: str
+
+    def __repr__(self) -> str:
+        """Leave the key out: answers are printed when something fails."""
+        return f"GeneratedIngestionApiKeyResponse(id={self.id!r})"
+
+
+class RotatedIngestionApiKeyResponse(GeneratedIngestionApiKeyResponse, kw_only=True):
+    """The successor, and the old key with the expiration that it has now."""
+
+    predecessor: IngestionApiKey
+
+    def __repr__(self) -> str:
+        """Leave the key out: answers are printed when something fails."""
+        return f"RotatedIngestionApiKeyResponse(id={self.id!r})"
+
+
+class AuditEntry(Struct, rename="camel"):
+    """One change of one key: who made it, when, from where."""
+
+    id: Count
+    timestamp: Millis
+    action: Action
+    key_id: KeyId
+    key_name: str
+    who: str
+    origin: str
+    changes: dict[str, Any]
+
+
+class ServerVersion(Struct, rename="camel"):
+    """The version of the API that is spoken, in StackState's counting."""
+
+    major: int = 7
+    minor: int = 0
+    patch: int = 0
+    diff: str = ""
+    commit: str = ""
+    is_dev: bool = False
+
+
+class ServerInfo(Struct, rename="camel"):
+    """What the `sts` CLI asks first."""
+
+    version: ServerVersion
+    deployment_mode: str = "SelfHosted"
+
+
+class IngestionApiKeyInvalidExpiryError(
+    Struct, tag_field="_type", tag="IngestionApiKeyInvalidExpiryError"
+):
+    """The expiration is not in the future."""
+
+    message: str
+
+
+class IngestionApiKeyInvalidInputError(
+    Struct, tag_field="_type", tag="IngestionApiKeyInvalidInputError"
+):
+    """Something else in the request cannot be."""
+
+    message: str
+
+
+class ApiError(Struct, rename="camel", omit_defaults=True):
+    """What went wrong, and what to do."""
+
+    type: str = field(name="_type")
+    message: str
+    error_code: int | UnsetType = UNSET
+
+
+class ErrorsResponse(Struct, rename="camel", tag_field="_type", tag="ErrorsResponse"):
+    """Any other failure."""
+
+    tracking_key: str
+    server_timestamp: Millis
+    errors: list[ApiError]
+
+
+BadRequest: TypeAlias = IngestionApiKeyInvalidExpiryError | IngestionApiKeyInvalidInputError
+
+encode: Final = msgspec.json.Encoder().encode

@@ -1,0 +1,1 @@
+"""Remote authorities: asked about keys that no store of this gateway holds."""

@@ -1,0 +1,1 @@
+"""What every other part of control needs: background tasks, listening sockets, errors."""

@@ -1,0 +1,267 @@
+"""The one place where the parts of control are built and connected."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import structlog
+
+from gateway import metrics
+from gateway.channel import Refused
+from gateway.config import Config, Loaded
+from gateway.control.admin.api.catalogue import Api
+from gateway.control.admin.connections import ConnectionLimits
+from gateway.control.admin.gateway_state import StateReader
+from gateway.control.admin.handlers import AdminHandlers
+from gateway.control.admin.health import Health
+from gateway.control.admin.servers import AdminRoutes, AdminServers
+from gateway.control.admin.trace_api import TraceApi
+from gateway.control.authorities.authority_lookups import AuthorityLookups
+from gateway.control.authorities.authority_settings import authority_settings, cache_limits
+from gateway.control.core.current_config import CurrentConfig
+from gateway.control.core.errors import ErrorReporter
+from gateway.control.core.sockets import BIND_PATIENCE_S, ListenSockets, take_inherited
+from gateway.control.core.tasks import Tasks
+from gateway.control.lifecycle.data_listeners import DataListeners
+from gateway.control.lifecycle.key_stores import (
+    configured_static_keys,
+    key_stores,
+    log_store_status,
+)
+from gateway.control.lifecycle.reload import Reloader
+from gateway.control.lifecycle.tls_watch import TlsWatch
+from gateway.control.lifecycle.unserved import UnservedConnections
+from gateway.control.lifecycle.worker_record import WorkerRecord
+from gateway.control.metrics.busiest_keys import BusiestKeys
+from gateway.control.metrics.config_metrics import ConfigMetrics
+from gateway.control.metrics.control_gauges import ControlGauges
+from gateway.control.metrics.exposition import Exposition, SeriesByName
+from gateway.control.metrics.metric_totals import MetricTotals
+from gateway.control.metrics.refusal_log import RefusalLog
+from gateway.control.metrics.worker_reports import WorkerReports
+from gateway.control.workers.key_distribution import KeyDistribution
+from gateway.control.workers.supervisor import WORKER_COMMAND, Supervisor, Timing
+from gateway.control.workers.trace_sessions import TraceSessions
+from gateway.control.workers.worker_handle import WorkerObserver
+from gateway.control.workers.worker_set import WorkerSet
+from gateway.keys.authority.verdict_file import VerdictFile
+from gateway.keys.following.status import StoreStatus
+from gateway.keys.service import KeyService
+from gateway.log import LogFormat
+
+_log = structlog.get_logger("gateway.control")
+
+
+def _ignore(_: object) -> None:
+    """Do nothing: an option that is not set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What only tests and embedding programs change."""
+
+    on_refusal: Callable[[Refused], None] = _ignore
+    """Gets each refusal as workers report it, besides the log."""
+    on_reload: Callable[[Config], object] = _ignore
+    """Gets the new configuration after each reload that succeeded."""
+    log_format: LogFormat = "json"
+    """What workers log in."""
+    bind_patience_s: float = BIND_PATIENCE_S
+    worker_command: Sequence[str] = WORKER_COMMAND
+    timing: Timing = field(default_factory=Timing)
+
+
+@dataclass(frozen=True, slots=True)
+class Foundation:
+    """What most other parts are built with. Nothing runs yet."""
+
+    config: CurrentConfig
+    totals: MetricTotals
+    errors: ErrorReporter
+    tasks: Tasks
+    workers: WorkerSet
+    keys: KeyService
+    lookups: AuthorityLookups | None
+    """Set where a remote authority is configured."""
+    distribution: KeyDistribution
+
+    def statuses(self) -> list[StoreStatus]:
+        """Return the status of each key store and of each remote authority."""
+        authorities = self.lookups.statuses() if self.lookups is not None else []
+        return [*self.keys.statuses(), *authorities]
+
+    def key_name(self, key_id: str) -> str:
+        """Return the name of a key, "" for an unknown one."""
+        record = self.keys.record(key_id)
+        return record.name if record is not None else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Counting:
+    """The parts that count, log refusals, and answer a scrape."""
+
+    busiest_keys: BusiestKeys
+    refusal_log: RefusalLog
+    reports: WorkerReports
+    config_metrics: ConfigMetrics
+    exposition: Exposition
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """All parts that `Control` starts, stops or passes on."""
+
+    base: Foundation
+    counting: Counting
+    supervisor: Supervisor
+    health: Health
+    listeners: DataListeners
+    admin: AdminServers
+    admin_routes: AdminRoutes
+    reloader: Reloader
+    tls_watch: TlsWatch
+    worker_record: WorkerRecord
+    unserved: UnservedConnections
+
+
+def assemble(loaded: Loaded, options: Options) -> Parts:
+    """Build all parts, inside the event loop; nothing is opened. Raises `StartError`."""
+    base = _foundation(loaded)
+    counting = _counting(base, options)
+    state = StateReader(
+        base.config, base.keys, base.distribution, base.workers, base.statuses, base.totals
+    )
+    health = Health(state.read)
+    traces = TraceSessions(base.workers)
+    record = WorkerRecord(base.config.config.state_dir)
+    observers: list[WorkerObserver] = [counting.reports, traces, health, base.distribution, record]
+    if base.lookups is not None:
+        observers.append(base.lookups)
+    inherited = take_inherited(os.environ)
+    patience_s = options.bind_patience_s
+    listeners = DataListeners(inherited, patience_s, record.end_leftovers)
+    unserved = UnservedConnections(base.workers, listeners, base.totals)
+    observers.append(unserved)
+    supervisor = Supervisor(
+        base.workers,
+        base.distribution,
+        observers,
+        base.errors,
+        command=options.worker_command,
+        timing=options.timing,
+    )
+    limits = ConnectionLimits(on_closed=partial(_count_admin_closed, base.totals))
+    admin = AdminServers(ListenSockets(inherited), base.errors, patience_s, limits)
+    reloader = Reloader(
+        base.config,
+        base.keys,
+        listeners,
+        supervisor,
+        admin,
+        counting.config_metrics,
+        log_format=options.log_format,
+        on_reload=options.on_reload,
+        on_new_tls_files=_ignore if base.lookups is None else base.lookups.read_tls_files,
+    )
+    routes = _admin_routes(base, counting.exposition, health, reloader, traces)
+    tls_watch = TlsWatch(base.config, counting.config_metrics, reloader.use_new_tls_files)
+    return Parts(
+        base=base,
+        counting=counting,
+        supervisor=supervisor,
+        health=health,
+        listeners=listeners,
+        admin=admin,
+        admin_routes=routes,
+        reloader=reloader,
+        tls_watch=tls_watch,
+        worker_record=record,
+        unserved=unserved,
+    )
+
+
+def _foundation(loaded: Loaded) -> Foundation:
+    current = CurrentConfig(loaded)
+    config = current.config
+    totals = MetricTotals()
+    errors = ErrorReporter(partial(totals.count, metrics.INTERNAL_ERRORS, ("control",)))
+    tasks = Tasks(errors)
+    workers = WorkerSet(config.worker_count)
+    keys = KeyService(
+        key_stores(config),
+        configured_static_keys(config),
+        tombstones_s=config.keys.tombstones,
+        with_names=config.forward.identity_headers,
+        max_stale_s=config.keys.max_stale,
+        state_dir=config.state_dir,
+        on_status=log_store_status,
+        on_problem=_log.warning,
+    )
+    return Foundation(
+        config=current,
+        totals=totals,
+        errors=errors,
+        tasks=tasks,
+        workers=workers,
+        keys=keys,
+        lookups=_authority_lookups(config, totals, tasks, workers),
+        distribution=KeyDistribution(keys, workers, partial(_observe_lag, keys, totals)),
+    )
+
+
+def _authority_lookups(
+    config: Config, totals: MetricTotals, tasks: Tasks, workers: WorkerSet
+) -> AuthorityLookups | None:
+    authorities = authority_settings(config)
+    if not authorities:
+        return None
+    file = VerdictFile(config.state_dir, [each.url for each in authorities])
+    limits = cache_limits(config)
+    return AuthorityLookups(authorities, limits, totals, tasks, workers, log_store_status, file)
+
+
+def _observe_lag(keys: KeyService, totals: MetricTotals, seconds: float) -> None:
+    """Count how long a change took; new keys and changes of them go to the first store."""
+    for status in keys.statuses()[:1]:
+        totals.observe(metrics.REVOCATION_LAG, (status.name,), seconds)
+
+
+def _count_admin_closed(totals: MetricTotals, reason: str) -> None:
+    totals.count(metrics.ADMIN_CLOSED, (reason,))
+
+
+def _counting(base: Foundation, options: Options) -> Counting:
+    totals = base.totals
+    busiest_keys = BusiestKeys()
+    refusal_log = RefusalLog(base.key_name, options.on_refusal)
+    gauges = ControlGauges(base.keys, base.statuses, base.workers)
+    sources: list[Callable[[], SeriesByName]] = [gauges.series]
+    if base.lookups is not None:
+        sources.append(base.lookups.series)
+    return Counting(
+        busiest_keys=busiest_keys,
+        refusal_log=refusal_log,
+        reports=WorkerReports(totals, busiest_keys, base.keys, refusal_log.take, base.errors),
+        config_metrics=ConfigMetrics(base.config, totals, gauges, base.statuses),
+        exposition=Exposition(totals, busiest_keys, base.key_name, sources, base.config.backends),
+    )
+
+
+def _admin_routes(
+    base: Foundation,
+    exposition: Exposition,
+    health: Health,
+    reloader: Reloader,
+    traces: TraceSessions,
+) -> AdminRoutes:
+    handlers = AdminHandlers(exposition, health, reloader.reload, base.config.masked)
+    ask_authority = None if base.lookups is None else base.lookups.ask
+    api = Api(base.keys, base.distribution.confirmed, ask_authority)
+    return AdminRoutes(
+        main=[*handlers.routes(), *TraceApi(traces).routes(), *api.routes()],
+        metrics=handlers.public_routes(),
+        authorize=api.authorize_routes(),
+    )

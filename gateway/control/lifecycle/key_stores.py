@@ -1,0 +1,62 @@
+"""The configured key stores and static keys, and what the log says about the stores."""
+
+from __future__ import annotations
+
+import structlog
+
+from gateway.config import Config, Store
+from gateway.keys.following.status import StoreStatus
+from gateway.keys.record import StaticKey, static_keys
+from gateway.keys.store import KeyStore
+from gateway.keys.stores.file import file_store
+from gateway.keys.stores.postgresql import postgresql_store
+from gateway.keys.stores.sqlite import sqlite_store
+
+_log = structlog.get_logger("gateway.control")
+
+
+def key_stores(config: Config) -> list[KeyStore]:
+    """Return the configured key stores; nothing is opened."""
+    return [_store(store) for store in config.keys.stores if store.kind != "authority"]
+
+
+def configured_static_keys(config: Config) -> list[StaticKey]:
+    """Return the static keys of `auth.receiver_keys`, hashed."""
+    return static_keys(
+        (each.name, each.key.get_secret_value()) for each in config.auth.receiver_keys
+    )
+
+
+def log_store_status(status: StoreStatus) -> None:
+    """Log that a key store has become unavailable, or that it is available again, and how."""
+    if status.up and status.cut_off:
+        _log.warning(
+            "the key store is a standby that gets no changes from its primary: keys that it does"
+            " not have are undecided until it gets them again",
+            store=status.name,
+            location=status.location,
+        )
+    elif status.up and status.read_only:
+        _log.info(
+            "the key store is up to date, and read-only (a standby, or"
+            " default_transaction_read_only): keys are read from it; change them on the primary",
+            store=status.name,
+            location=status.location,
+        )
+    elif status.up:
+        _log.info("the key store is up to date", store=status.name, location=status.location)
+    else:
+        _log.error(
+            "the key store is unavailable; the known keys stay in use",
+            store=status.name,
+            location=status.location,
+            error=status.error,
+        )
+
+
+def _store(store: Store) -> KeyStore:
+    if store.kind == "postgresql":
+        return postgresql_store(store.url)
+    if store.kind == "file":
+        return file_store(store.path)
+    return sqlite_store(store.path, own_only=True)

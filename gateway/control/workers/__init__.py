@@ -1,0 +1,1 @@
+"""Worker processes: started, observed, replaced and drained, and what is sent to them."""

@@ -1,0 +1,1 @@
+"""Before a protocol is known: sockets, PROXY headers, TLS handshakes, protocol detection."""

@@ -1,0 +1,238 @@
+"""Puts one worker's data path together: the only place that builds what others use.
+
+Read it from the top: memory and counters, keys, backends, dialects and routes, the pipeline, the
+listening side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from gateway.channel import Up
+from gateway.dataplane.accept.acceptor import Acceptor
+from gateway.dataplane.accept.connection_counts import SharedCounts
+from gateway.dataplane.accept.protocol_detection import Server
+from gateway.dataplane.auth.credentials import CredentialReader
+from gateway.dataplane.auth.key_lookups import KeyLookups
+from gateway.dataplane.auth.keyring import Keyring
+from gateway.dataplane.auth.refusal_log import RefusalLog
+from gateway.dataplane.core.budget import Budget
+from gateway.dataplane.core.context import WorkerContext
+from gateway.dataplane.core.cors import CorsPolicy
+from gateway.dataplane.core.counters import Counters
+from gateway.dataplane.core.forwarded_fields import forwarded_fields
+from gateway.dataplane.core.heads import FieldKinds
+from gateway.dataplane.core.open_connections import OpenConnections
+from gateway.dataplane.core.routes import Route, Router
+from gateway.dataplane.core.seams import ConnectionOwner
+from gateway.dataplane.dialects.health import HealthService, Readiness, health_routes
+from gateway.dataplane.dialects.intake.observer import IntakeObserver
+from gateway.dataplane.dialects.intake.routes import IntakeRoutes
+from gateway.dataplane.dialects.otlp import (
+    GrpcDialect,
+    GrpcOverHttp1Dialect,
+    OtlpHttpDialect,
+    grpc_over_http1_route,
+    otlp_routes,
+)
+from gateway.dataplane.exchange.backend_refusals import BackendRefusals
+from gateway.dataplane.exchange.observers import TrafficObserver
+from gateway.dataplane.exchange.pipeline import RequestPipeline
+from gateway.dataplane.exchange.quota_rows import QuotaRows
+from gateway.dataplane.exchange.quotas import Quotas
+from gateway.dataplane.exchange.services import ExchangeServices
+from gateway.dataplane.exchange.tracer import Tracer
+from gateway.dataplane.http1 import upstream as http1_upstream
+from gateway.dataplane.http1.answer_reader import KnownAnswers
+from gateway.dataplane.http1.probe import Http1Probe
+from gateway.dataplane.http1.request_head import KnownLines
+from gateway.dataplane.http1.server import Http1Server
+from gateway.dataplane.http1.upstream import Http1Upstream
+from gateway.dataplane.http2 import upstream as http2_upstream
+from gateway.dataplane.http2.answer_sections import AnswerSections
+from gateway.dataplane.http2.request_head import KnownFields
+from gateway.dataplane.http2.server import Http2Server
+from gateway.dataplane.http2.upstream import Http2Upstream
+from gateway.dataplane.upstream.connector import Resolve, SocketConnector, resolve_by_system
+from gateway.dataplane.upstream.pool import Pool
+from gateway.model import BackendName, Protocol
+from gateway.outcome import REFUSALS
+from gateway.settings import BackendSettings, WorkerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class DataPath:
+    """The parts of a data path that the worker itself speaks to."""
+
+    context: WorkerContext
+    keyring: Keyring
+    lookups: KeyLookups | None
+    refusals: RefusalLog
+    services: ExchangeServices
+    tracer: Tracer
+    health: HealthService
+    pools: Mapping[BackendName, Pool]
+    acceptor: Acceptor
+
+
+def assemble(
+    settings: WorkerSettings,
+    loop: asyncio.AbstractEventLoop,
+    send: Callable[[Up], bool],
+    resolve: Resolve = resolve_by_system,
+) -> DataPath:
+    """Build a data path; it has no listeners yet. `send` passes a message to control, `resolve`
+    finds the addresses of a backend's name.
+
+    Raises `TlsFileError`, `OSError`, `ValueError`: the settings cannot be carried out.
+    """
+    counts = SharedCounts(settings.counts_fd, settings.index, settings.workers)
+    context = _context(settings, loop, counts)
+    counters = context.counters
+    keyring = Keyring(is_partial=settings.authority is not None)
+    lookups = (
+        KeyLookups(context, keyring, settings.authority, send)
+        if settings.authority is not None
+        else None
+    )
+    refusals = RefusalLog()
+    credentials = CredentialReader(settings.schemes, forward_scheme=settings.forward.scheme)
+    pools = _pools(context, settings.backends, resolve)
+    health = HealthService(context, Readiness(context, keyring))
+    services = ExchangeServices(
+        context,
+        (TrafficObserver(counters), IntakeObserver(counters)),
+        BackendRefusals(counters, lookups, settings.forward),
+        CorsPolicy(settings.cors) if settings.cors.allowed_origins else None,
+    )
+    pipeline = RequestPipeline(
+        services,
+        _router(settings, context, credentials, pools, health),
+        keyring,
+        lookups,
+        refusals,
+        Quotas(settings.limits.per_key, _quota_rows(settings), counters),
+    )
+    acceptor = Acceptor(
+        context,
+        counts,
+        settings.trusted_networks,
+        _server_maker(context, pipeline, credentials, FieldKinds(settings.forward.drop_headers)),
+    )
+    return DataPath(
+        context=context,
+        keyring=keyring,
+        lookups=lookups,
+        refusals=refusals,
+        services=services,
+        tracer=Tracer(loop, send),
+        health=health,
+        pools=pools,
+        acceptor=acceptor,
+    )
+
+
+def _context(
+    settings: WorkerSettings, loop: asyncio.AbstractEventLoop, counts: SharedCounts
+) -> WorkerContext:
+    budget = Budget(settings.limits.buffer_memory_bytes)
+    connections = OpenConnections()
+    return WorkerContext(
+        settings.limits, loop, budget, Counters(), connections, counts.sign_of_life
+    )
+
+
+def _quota_rows(settings: WorkerSettings) -> QuotaRows | None:
+    return None if settings.quotas is None else QuotaRows.shared(settings.quotas)
+
+
+def _pools(
+    context: WorkerContext, backends: tuple[BackendSettings, ...], resolve: Resolve
+) -> dict[BackendName, Pool]:
+    sections = AnswerSections()
+    answers = KnownAnswers()
+    pools = {}
+    for backend in backends:
+        name = BackendName(backend.name)
+        if name is BackendName.OTLP_GRPC:
+            connector = SocketConnector(
+                context.loop,
+                backend,
+                partial(Http2Upstream, context, authority=backend.host, answers=sections),
+                http2_upstream.ALPN,
+                shares_connections=True,
+                resolve=resolve,
+            )
+        else:
+            connector = SocketConnector(
+                context.loop,
+                backend,
+                partial(Http1Upstream, context, authority=backend.host, known_answers=answers),
+                http1_upstream.ALPN,
+                shares_connections=False,
+                make_probe=partial(_probe, context.loop, backend.host),
+                resolve=resolve,
+            )
+        pools[name] = Pool(context, backend, connector)
+    return pools
+
+
+def _probe(
+    loop: asyncio.AbstractEventLoop, authority: str | None, owner: ConnectionOwner
+) -> Http1Probe:
+    return Http1Probe(loop, authority or owner.target.address)
+
+
+def _router(
+    settings: WorkerSettings,
+    context: WorkerContext,
+    credentials: CredentialReader,
+    pools: Mapping[BackendName, Pool],
+    health: HealthService,
+) -> Router:
+    limits = settings.limits
+    counters = context.counters
+    forward = settings.forward
+    fields = forwarded_fields(forward, b"authorization", forward.scheme, credentials.key_in)
+    grpc = GrpcDialect(fields, limits.quota_status)
+    http = OtlpHttpDialect(fields, limits.quota_status)
+    intake = IntakeRoutes(settings, counters, credentials, pools, http)
+    rows = [
+        *otlp_routes(grpc, http, counters, pools, limits.max_body_bytes),
+        *intake.exact,
+        *health_routes(health, context, grpc=grpc, http=http),
+    ]
+    return Router(
+        rows,
+        [intake],
+        not_found_grpc=_not_found(grpc, counters, Protocol.GRPC),
+        not_found_http=_not_found(http, counters, Protocol.HTTP),
+        grpc_over_http1=grpc_over_http1_route(
+            context, GrpcOverHttp1Dialect(fields, limits.quota_status)
+        ),
+    )
+
+
+def _not_found(dialect: OtlpHttpDialect, counters: Counters, protocol: Protocol) -> Route:
+    unrouted = counters.unrouted(protocol.value)
+    return Route(b"", dialect, unrouted, refusal=REFUSALS["NOT_FOUND"])
+
+
+def _server_maker(
+    context: WorkerContext,
+    pipeline: RequestPipeline,
+    credentials: CredentialReader,
+    kinds: FieldKinds,
+) -> Callable[[str, bool], Server]:
+    fields = KnownFields(credentials, kinds)
+    lines = KnownLines(credentials, kinds)
+
+    def make(peer: str, is_http2: bool) -> Server:
+        if is_http2:
+            return Http2Server(context, pipeline, fields, peer)
+        return Http1Server(context, pipeline, lines, peer)
+
+    return make

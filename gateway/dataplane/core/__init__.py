@@ -1,0 +1,1 @@
+"""What every room of the data path stands on. It imports no other room."""

@@ -1,0 +1,1 @@
+"""The HTTP intake of StackState agents."""

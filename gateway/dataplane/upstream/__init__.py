@@ -1,0 +1,1 @@
+"""Connections to backends: which request goes where."""

@@ -1,0 +1,1 @@
+"""Keys that a remote authority knows: asking it, and remembering its verdicts."""

@@ -1,0 +1,133 @@
+"""What people do with keys, on one repository: create, adopt, change, delete, rotate.
+
+Works without a running gateway: commands use it directly, a running gateway through
+`keys.service_commands`. What is allowed is in `keys.rules`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.keys import rules
+from gateway.keys.api_key import ApiKey
+from gateway.keys.audit import GATEWAY, Actor
+from gateway.keys.errors import InvalidInputError, KeyNotFoundError
+from gateway.keys.record import KeyRecord, limits_as_json
+from gateway.keys.store import KeyRepository, KeySpec, KeyUpdate, NewKey
+from gateway.keys.times import DAY_MS, LATEST_MS, now_unix_ms
+from gateway.model import KeyLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A key that was just stored, with the key itself: the only time that it can be shown."""
+
+    record: KeyRecord
+    key: ApiKey
+
+
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """A key's successor, and the predecessor with the expiry that it has now."""
+
+    issued: Issued
+    predecessor: KeyRecord
+
+
+class KeyCommands:
+    """Applies the rules and asks the repository. Every method raises `StoreError` as that does.
+
+    `by` is who the audit log names.
+    """
+
+    def __init__(
+        self,
+        repository: KeyRepository,
+        now_ms: Callable[[], int] = now_unix_ms,
+        by: Actor = GATEWAY,
+    ) -> None:
+        self._repository = repository
+        self._now_ms = now_ms
+        self._by = by
+
+    async def create(self, spec: KeySpec) -> Issued:
+        """Issue a new key. On return it is on disk.
+
+        Raises `InvalidInputError` for a name, description, signals or limits that cannot be,
+        `InvalidExpiryError` for an expiry that is not in the future.
+        """
+        return await self._add(ApiKey.generate(), spec, is_adopted=False)
+
+    async def adopt(self, key: ApiKey, spec: KeySpec) -> Issued:
+        """Store a key that exists elsewhere. As `create`; raises `DuplicateKeyError` besides."""
+        return await self._add(key, spec, is_adopted=True)
+
+    async def update(self, key_id: int, update: KeyUpdate) -> KeyRecord:
+        """Change a key's name, description, whether it is enabled, what and how much it may send.
+
+        Raises `KeyNotFoundError`, and `InvalidInputError` as `create` does.
+        """
+        rules.check_limits(update.limits or {})
+        if not update.fields(None):
+            msg = "nothing is to be changed: give a name, description, enabled, signals or limits"
+            raise InvalidInputError(msg)
+        rules.check_name(update.name)
+        rules.check_description(update.description)
+        rules.normal_signals(update.signals)
+        found = await self._repository.find(key_id)
+        if found is not None:
+            rules.check_not_the_key(found.digest, update.name, update.description)
+        return await self._repository.update(key_id, update, self._now_ms(), self._by)
+
+    async def delete(self, key_id: int) -> KeyRecord:
+        """Delete a key; return its tombstone. Raises `KeyNotFoundError`."""
+        return await self._repository.delete(key_id, self._now_ms(), self._by)
+
+    async def rotate(
+        self, key_id: int, overlap_ms: int, expires_at_ms: int | None = None
+    ) -> Rotated:
+        """Issue a successor; the predecessor expires after `overlap_ms`.
+
+        Without `expires_at_ms` the successor lives for as many days as the predecessor was
+        meant to. Raises `KeyNotFoundError`, `InvalidExpiryError`, `InvalidInputError`.
+        """
+        if overlap_ms < 0:
+            msg = "the overlap cannot be negative"
+            raise InvalidInputError(msg)
+        now_ms = self._now_ms()
+        rules.check_expiry(expires_at_ms, now_ms)
+        if expires_at_ms is None:
+            expires_at_ms = await self._same_lifetime(key_id, now_ms)
+        key = ApiKey.generate()
+        successor, predecessor = await self._repository.rotate(
+            key_id, key.digest, expires_at_ms, overlap_ms, now_ms, self._by
+        )
+        return Rotated(Issued(successor, key), predecessor)
+
+    async def _add(self, key: ApiKey, spec: KeySpec, *, is_adopted: bool) -> Issued:
+        signals = rules.normal_signals(spec.signals)
+        rules.check_name(spec.name)
+        rules.check_description(spec.description)
+        rules.check_not_the_key(key.digest, spec.name, spec.description)
+        now_ms = self._now_ms()
+        rules.check_expiry(spec.expires_at_ms, now_ms)
+        rules.check_limits(limits_as_json(spec.limits or KeyLimits()))
+        limits = None if spec.limits == KeyLimits() else spec.limits
+        spec = dataclasses.replace(
+            spec, description=spec.description or None, signals=signals, limits=limits
+        )
+        new = NewKey(key.digest, spec, is_adopted)
+        return Issued(await self._repository.create(new, now_ms, self._by), key)
+
+    async def _same_lifetime(self, key_id: int, now_ms: int) -> int | None:
+        found = await self._repository.find(key_id)
+        if found is None:
+            msg = f"there is no key with id {key_id}: `gateway keys list` shows all"
+            raise KeyNotFoundError(msg)
+        if found.expires_at_ms is None:
+            return None
+        # In whole days, because an expiry is the beginning of a day.
+        days = -(-found.expires_at_ms // DAY_MS) - found.created_ms // DAY_MS
+        return min((now_ms // DAY_MS + max(days, 1)) * DAY_MS, LATEST_MS)

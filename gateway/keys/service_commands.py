@@ -1,0 +1,118 @@
+"""Commands on the keys of a running gateway: which store is meant, and what its workers learn.
+
+What a command changed is taken over without reading it again: subscribers of the service have been
+told when it returns. The rules are in `keys.commands`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from gateway.keys.api_key import ApiKey
+from gateway.keys.audit import GATEWAY, Actor, AuditRecord
+from gateway.keys.commands import Issued, KeyCommands, Rotated
+from gateway.keys.errors import KeyRefusedError
+from gateway.keys.following.follower import StoreFollower
+from gateway.keys.following.registry import Registry
+from gateway.keys.record import KeyRecord
+from gateway.keys.store import Confirmation, KeyRepository, KeySpec, KeyUpdate
+
+
+class ServiceCommands:
+    """Changes keys in the store that holds them; new keys go to the first that has a repository.
+
+    Methods raise what those of `KeyCommands` do, and `KeyRefusedError` where keys are not changed
+    by commands.
+    """
+
+    def __init__(
+        self, followers: Sequence[StoreFollower], registry: Registry, now_ms: Callable[[], int]
+    ) -> None:
+        self._followers = followers
+        self._registry = registry
+        self._now_ms = now_ms
+
+    async def create(self, spec: KeySpec, by: Actor = GATEWAY) -> Issued:
+        """As `KeyCommands.create`."""
+        follower, repository = self._first()
+        issued = await self._commands(repository, by).create(spec)
+        follower.take_over([issued.record])
+        return issued
+
+    async def adopt(self, key: ApiKey, spec: KeySpec, by: Actor = GATEWAY) -> Issued:
+        """As `KeyCommands.adopt`."""
+        follower, repository = self._first()
+        issued = await self._commands(repository, by).adopt(key, spec)
+        follower.take_over([issued.record])
+        return issued
+
+    async def update(self, key_id: int, update: KeyUpdate, by: Actor = GATEWAY) -> KeyRecord:
+        """As `KeyCommands.update`."""
+        follower, repository = self._holding(key_id)
+        updated = await self._commands(repository, by).update(key_id, update)
+        follower.take_over([updated])
+        return updated
+
+    async def delete(self, key_id: int, by: Actor = GATEWAY) -> KeyRecord:
+        """As `KeyCommands.delete`."""
+        follower, repository = self._holding(key_id)
+        deleted = await self._commands(repository, by).delete(key_id)
+        follower.take_over([deleted])
+        return deleted
+
+    async def rotate(
+        self,
+        key_id: int,
+        overlap_ms: int,
+        expires_at_ms: int | None = None,
+        by: Actor = GATEWAY,
+    ) -> Rotated:
+        """As `KeyCommands.rotate`."""
+        follower, repository = self._holding(key_id)
+        commands = self._commands(repository, by)
+        rotated = await commands.rotate(key_id, overlap_ms, expires_at_ms)
+        follower.take_over([rotated.issued.record, rotated.predecessor])
+        return rotated
+
+    async def live(self, after: int = 0, limit: int | None = None) -> list[KeyRecord]:
+        """As `KeyFeed.live`, of all stores."""
+        keys = [key for each in self._followers for key in await each.store.feed.live(after, limit)]
+        return sorted(keys, key=lambda key: key.id)[:limit]
+
+    async def audit(
+        self, limit: int, before: int | None = None, key_id: int | None = None
+    ) -> list[AuditRecord]:
+        """As `KeyRepository.audit`, of the store that new keys go to."""
+        return await self._first()[1].audit(limit, before, key_id)
+
+    async def in_force(self, changed: KeyRecord, timeout_s: float) -> Confirmation:
+        """Wait until all running gateways that share the key's store decide by its change.
+
+        This one is among them. Raises `StoreError`.
+        """
+        confirmations = self._holding(changed.id)[0].store.confirmations
+        if confirmations is None:
+            return Confirmation(frozenset(), frozenset())
+        return await confirmations.wait(changed.revision, timeout_s)
+
+    def _commands(self, repository: KeyRepository, by: Actor) -> KeyCommands:
+        return KeyCommands(repository, self._now_ms, by)
+
+    def _first(self) -> tuple[StoreFollower, KeyRepository]:
+        for follower in self._followers:
+            if follower.store.repository is not None:
+                return follower, follower.store.repository
+        msg = "no key store that can be written is configured: add one to keys.stores"
+        raise KeyRefusedError(msg)
+
+    def _holding(self, key_id: int) -> tuple[StoreFollower, KeyRepository]:
+        number = self._registry.store_of(key_id)
+        if number is None:
+            return self._first()
+        follower = self._followers[number]
+        repository = follower.store.repository
+        if repository is None:
+            location = follower.store.feed.location
+            msg = f"keys in {location} are changed by changing the file"
+            raise KeyRefusedError(msg)
+        return follower, repository

@@ -1,0 +1,112 @@
+"""Rows of the table of keys: how records are made of them, and they of records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.keys.errors import StoreDamagedError
+from gateway.keys.record import KeyRecord, limits_as_json
+from gateway.keys.stores.database import PARTITION
+from gateway.keys.stores.schema import keys_table
+from gateway.model import KeyDigest, KeyLimits, Signal
+
+COLUMNS: Final = [keys_table.c[name] for name in KeyRecord.__struct_fields__]
+"""In the order of a record's fields."""
+_DIGEST_BYTES: Final = 32
+_SIGNALS: Final = {signal.value: signal for signal in Signal}
+
+
+async def read(connection: AsyncConnection, query: sa.Select[Any]) -> list[KeyRecord]:
+    """Read keys in parts, so that other tasks go on in between."""
+    records: list[KeyRecord] = []
+    result = await connection.stream(query)
+    async for rows in result.partitions(PARTITION):
+        records.extend(records_of(rows))
+    return records
+
+
+def records_of(rows: Iterable[Sequence[Any]]) -> list[KeyRecord]:
+    """Turn rows of `COLUMNS` into records.
+
+    Raises `StoreDamagedError` for what cannot have been written by us.
+    """
+    try:
+        return [_record(*row) for row in rows]
+    except (TypeError, ValueError) as error:
+        msg = f"a row of gateway_keys makes no sense ({error}): restore the store from a backup"
+        raise StoreDamagedError(msg) from error
+
+
+async def read_one(
+    connection: AsyncConnection, condition: sa.ColumnElement[bool]
+) -> KeyRecord | None:
+    """Read the key that a condition names, if there is one."""
+    found = await read(connection, sa.select(*COLUMNS).where(condition))
+    return found[0] if found else None
+
+
+def columns_of(record: KeyRecord) -> dict[str, Any]:
+    """Return what stands in each column, by name."""
+    columns = msgspec.structs.asdict(record)
+    if record.signals is not None:
+        columns["signals"] = sorted(record.signals)
+    if record.limits is not None:
+        columns["limits"] = limits_as_json(record.limits)
+    return columns
+
+
+def _record(  # noqa: PLR0913, PLR0917 - one parameter a column: fast for a million
+    key_id: int,
+    digest: bytes,
+    name: str,
+    created_ms: int,
+    updated_ms: int,
+    revision: int,
+    description: str | None,
+    expires_at_ms: int | None,
+    deleted_at_ms: int | None,
+    enabled: bool,  # noqa: FBT001 - as above
+    signals: list[str] | str | None,
+    limits: dict[str, Any] | str | None,
+) -> KeyRecord:
+    if len(digest) != _DIGEST_BYTES:
+        msg = f"the digest of key {key_id} has {len(digest)} bytes"
+        raise ValueError(msg)
+    return KeyRecord(
+        key_id,
+        KeyDigest(digest),
+        name,
+        created_ms,
+        # One object for both times, as long as the key was not changed.
+        created_ms if updated_ms == created_ms else updated_ms,
+        revision,
+        description,
+        expires_at_ms,
+        deleted_at_ms,
+        enabled,
+        None if signals is None else _signals(signals),
+        None if limits is None else _limits(limits),
+    )
+
+
+def _signals(names: list[str] | str) -> frozenset[Signal]:
+    """Read the names of signals (or their JSON); those of later versions mean nothing here."""
+    if isinstance(names, str):
+        names = json.loads(names)
+    return frozenset(_SIGNALS[name] for name in names if name in _SIGNALS)
+
+
+def _limits(given: dict[str, Any] | str) -> KeyLimits | None:
+    """Read limits (or their JSON); those of later versions mean nothing here."""
+    members = json.loads(given) if isinstance(given, str) else given
+    limits = KeyLimits(*(members.get(name) for name in KeyLimits._fields))
+    if any(each is not None and (type(each) is not int or each < 0) for each in limits):
+        msg = f"limits {limits} are no numbers"
+        raise ValueError(msg)
+    return None if limits == KeyLimits() else limits

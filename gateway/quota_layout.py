@@ -1,0 +1,82 @@
+"""The table of keys' limits that control and its workers share: where each number stands.
+
+The table is memory that control makes and every worker of the host maps. All numbers are native
+64-bit floats, aligned: one is read or written at once, so nobody sees half of one.
+
+First comes the table's head, then for each row its owner, then the `ROWS` rows, one for each
+limited key in use. A row has
+
+- a head: when somebody last decided with it;
+- three blocks with a number for each column, which is one worker's: requests that it has counted
+  so far, bytes, and its requests that are open. Only that worker writes them. The first two only
+  ever grow, from one worker to the next that gets the column and from one key to the next that gets
+  the row, so that nothing is lost with a worker and nothing has to be set back;
+- for requests and for bytes a record of the last second, which all workers write (`RECORD_*`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+CELL_FORMAT: Final = "d"
+"""One number, as `struct` and `memoryview.cast` name it."""
+CELL_BYTES: Final = 8
+
+ROWS: Final = 8_192
+TABLE_HEAD_CELLS: Final = 8
+COLUMNS_USED: Final = 0
+"""In the table's head: how many columns have ever had a worker. Workers read only these."""
+
+OWNERS_AT: Final = TABLE_HEAD_CELLS
+OWNER_CELLS: Final = 2
+"""Whose a row is: a hash of 104 bits in two numbers; the first is 0 where it is nobody's."""
+ROWS_AT: Final = OWNERS_AT + ROWS * OWNER_CELLS
+
+USED_AT: Final = 0
+"""In a row: the slot of time in which somebody last decided with it."""
+ROW_HEAD_CELLS: Final = 1
+
+COUNTED_REQUESTS: Final = 0
+COUNTED_BYTES: Final = 1
+OPEN_REQUESTS: Final = 2
+BLOCKS: Final = 3
+
+SLOTS_PER_S: Final = 20
+"""Time is counted in slots of 50 ms, from the same beginning for all processes of a host."""
+RECORD_SLOTS: Final = SLOTS_PER_S + 1
+"""A second, and the slot that has begun: what was counted earlier is forgotten."""
+RECORD_LIMIT: Final = 0
+"""In a record: the limit that it was last decided by."""
+RECORD_LATEST: Final = 1
+"""In a record: where in it the latest entry begins."""
+RECORD_HEAD_CELLS: Final = 2
+ENTRY_SLOT: Final = 0
+"""In a record's entry: the slot of time, written last."""
+ENTRY_COUNT: Final = 1
+"""What all workers had counted when somebody first decided in that slot."""
+ENTRY_LEVEL: Final = 2
+"""What a bucket that gains the limit in a second held then; below 0 = still to be paid back."""
+ENTRY_CEILING: Final = 3
+"""The count at which the key has used up its limit in that slot."""
+ENTRY_CELLS: Final = 4
+RECORD_CELLS: Final = RECORD_HEAD_CELLS + RECORD_SLOTS * ENTRY_CELLS
+
+
+def block_at(block: int, columns: int) -> int:
+    """Return where in a row a block begins, such as `OPEN_REQUESTS`."""
+    return ROW_HEAD_CELLS + block * columns
+
+
+def records_at(columns: int) -> int:
+    """Return where in a row the record of requests begins; that of bytes follows."""
+    return block_at(BLOCKS, columns)
+
+
+def row_cells(columns: int) -> int:
+    """Return the size of a row, in cells."""
+    return records_at(columns) + 2 * RECORD_CELLS
+
+
+def table_bytes(columns: int) -> int:
+    """Return the size of the table; only pages with rows in use take memory."""
+    return (ROWS_AT + ROWS * row_cells(columns)) * CELL_BYTES
