@@ -14,9 +14,10 @@ import sqlite3
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import sqlalchemy as sa
+from sqlalchemy.engine.interfaces import AdaptedConnection, DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool
 
@@ -105,7 +106,52 @@ def _check_owner(path: Path) -> None:
         raise StoreForeignError(str(error)) from error
 
 
-def open_engine(path: Path, synchronous: Literal["FULL", "NORMAL"]) -> AsyncEngine:
+class SqliteEngine(AsyncEngine):
+    """An engine that leaves no connection open when it is disposed of.
+
+    SQLAlchemy lets go of those that are in use then, and its thread and the file would stay until
+    the garbage collector comes.
+    """
+
+    def __init__(self, engine: sa.Engine, synchronous: str) -> None:
+        super().__init__(engine)
+        self._synchronous: Final = synchronous
+        self._open: Final[set[AdaptedConnection]] = set()
+        sa.event.listen(engine, "do_connect", self._connect)
+        sa.event.listen(engine, "connect", self._configure)
+        sa.event.listen(engine, "close", self._closes)
+
+    async def dispose(self, close: bool = True) -> None:  # noqa: FBT001, FBT002 - SQLAlchemy's
+        """Close all connections; whoever uses one gets `StoreUnavailableError`."""
+        await super().dispose(close)
+        while self._open:
+            await self._open.pop().driver_connection.close()
+
+    def _connect(
+        self, dialect: sa.Dialect, _: object, args: tuple[Any, ...], options: dict[str, Any]
+    ) -> DBAPIConnection:
+        raw = dialect.connect(*args, **options)
+        if isinstance(raw, AdaptedConnection):  # as those of every asyncio driver
+            self._open.add(raw)
+        return raw
+
+    def _configure(self, raw: DBAPIConnection, _: object) -> None:
+        try:
+            cursor = raw.cursor()
+            cursor.execute(f"PRAGMA synchronous = {self._synchronous}")
+            cursor.execute("PRAGMA journal_mode = WAL")  # without effect but after a VACUUM INTO
+            cursor.close()
+        except BaseException:
+            raw.close()  # now: a damaged file is tried again and again
+            self._closes(raw, None)
+            raise
+
+    def _closes(self, raw: DBAPIConnection, _: object) -> None:
+        if isinstance(raw, AdaptedConnection):
+            self._open.discard(raw)
+
+
+def open_engine(path: Path, synchronous: Literal["FULL", "NORMAL"]) -> SqliteEngine:
     """Make an engine on an existing file; a missing one is an error at the first use.
 
     `synchronous`: FULL makes commits survive a power loss, NORMAL only the end of processes.
@@ -122,8 +168,7 @@ def open_engine(path: Path, synchronous: Literal["FULL", "NORMAL"]) -> AsyncEngi
         hide_parameters=True,
     )
     _control_transactions(engine.sync_engine)
-    sa.event.listen(engine.sync_engine, "connect", lambda raw, _: _configure(raw, synchronous))
-    return engine
+    return SqliteEngine(engine.sync_engine, synchronous)
 
 
 def file_uri(path: Path) -> str:
@@ -177,17 +222,6 @@ def _fill(draft: Path, application_id: int, initialise: Callable[[sa.Connection]
 def _control_transactions(engine: sa.Engine) -> None:
     """Begin real transactions: the driver begins none for reads and for DDL."""
     sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
-
-
-def _configure(raw: sa.engine.interfaces.DBAPIConnection, synchronous: str) -> None:
-    try:
-        cursor = raw.cursor()
-        cursor.execute(f"PRAGMA synchronous = {synchronous}")
-        cursor.execute("PRAGMA journal_mode = WAL")  # without effect but after a VACUUM INTO
-        cursor.close()
-    except BaseException:
-        raw.close()  # nobody else would: its thread and the file would stay
-        raise
 
 
 def _sync(path: Path) -> None:

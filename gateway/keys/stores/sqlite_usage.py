@@ -58,14 +58,20 @@ class SqliteUsage:
             await asyncio.to_thread(sqlite_file.create_file, self.path, APPLICATION_ID, _create)
         sqlite_file.check_file(self.path, APPLICATION_ID, own_only=self._own_only)
         engine = sqlite_file.open_engine(self.path, synchronous="NORMAL")
+        try:
+            await self._check_version(engine)
+        except BaseException:
+            await engine.dispose()
+            raise
+        self._engine = engine
+
+    async def _check_version(self, engine: AsyncEngine) -> None:
         with sqlite_file.translated(self.path):
             async with engine.connect() as connection:
                 version = (await connection.exec_driver_sql("PRAGMA user_version")).scalar_one()
         if version != SCHEMA_VERSION:
-            await engine.dispose()
             msg = f"{self.path}: another version of the gateway wrote this file"
             raise StoreTooNewError(msg)
-        self._engine = engine
 
     async def close(self) -> None:
         """Let go of the file."""

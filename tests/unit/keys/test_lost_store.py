@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import sqlite3
@@ -18,13 +17,6 @@ from gateway.keys.stores.sql_store import SqlStore
 from gateway.keys.stores.sqlite import sqlite_store
 from gateway.model import digest_of
 from tests.support.keys import Workers, running_keys
-
-# SQLAlchemy forgets a connection to a damaged file when its closing is cancelled, which ends a test
-# here at any moment; aiosqlite closes it then, and warns.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*Connection.__del__:pytest.PytestUnraisableExceptionWarning",
-    "ignore:.*was deleted before being closed:ResourceWarning",
-)
 
 
 def _files(path: Path) -> list[Path]:
@@ -84,9 +76,6 @@ async def _running(path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     await other.feed.close()
     async with running_keys([sqlite_store(path, own_only=True)]) as workers:
         yield workers
-        # Ends while it waits: SQLAlchemy forgets a connection whose closing is cancelled.
-        monkeypatch.setattr(follower, "RETRY_S", 3_600)
-        await asyncio.sleep(0.2)
 
 
 LOSSES = [
