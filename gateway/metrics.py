@@ -425,6 +425,7 @@ ABUSE_KINDS: Final = (
     "rst_stream",
     "settings",
     "stream_error",
+    "tiny_data",
     "tls_records",
     "unknown",
     "window_update",

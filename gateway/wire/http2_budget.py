@@ -25,6 +25,7 @@ Kind = Literal[
     "rst_stream",
     "settings",
     "stream_error",
+    "tiny_data",
     "unknown",
     "window_update",
 ]
@@ -39,6 +40,8 @@ _PER_REQUEST: Final = 4
 """A WINDOW_UPDATE for stream and connection, a PING, and an RST_STREAM behind an early response."""
 _BYTES_PER_FRAME: Final = 128
 """Of what was sent: two WINDOW_UPDATEs for each DATA frame of 256 bytes."""
+TINY_BYTES: Final = 16
+"""DATA with fewer is of no use unless it ends a body: its frame is most of what is sent."""
 RESET_COST: Final = 2
 """Of a stream that the client opens only to reset it, or to make this side reset it."""
 

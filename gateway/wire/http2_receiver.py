@@ -20,7 +20,7 @@ from typing import Final, Generic, Protocol
 
 from gateway.wire import hpack, http2
 from gateway.wire.http2 import ErrorCode, Http2ConnectionError, Http2StreamError, Setting
-from gateway.wire.http2_budget import RESET_COST
+from gateway.wire.http2_budget import RESET_COST, TINY_BYTES
 from gateway.wire.http2_closed import CLOSED
 from gateway.wire.http2_control import ControlFrames, ControlRole
 from gateway.wire.http2_sender import Http2Sender, QueueOwner, StreamT, StreamT_contra
@@ -82,6 +82,7 @@ class Http2Receiver(Generic[StreamT]):
         "_role",
         "_sender",
         "_streams",
+        "_tiny",
         "_unfinished",
         "abuse",
         "control",
@@ -119,6 +120,8 @@ class Http2Receiver(Generic[StreamT]):
         self._role = role
         self._sender = sender
         self._streams = sender.streams
+        self._tiny = TINY_BYTES if is_server else 1
+        """Of a backend only empty DATA counts: a usual response has 5 bytes, then trailers."""
         self._pending = b""
         self._at = 0
         self._partial: StreamT | None = None
@@ -211,6 +214,7 @@ class Http2Receiver(Generic[StreamT]):
         streams = self._streams
         windows = self.windows
         role = self._role
+        tiny = self._tiny
         at = self._at
         size = len(b)
         if self._partial_left and at < size:
@@ -242,7 +246,7 @@ class Http2Receiver(Generic[StreamT]):
                 self._check_order(kind, flags, stream_id, length)
             if kind == http2.DATA:
                 stream = streams.get(stream_id)
-                if stream is None or stream.remote_ended or flags & http2.PADDED or not length:
+                if stream is None or stream.remote_ended or flags & http2.PADDED or length < tiny:
                     self._odd_data(stream_id, stream, flags, b[start:end])
                 else:
                     window = windows.receive_window = windows.receive_window - length
@@ -315,7 +319,7 @@ class Http2Receiver(Generic[StreamT]):
             self.settings_seen = True
 
     def _odd_data(self, stream_id: int, stream: StreamT | None, flags: int, payload: bytes) -> None:
-        """Handle DATA that is padded, empty, or for a stream that takes none."""
+        """Handle DATA that is padded, tiny, or for a stream that takes none."""
         self.windows.count(stream, stream_id, len(payload))
         padding = 0
         if flags & http2.PADDED:
@@ -326,8 +330,8 @@ class Http2Receiver(Generic[StreamT]):
         if stream is None or stream.remote_ended:
             self._late_data(stream_id, len(payload), ended=bool(flags & http2.END_STREAM))
             return
-        if not payload and not flags & http2.END_STREAM:
-            self.control.budget.spend("empty_data")
+        if len(payload) < self._tiny and not flags & http2.END_STREAM:
+            self.control.budget.spend("tiny_data" if payload else "empty_data")
         if flags & http2.END_STREAM:
             stream.remote_ended = True
         elif padding:

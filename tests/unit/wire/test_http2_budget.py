@@ -75,6 +75,10 @@ FLOODS: dict[str, list[tuple[bytes, bytes]]] = {
         (b"", frame(http2.DATA, 0, stream_id(1), b"")),
         (b"", frame(http2.DATA, http2.PADDED, stream_id(1), b"\0")),
     ],
+    "tiny_data": [
+        (b"", frame(http2.DATA, 0, stream_id(1), b"x")),
+        (b"", frame(http2.DATA, http2.PADDED, stream_id(1), b"\1x\0")),
+    ],
     "continuation": [
         (
             frame(http2.HEADERS, 0, stream_id(3), b""),
@@ -199,3 +203,21 @@ def test_a_backend_may_acknowledge_each_frame_of_any_size() -> None:
     assert client.code is None
     client.receive(PING * 50_000)
     assert client.code is ErrorCode.ENHANCE_YOUR_CALM
+
+
+def test_a_backend_may_send_any_number_of_tiny_bodies() -> None:
+    """The usual response over gRPC has five bytes, and its trailers follow."""
+    client = _Client()
+    client.receive(frame(http2.DATA, 0, stream_id(1), bytes(5)) * 13_000)
+    assert client.code is None
+
+
+def test_a_client_may_send_the_head_of_each_message_alone() -> None:
+    server = _Server()
+    for number in range(3, 2 * ANY_FLOOD, 2):
+        server.receive(request_frame(number, "/", ended=False))
+        server.receive(frame(http2.DATA, 0, stream_id(number), bytes(5)))
+        server.receive(frame(http2.DATA, http2.END_STREAM, stream_id(number), b"x"))
+        server.receiver.control.budget.served += 1
+        server.take_output()
+    assert server.code is None
