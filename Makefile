@@ -53,7 +53,7 @@ lowest:  ## run the unit and contract tests with the lowest versions that pyproj
 
 interop: compiled  ## build the real senders (Go, Node, Rust, Java), fetch Prometheus, and run the tests that need them
 	@$(BIN)/python tests/interop/tools/build.py
-	@$(BIN)/python tools/debian.py prometheus
+	@$(BIN)/python tools/debian.py prometheus chromium
 	@$(BIN)/python -m pytest tests/interop $(PYTEST)
 
 chaos: compiled  ## kill and freeze what is around a gateway and in it while real senders send, 6 s each (SECONDS=60)

@@ -34,17 +34,25 @@ class Package:
         path: the program inside the package.
         is_on_path_enough: whether any program of this name on PATH will do. Not where it is
             measured: there the build matters.
+        beside: other packages that hold parts of the program.
     """
 
     name: str
     path: str
     is_on_path_enough: bool
+    beside: tuple[str, ...] = ()
 
 
 PROGRAMS: Final = {
     "nginx": Package("nginx", "usr/sbin/nginx", is_on_path_enough=False),
     "prometheus": Package("prometheus", "usr/bin/prometheus", is_on_path_enough=True),
     "pgbouncer": Package("pgbouncer", "usr/sbin/pgbouncer", is_on_path_enough=True),
+    "chromium": Package(
+        "chromium",
+        "usr/lib/chromium/chromium",
+        is_on_path_enough=True,
+        beside=("chromium-common",),
+    ),
 }
 
 
@@ -84,7 +92,8 @@ def environment(program: Path) -> dict[str, str]:
     """Return the environment variables with which a program finds the libraries fetched for it."""
     for package in PROGRAMS.values():
         if program == CACHE / package.name / package.path:
-            folders = sorted(map(str, (CACHE / package.name).glob("usr/lib/*-linux-*")))
+            libraries = (CACHE / package.name).glob("usr/lib/*-linux-*/**/*.so*")
+            folders = sorted({str(library.parent) for library in libraries})
             return {"LD_LIBRARY_PATH": ":".join(folders)} if folders else {}
     return {}
 
@@ -108,8 +117,13 @@ def _fetch(package: Package, folder: Path) -> None:
     unpacked = folder / "unpacked"
     file = _download(package.name, folder, unpacked)
     version = _field(file, "Version")
-    for library in _missing_libraries(_field(file, "Depends")):
-        _download(library, folder, unpacked)
+    waiting = [file, *(_download(each, folder, unpacked) for each in package.beside)]
+    fetched: set[str] = set()
+    while waiting:
+        for library in _missing_libraries(_field(waiting.pop(), "Depends")):
+            if library not in fetched:
+                fetched.add(library)
+                waiting.append(_download(library, folder, unpacked))
     if not os.access(unpacked / package.path, os.X_OK):
         text = f"the package {package.name} {version} has no {package.path}"
         raise FetchError(text)

@@ -253,6 +253,7 @@ class AdminConfig(Node):
     address: Address = "127.0.0.1:8090"
     metrics_address: Address | None = None
     authorize_address: Address | None = None
+    console: bool = True
     tls: TlsServerConfig | None = None
     hosts: list[HostPattern] = []
     tokens: list[AdminTokenConfig] = []

@@ -137,7 +137,7 @@ ROOMS: Final = {
     "control.admin": _room(
         "channel config control.core control.metrics control.workers crowds keys.api_key "
         "keys.audit keys.commands keys.errors keys.following keys.record keys.rules keys.service "
-        "keys.state_file keys.store keys.times metrics model",
+        "keys.state_file keys.store keys.times metrics model outcome",
         "aiohttp msgspec structlog",
     ),
     "control.lifecycle": _room(

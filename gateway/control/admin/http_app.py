@@ -14,12 +14,15 @@ import structlog
 from aiohttp import hdrs, web
 
 from gateway.control.admin.connections import AdminConnections
+from gateway.control.admin.console.sessions import Sessions, is_proof
 from gateway.control.admin.known_hosts import REFUSED, KnownHosts
 from gateway.control.admin.token_gate import Rejected, TokenGate
 from gateway.control.core.errors import ErrorReporter
 
 TOKEN_FIELDS: Final = ("X-API-Token", "X-API-Key")
 """The header fields that may carry a token: those of the `sts` CLI."""
+PROOF_FIELD: Final = "X-Console-Proof"
+"""The header field that shows that a request with a session's cookie is the console's own."""
 MAX_BODY_BYTES: Final = 64 * 1024
 _MISDIRECTED: Final = 421
 """RFC 9110 §15.5.20: not the server for this host."""
@@ -58,12 +61,13 @@ def make_app(
     errors: ErrorReporter,
     error_body: ErrorBody = lambda *_: None,
     hosts: KnownHosts | None = None,
+    sessions: Sessions | None = None,
 ) -> web.Application:
     """Make an application of `routes`.
 
     `gate` checks the tokens of requests to routes with `needs_token`; `errors` gets unexpected
     exceptions; `error_body` makes the errors below some paths in another form; `hosts` are the
-    names that the address may be called by.
+    names that the address may be called by; whoever has one of `sessions` needs no token.
     """
     guards = [
         _errors_as_json(routes, errors, error_body),
@@ -71,7 +75,9 @@ def make_app(
     ]
     app = web.Application(middlewares=guards, client_max_size=MAX_BODY_BYTES)
     for route in routes:
-        handler = _guarded(route.handler, gate, error_body) if route.needs_token else route.handler
+        handler = route.handler
+        if route.needs_token:
+            handler = _guarded(handler, gate, error_body, sessions)
         if route.method == hdrs.METH_GET:
             app.router.add_get(route.path, handler)
         else:
@@ -98,9 +104,21 @@ def bytes_response(
     return web.Response(body=body, status=status, headers=fields)
 
 
-def _guarded(handler: Handler, gate: TokenGate, error_body: ErrorBody) -> Handler:
+def session_cookie(request: web.Request) -> str:
+    """Return the name of the session's cookie: browsers keep one jar for all ports of a host."""
+    return f"gateway_session_{request.url.port}"
+
+
+def _guarded(
+    handler: Handler, gate: TokenGate, error_body: ErrorBody, sessions: Sessions | None
+) -> Handler:
     async def guarded(request: web.Request) -> web.StreamResponse:
         presented = [token for field in TOKEN_FIELDS for token in request.headers.getall(field, ())]
+        if not presented and sessions is not None:
+            session = sessions.find(request.cookies.get(session_cookie(request), ""))
+            if session is not None and is_proof(session, request.headers.get(PROOF_FIELD, "")):
+                request[WHO] = session.who
+                return await handler(request)
         admitted = await gate.admit(request.remote or "", presented)
         if isinstance(admitted, Rejected):
             return _rejection(request, admitted, error_body)

@@ -9,6 +9,8 @@ from typing import NamedTuple
 from gateway.config import Config
 from gateway.control.admin.api.errors import error_body
 from gateway.control.admin.connections import ConnectionLimits
+from gateway.control.admin.console.pages import Console
+from gateway.control.admin.console.sessions import Sessions
 from gateway.control.admin.http_app import Route, make_app
 from gateway.control.admin.http_server import HttpServers
 from gateway.control.admin.known_hosts import KnownHosts
@@ -52,6 +54,7 @@ class AdminServers:
         self._tokens = AdminTokens([])
         self._hosts = KnownHosts()
         self._gate = TokenGate(self._accept)
+        self._sessions = Sessions(self._name_of)
 
     async def start(self, config: Config, routes: AdminRoutes) -> None:
         """Answer on the main address, and on each of the others that is configured.
@@ -62,7 +65,8 @@ class AdminServers:
         self._tokens = await asyncio.to_thread(read_tokens, config)
         self._tls = read_tls_files(admin.tls)
         self._hosts.use(config)
-        main = (self.addresses, admin.address, routes.main)
+        console = Console(self._gate, self._sessions).routes() if admin.console else []
+        main = (self.addresses, admin.address, [*routes.main, *console])
         others = (
             (self.metrics_addresses, admin.metrics_address, routes.metrics),
             (self.authorize_addresses, admin.authorize_address, routes.authorize),
@@ -72,8 +76,10 @@ class AdminServers:
             [address for _, address, _ in wanted], patience_s=self._patience_s
         )
         for (place, _, answered), sockets in zip(wanted, bound, strict=True):
-            app = make_app(answered, self._gate, self._errors, error_body, self._hosts)
-            tls = self._tls if place is self.addresses else None
+            is_main = place is self.addresses
+            sessions = self._sessions if is_main else None
+            app = make_app(answered, self._gate, self._errors, error_body, self._hosts, sessions)
+            tls = self._tls if is_main else None
             await self._servers.serve(app, sockets, tls)
             place.extend(each.bound for each in sockets)
 
@@ -98,3 +104,6 @@ class AdminServers:
     def _accept(self, presented: str) -> str | None:
         """Check against the present tokens: a reload replaces them."""
         return self._tokens.accept(presented)
+
+    def _name_of(self, digest: bytes) -> str | None:
+        return self._tokens.name_of(digest)

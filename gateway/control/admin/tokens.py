@@ -41,7 +41,10 @@ class AdminTokens:
 
     def accept(self, presented: str) -> str | None:
         """Return the name of the token `presented`, None for a wrong one; in constant time."""
-        digest = _digest(presented)
+        return self.name_of(_digest(presented))
+
+    def name_of(self, digest: bytes) -> str | None:
+        """Return the name of the token with a SHA-256 digest, None for no token; likewise."""
         found = None
         for name, known in self._digests:
             if hmac.compare_digest(digest, known):

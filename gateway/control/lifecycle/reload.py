@@ -165,6 +165,7 @@ def needs_restart(old: Config, new: Config) -> Iterator[str]:
         "admin.address",
         "admin.metrics_address",
         "admin.authorize_address",
+        "admin.console",
     ):
         if _at(old, path) != _at(new, path):
             yield f"{path} has changed: restart the gateway to apply it"

@@ -1,0 +1,1 @@
+"""The console: pages for people on the admin address, and how people sign in to it."""
