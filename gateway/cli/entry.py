@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from gateway import held_signals
+from gateway import held_signals, lean_imports
 
 
 def main() -> None:
@@ -26,6 +26,7 @@ def main() -> None:
         held_signals.hold()
     else:
         held_signals.release()
+    lean_imports.import_structlog()
     from gateway.cli.main import run
 
     sys.exit(run(sys.argv[1:]))

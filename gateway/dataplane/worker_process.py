@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sys
 
+from gateway import lean_imports
+
 if __name__ == "__main__":
-    # structlog imports rich for its own use, if it finds it: 5 MB that a worker never uses.
-    sys.modules["rich"] = None  # type: ignore[assignment]  # Python's way to say: not installed
+    lean_imports.import_structlog()
 
 import asyncio
 import contextlib

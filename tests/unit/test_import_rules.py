@@ -38,6 +38,7 @@ ROOMS: Final = {
     "worker_contract": _room(),
     "quota_layout": _room(),
     "held_signals": _room(),
+    "lean_imports": _room(libraries="structlog"),
     "compiled": _room("outcome"),
     "channel": _room("model settings", "msgspec"),
     "repeats": _room(),
@@ -64,7 +65,7 @@ ROOMS: Final = {
     "keys.confirmations": _room("keys.errors keys.state_file keys.store", "asyncpg"),
     "keys.authority": _room(
         "keys.state_file",
-        "aiohttp cachetools circuitbreaker msgspec tenacity",
+        "aiohttp cachetools msgspec tenacity",
     ),
     "keys.stores": _room(
         "keys.api_key keys.audit keys.confirmations keys.errors keys.record keys.state_file "
@@ -117,7 +118,7 @@ ROOMS: Final = {
         "worker_contract"
     ),
     "dataplane.worker_process": _room(
-        "channel dataplane.worker log metrics worker_contract", "structlog uvloop"
+        "channel dataplane.worker lean_imports log metrics worker_contract", "structlog uvloop"
     ),
     "control.core": _room("config settings", "structlog"),
     "control.workers": _room(
@@ -155,9 +156,8 @@ ROOMS: Final = {
     ),
     # commands
     "cli": _room(
-        "compiled config control demo held_signals keys log model otlp outcome receiver sender "
-        "settings "
-        "terminal",
+        "compiled config control demo held_signals keys lean_imports log model otlp outcome "
+        "receiver sender settings terminal",
         "msgspec rich typer yaml",
     ),
 }
