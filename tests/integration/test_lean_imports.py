@@ -29,7 +29,6 @@ WORKERS_NEVER_LOAD: Final = TOOLS | {
     "cryptography",
     "prometheus_client",
     "pydantic",
-    "sqlalchemy",
     "sqlite3",
     "typer",
     "yaml",

@@ -70,7 +70,7 @@ ROOMS: Final = {
     "keys.stores": _room(
         "keys.api_key keys.audit keys.confirmations keys.errors keys.record keys.state_file "
         "keys.store keys.times model",
-        "aiosqlite asyncpg msgspec sqlalchemy yaml",
+        "aiosqlite asyncpg msgspec yaml",
     ),
     "keys.following": _room("keys.errors keys.record keys.state_file keys.store model", "msgspec"),
     "keys.service_commands": _room(
