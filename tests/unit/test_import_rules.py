@@ -38,6 +38,7 @@ ROOMS: Final = {
     "worker_contract": _room(),
     "quota_layout": _room(),
     "held_signals": _room(),
+    "descriptors": _room(),
     "lean_imports": _room(libraries="structlog"),
     "compiled": _room("outcome"),
     "channel": _room("model settings", "msgspec"),
@@ -118,11 +119,12 @@ ROOMS: Final = {
         "worker_contract"
     ),
     "dataplane.worker_process": _room(
-        "channel dataplane.worker lean_imports log metrics worker_contract", "structlog uvloop"
+        "channel dataplane.worker descriptors lean_imports log metrics settings worker_contract",
+        "structlog uvloop",
     ),
     "control.core": _room("config settings", "structlog"),
     "control.workers": _room(
-        "channel control.core keys.record model quota_layout settings worker_contract",
+        "channel control.core descriptors keys.record model quota_layout settings worker_contract",
         "msgspec structlog",
     ),
     "control.metrics": _room(

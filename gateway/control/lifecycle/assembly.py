@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -42,10 +42,11 @@ from gateway.control.metrics.metric_totals import MetricTotals
 from gateway.control.metrics.refusal_log import RefusalLog
 from gateway.control.metrics.worker_reports import WorkerReports
 from gateway.control.workers.key_distribution import KeyDistribution
-from gateway.control.workers.supervisor import WORKER_COMMAND, Supervisor, Timing
+from gateway.control.workers.supervisor import Supervisor, Timing
 from gateway.control.workers.trace_sessions import TraceSessions
 from gateway.control.workers.worker_handle import WorkerObserver
 from gateway.control.workers.worker_set import WorkerSet
+from gateway.control.workers.worker_start import WorkerStarter
 from gateway.keys.following.status import StoreStatus
 from gateway.keys.service import KeyService
 from gateway.log import LogFormat
@@ -71,7 +72,8 @@ class Options:
     log_format: LogFormat = "json"
     """What workers log in."""
     bind_patience_s: float = BIND_PATIENCE_S
-    worker_command: Sequence[str] = WORKER_COMMAND
+    starter: WorkerStarter | None = None
+    """Set where workers were started early."""
     timing: Timing = field(default_factory=Timing)
 
 
@@ -151,7 +153,7 @@ def assemble(loaded: Loaded, options: Options) -> Parts:
         base.distribution,
         observers,
         base.errors,
-        command=options.worker_command,
+        starter=options.starter,
         timing=options.timing,
     )
     limits = ConnectionLimits(on_closed=partial(_count_admin_closed, base.totals))
