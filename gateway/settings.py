@@ -7,6 +7,7 @@ needs pydantic.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -192,3 +193,21 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     """None = this worker has no column, and uses its share of each key's limits."""
     log_level: str = "info"
     log_format: Literal["console", "json"] = "json"
+
+
+def with_descriptors(settings: WorkerSettings, numbers: Mapping[int, int]) -> WorkerSettings:
+    """Return the settings with other numbers of descriptors. `numbers`: old → new, of each one."""
+    replace = msgspec.structs.replace
+    quotas = settings.quotas
+    return replace(
+        settings,
+        counts_fd=numbers[settings.counts_fd],
+        listeners=tuple(replace(each, fd=numbers[each.fd]) for each in settings.listeners),
+        quotas=None if quotas is None else replace(quotas, fd=numbers[quotas.fd]),
+    )
+
+
+def descriptors_of(settings: WorkerSettings) -> list[int]:
+    """Return the descriptors that a worker with these settings needs."""
+    quotas = [] if settings.quotas is None else [settings.quotas.fd]
+    return [settings.counts_fd, *(listener.fd for listener in settings.listeners), *quotas]

@@ -12,6 +12,11 @@ from typing import Final
 FAILS_AGAIN: Final = 3
 """A worker's exit code that says: with these settings every worker fails in the same way."""
 
+WAITS: Final = "--wait"
+"""A worker's argument that says: it gets its descriptors over the channel (`descriptors`), first of
+all. Else it has inherited them.
+"""
+
 CONTROL_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that only control acts on. It starts workers with them blocked, and they ignore them: a
 terminal's Ctrl-C and systemd's SIGTERM reach the whole process group.

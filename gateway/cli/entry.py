@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
-from gateway import held_signals
+from gateway import held_signals, lean_imports
+
+_GC_THRESHOLDS = (10_000, 20, 50)
+"""Instead of Python's (700, 10, 10), with which a tenth of the time that imports take went into
+looking for garbage that they do not make.
+"""
 
 
 def main() -> None:
@@ -22,10 +28,12 @@ def main() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    gc.set_threshold(*_GC_THRESHOLDS)
     if sys.argv[1:2] == ["serve"]:
         held_signals.hold()
     else:
         held_signals.release()
+    lean_imports.import_structlog()
     from gateway.cli.main import run
 
     sys.exit(run(sys.argv[1:]))

@@ -55,6 +55,9 @@ COMMANDS: Final = {
 }
 """In the order in which help lists them."""
 
+TOOL_PACKAGES: Final = frozenset({"cramjam", "google", "h2", "hypercorn", "opentelemetry"})
+"""What the extra `tools` installs, as it is imported: a server does without."""
+
 EXAMPLES: Final = (
     "Examples:",
     "gateway demo",
@@ -139,6 +142,11 @@ def run(arguments: list[str]) -> int:
         return Exit.BAD_INPUT
     except typer.Abort:
         return Exit.BAD_INPUT
+    except ModuleNotFoundError as missing:
+        package = (missing.name or "").partition(".")[0]
+        if package not in TOOL_PACKAGES:
+            raise
+        return _not_installed(arguments[0], package)
     except OutputError as lost:
         return _not_shown(lost)
     except OSError as failure:  # typer itself writes help
@@ -147,6 +155,14 @@ def run(arguments: list[str]) -> int:
         give_up(sys.stdout)
         return _not_shown(OutputError(failure))
     return code if isinstance(code, int) else Exit.OK
+
+
+def _not_installed(command: str, package: str) -> int:
+    error(
+        f"'gateway {command}' needs packages that a server does without, and {package} is not"
+        " installed: add them with  pip install 'otlp-gateway[tools]'  (in a checkout: '.[tools]')"
+    )
+    return Exit.BAD_INPUT
 
 
 def _not_shown(lost: OutputError) -> int:

@@ -47,9 +47,13 @@ def serve(config: ConfigOption = None, overrides: SetOption = None) -> None:
     gateway serve --set 'backends.otlp_grpc.urls=[http://collector:4317]'
     """
     loaded = load_or_exit(config, overrides or [])
+    from gateway.control.workers.worker_start import WorkerStarter
+
+    starter = WorkerStarter()
+    starter.start_early(loaded.config.worker_count)  # they import what they need while control does
     from gateway.control.lifecycle.main import serve as run
 
-    raise typer.Exit(run(loaded))
+    raise typer.Exit(run(loaded, starter))
 
 
 def load_or_exit(path: Path | None, overrides: list[str]) -> Loaded:

@@ -261,7 +261,7 @@ def _sqlite_path(text: str) -> Path:
 
 
 def _store_path(text: str, form: str) -> Path:
-    # SQLAlchemy's users write an absolute path with four slashes, everyone else with three.
+    # Users of other software write an absolute path with four slashes, everyone else with three.
     path = Path("/" + text.lstrip("/"))
     if not text.startswith("/") or path == Path("/"):
         msg = f"the path is not absolute: write {form}"

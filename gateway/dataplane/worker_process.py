@@ -1,4 +1,4 @@
-"""The process of one worker: `python -m gateway.dataplane.worker_process FD`.
+"""The process of one worker: `python -m gateway.dataplane.worker_process [--wait] FD`.
 
 Control starts it. It runs a `Worker` under the orders that come over the channel. Exit codes stand
 in `gateway.worker_contract`.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sys
 
+from gateway import lean_imports
+
 if __name__ == "__main__":
-    # structlog imports rich for its own use, if it finds it: 5 MB that a worker never uses.
-    sys.modules["rich"] = None  # type: ignore[assignment]  # Python's way to say: not installed
+    lean_imports.import_structlog()
 
 import asyncio
 import contextlib
@@ -19,13 +20,13 @@ import os
 import signal
 import socket
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
 import uvloop
 
-from gateway import log, metrics
+from gateway import descriptors, log, metrics
 from gateway.channel import (
     Applied,
     Channel,
@@ -43,7 +44,8 @@ from gateway.channel import (
     Watches,
 )
 from gateway.dataplane.worker import Worker, WorkerStartError
-from gateway.worker_contract import CONTROL_SIGNALS, FAILS_AGAIN
+from gateway.settings import WorkerSettings, with_descriptors
+from gateway.worker_contract import CONTROL_SIGNALS, FAILS_AGAIN, WAITS
 
 _LAST_WORDS_S: Final = 5.0
 """How long control may take to read what was sent last."""
@@ -59,10 +61,12 @@ class WorkerProcess:
     """Runs a worker under the orders that come over the channel, until control ends it.
 
     When the channel ends, control has died: the listeners are closed at once, so that its successor
-    can have the addresses, and what is open is finished.
+    can have the addresses, and what is open is finished. `numbers`: control's number of a
+    descriptor → its number here; empty where they are the same.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: Mapping[int, int]) -> None:
+        self._numbers = numbers
         self._loop = asyncio.get_running_loop()
         self._channel = Channel.for_worker(self._on_message, self._on_channel_end)
         self._worker: Worker | None = None
@@ -102,7 +106,7 @@ class WorkerProcess:
     def _handle(self, message: Down | Up) -> None:
         if isinstance(message, Start):
             log.configure(message.settings.log_level, message.settings.log_format)
-            self._worker = Worker(message.settings, self._send, self._report)
+            self._worker = Worker(self._own(message.settings), self._send, self._report)
             self._worker.begin_sweeping()
             return
         worker = self._worker
@@ -124,6 +128,10 @@ class WorkerProcess:
                 self._begin_drain(worker, timeout_s)
             case _:
                 pass  # Up: the decoder lets none through
+
+    def _own(self, settings: WorkerSettings) -> WorkerSettings:
+        """Return the settings with the numbers that descriptors have here."""
+        return with_descriptors(settings, self._numbers) if self._numbers else settings
 
     def _run_steps(self, steps: Iterator[None]) -> None:
         """Take one step now, the others one per turn, after those that were begun before.
@@ -232,8 +240,17 @@ class WorkerProcess:
         _log.error("a bug in the gateway: please report it", place="loop", exc_info=error)
 
 
+def _await_descriptors(channel_fd: int) -> dict[int, int]:
+    """Wait until control gives the descriptors, see `descriptors.receive`."""
+    channel = socket.socket(fileno=channel_fd)
+    try:
+        return descriptors.receive(channel)
+    finally:
+        channel.detach()
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Run a worker on the channel whose descriptor is the only argument; return the exit code."""
+    """Run a worker on the channel whose descriptor is the last argument; return the exit code."""
     # A terminal's Ctrl-C and systemd's SIGTERM reach the whole group. Control, which started us
     # with them blocked, tells us what to do about them.
     for number in CONTROL_SIGNALS:
@@ -241,12 +258,22 @@ def main(arguments: Sequence[str]) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, CONTROL_SIGNALS)
     gc.set_threshold(*_GC_THRESHOLDS)
     log.configure("info", "auto")
-    if len(arguments) != 1 or not arguments[0].isdecimal():
+    *options, fd = arguments or [""]
+    if options not in ([], [WAITS]) or not fd.isdecimal():
         _log.error("a worker is started by 'gateway serve' only", arguments=arguments)
         return FAILS_AGAIN
+    numbers: dict[int, int] = {}
+    if options:
+        try:
+            numbers = _await_descriptors(int(fd))
+        except OSError as error:
+            _log.error("the worker has not got its sockets", fd=int(fd), error=str(error))
+            return 1
+        if not numbers:
+            return 0  # control has ended
 
     async def run() -> int:
-        return await WorkerProcess().run(int(arguments[0]))
+        return await WorkerProcess(numbers).run(int(fd))
 
     code = uvloop.run(run())
     log.tell_repeats(rest=True)

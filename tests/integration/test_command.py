@@ -38,7 +38,7 @@ def test_help_loads_no_command() -> None:
     script = (
         "import sys, gateway.cli.main as main; main.run(['--help'])\n"
         "print([name for name in sys.modules if name.startswith(('gateway.sender', 'gateway.keys',"
-        " 'gateway.config', 'aiohttp', 'sqlalchemy', 'rich.'))])"
+        " 'gateway.config', 'aiohttp', 'aiosqlite', 'rich.'))])"
     )
     ended = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

@@ -10,7 +10,7 @@ import pytest
 from gateway.keys.errors import StoreUnavailableError
 from gateway.keys.following import follower
 from gateway.keys.store import KeySpec
-from gateway.keys.stores import postgresql, postgresql_connector, postgresql_watch
+from gateway.keys.stores import postgresql_connector, postgresql_engine, postgresql_watch
 from gateway.keys.stores.postgresql import postgresql_store
 from tests.support.keys import HANG_S, Workers, running_keys
 from tests.support.network import Network, network_to
@@ -145,7 +145,7 @@ async def test_a_server_that_goes_away_again_and_again_is_unavailable_and_nothin
 
     async with running_keys([postgresql_store(url)]) as one:
         await one.keys.commands.create(KeySpec("agent"))
-        monkeypatch.setattr(postgresql, "ping", be_gone)
+        monkeypatch.setattr(postgresql_engine, "ping", be_gone)
         for number in range(3):  # each over a connection that was just made
             await one.keys.commands.create(KeySpec(f"agent {number}"))
         assert len(await one.keys.commands.live()) == 4

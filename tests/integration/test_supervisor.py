@@ -24,6 +24,7 @@ from gateway.control.workers.worker_handle import (
     WorkerState,
 )
 from gateway.control.workers.worker_set import WorkerSet
+from gateway.control.workers.worker_start import WorkerStarter
 from gateway.model import KeyEntry, Principal
 from gateway.settings import CorsSettings, ForwardSettings, WorkerSettings
 from gateway.worker_contract import ALIVE, NOT_ACCEPTING
@@ -113,7 +114,12 @@ async def make(tmp_path: Path, fault: Callable[[str], None]) -> AsyncIterator[Ma
         command: Sequence[str] = (sys.executable, str(STUB), str(tmp_path / "fault"))
         errors = ErrorReporter(observed.count_error)
         supervisor = Supervisor(
-            WorkerSet(0), observed, [observed], errors, command=command, timing=timing
+            WorkerSet(0),
+            observed,
+            [observed],
+            errors,
+            starter=WorkerStarter(command),
+            timing=timing,
         )
         running.append((supervisor, asyncio.create_task(supervisor.watch())))
         return supervisor

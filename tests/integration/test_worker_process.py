@@ -343,5 +343,5 @@ def test_a_worker_does_not_load_what_only_control_needs() -> None:
         text=True,
     ).stdout.split()
     assert "gateway" in loaded
-    unwanted = {"pydantic", "aiohttp", "grpc", "sqlalchemy", "prometheus_client", "rich", "yaml"}
+    unwanted = {"pydantic", "aiohttp", "grpc", "aiosqlite", "prometheus_client", "rich", "yaml"}
     assert not unwanted & set(loaded)

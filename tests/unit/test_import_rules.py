@@ -38,6 +38,8 @@ ROOMS: Final = {
     "worker_contract": _room(),
     "quota_layout": _room(),
     "held_signals": _room(),
+    "descriptors": _room(),
+    "lean_imports": _room(libraries="structlog"),
     "compiled": _room("outcome"),
     "channel": _room("model settings", "msgspec"),
     "repeats": _room(),
@@ -64,12 +66,12 @@ ROOMS: Final = {
     "keys.confirmations": _room("keys.errors keys.state_file keys.store", "asyncpg"),
     "keys.authority": _room(
         "keys.state_file",
-        "aiohttp cachetools circuitbreaker msgspec tenacity",
+        "aiohttp cachetools msgspec tenacity",
     ),
     "keys.stores": _room(
         "keys.api_key keys.audit keys.confirmations keys.errors keys.record keys.state_file "
         "keys.store keys.times model",
-        "aiosqlite asyncpg msgspec sqlalchemy yaml",
+        "aiosqlite asyncpg msgspec yaml",
     ),
     "keys.following": _room("keys.errors keys.record keys.state_file keys.store model", "msgspec"),
     "keys.service_commands": _room(
@@ -117,11 +119,12 @@ ROOMS: Final = {
         "worker_contract"
     ),
     "dataplane.worker_process": _room(
-        "channel dataplane.worker log metrics worker_contract", "structlog uvloop"
+        "channel dataplane.worker descriptors lean_imports log metrics settings worker_contract",
+        "structlog uvloop",
     ),
     "control.core": _room("config settings", "structlog"),
     "control.workers": _room(
-        "channel control.core keys.record model quota_layout settings worker_contract",
+        "channel control.core descriptors keys.record model quota_layout settings worker_contract",
         "msgspec structlog",
     ),
     "control.metrics": _room(
@@ -155,9 +158,8 @@ ROOMS: Final = {
     ),
     # commands
     "cli": _room(
-        "compiled config control demo held_signals keys log model otlp outcome receiver sender "
-        "settings "
-        "terminal",
+        "compiled config control demo held_signals keys lean_imports log model otlp outcome "
+        "receiver sender settings terminal",
         "msgspec rich typer yaml",
     ),
 }

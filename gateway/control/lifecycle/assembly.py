@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -19,8 +20,6 @@ from gateway.control.admin.handlers import AdminHandlers
 from gateway.control.admin.health import Health
 from gateway.control.admin.servers import AdminRoutes, AdminServers
 from gateway.control.admin.trace_api import TraceApi
-from gateway.control.authorities.authority_lookups import AuthorityLookups
-from gateway.control.authorities.authority_settings import authority_settings, cache_limits
 from gateway.control.core.current_config import CurrentConfig
 from gateway.control.core.errors import ErrorReporter
 from gateway.control.core.sockets import BIND_PATIENCE_S, ListenSockets, take_inherited
@@ -43,14 +42,17 @@ from gateway.control.metrics.metric_totals import MetricTotals
 from gateway.control.metrics.refusal_log import RefusalLog
 from gateway.control.metrics.worker_reports import WorkerReports
 from gateway.control.workers.key_distribution import KeyDistribution
-from gateway.control.workers.supervisor import WORKER_COMMAND, Supervisor, Timing
+from gateway.control.workers.supervisor import Supervisor, Timing
 from gateway.control.workers.trace_sessions import TraceSessions
 from gateway.control.workers.worker_handle import WorkerObserver
 from gateway.control.workers.worker_set import WorkerSet
-from gateway.keys.authority.verdict_file import VerdictFile
+from gateway.control.workers.worker_start import WorkerStarter
 from gateway.keys.following.status import StoreStatus
 from gateway.keys.service import KeyService
 from gateway.log import LogFormat
+
+if TYPE_CHECKING:
+    from gateway.control.authorities.authority_lookups import AuthorityLookups
 
 _log = structlog.get_logger("gateway.control")
 
@@ -70,7 +72,8 @@ class Options:
     log_format: LogFormat = "json"
     """What workers log in."""
     bind_patience_s: float = BIND_PATIENCE_S
-    worker_command: Sequence[str] = WORKER_COMMAND
+    starter: WorkerStarter | None = None
+    """Set where workers were started early."""
     timing: Timing = field(default_factory=Timing)
 
 
@@ -150,7 +153,7 @@ def assemble(loaded: Loaded, options: Options) -> Parts:
         base.distribution,
         observers,
         base.errors,
-        command=options.worker_command,
+        starter=options.starter,
         timing=options.timing,
     )
     limits = ConnectionLimits(on_closed=partial(_count_admin_closed, base.totals))
@@ -215,9 +218,14 @@ def _foundation(loaded: Loaded) -> Foundation:
 def _authority_lookups(
     config: Config, totals: MetricTotals, tasks: Tasks, workers: WorkerSet
 ) -> AuthorityLookups | None:
-    authorities = authority_settings(config)
-    if not authorities:
+    """Make what asks authorities, if there is one; else nothing of it is imported."""
+    if all(store.kind != "authority" for store in config.keys.stores):
         return None
+    from gateway.control.authorities.authority_lookups import AuthorityLookups
+    from gateway.control.authorities.authority_settings import authority_settings, cache_limits
+    from gateway.keys.authority.verdict_file import VerdictFile
+
+    authorities = authority_settings(config)
     file = VerdictFile(config.state_dir, [each.url for each in authorities])
     limits = cache_limits(config)
     return AuthorityLookups(authorities, limits, totals, tasks, workers, log_store_status, file)

@@ -8,9 +8,6 @@ from gateway.config import Config, Store
 from gateway.keys.following.status import StoreStatus
 from gateway.keys.record import StaticKey, static_keys
 from gateway.keys.store import KeyStore
-from gateway.keys.stores.file import file_store
-from gateway.keys.stores.postgresql import postgresql_store
-from gateway.keys.stores.sqlite import sqlite_store
 
 _log = structlog.get_logger("gateway.control")
 
@@ -55,8 +52,15 @@ def log_store_status(status: StoreStatus) -> None:
 
 
 def _store(store: Store) -> KeyStore:
+    """Make a store; only what this kind needs is imported."""
     if store.kind == "postgresql":
+        from gateway.keys.stores.postgresql import postgresql_store
+
         return postgresql_store(store.url)
     if store.kind == "file":
+        from gateway.keys.stores.file import file_store
+
         return file_store(store.path)
+    from gateway.keys.stores.sqlite import sqlite_store
+
     return sqlite_store(store.path, own_only=True)

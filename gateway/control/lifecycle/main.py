@@ -7,6 +7,7 @@ SIGTERM and SIGINT drain and end it, a second one ends it at once; SIGHUP reload
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from functools import partial
 from typing import Final
@@ -24,6 +25,7 @@ from gateway.control.lifecycle.control import Control
 from gateway.control.lifecycle.orphans import reap_orphans
 from gateway.control.lifecycle.service_manager import ServiceManager
 from gateway.control.lifecycle.signals import Signals
+from gateway.control.workers.worker_start import WorkerStarter
 from gateway.keys.errors import StoreError
 
 _CANNOT_START: Final = 1
@@ -33,8 +35,8 @@ _KILLED: Final = 128
 _log = structlog.get_logger("gateway.control")
 
 
-def serve(loaded: Loaded) -> int:
-    """Run a gateway until a signal stops it; return the exit status.
+def serve(loaded: Loaded, starter: WorkerStarter) -> int:
+    """Run a gateway until a signal stops it; return the exit status. `starter` is closed.
 
     0 after an orderly end, 1 when it cannot start, 128 + the signal's number when a second signal
     ended it at once.
@@ -42,8 +44,9 @@ def serve(loaded: Loaded) -> int:
     options = Options(
         log_format=_configure_log(loaded.config),
         on_reload=_configure_log,
+        starter=starter,
     )
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with contextlib.closing(starter), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(loaded, options))
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import structlog
-from cryptography import x509
 
 from gateway import __version__, compiled, metrics
 from gateway.control.metrics.metric_totals import Labels
@@ -125,6 +124,8 @@ def certificate_expiry(cert_file: str) -> float:
 
     Raises `OSError`, `ValueError`.
     """
+    from cryptography import x509  # noqa: PLC0415 - 9 MB, which only a gateway with TLS needs
+
     pem = Path(cert_file).read_bytes()
     return x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
 

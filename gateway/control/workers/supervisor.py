@@ -8,11 +8,9 @@ generation takes its slots back.
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import structlog
 
@@ -24,10 +22,8 @@ from gateway.control.workers.quota_tables import QuotaTables
 from gateway.control.workers.slot import KeySource, Slot, SlotContext
 from gateway.control.workers.worker_handle import WorkerHandle, WorkerObserver, WorkerState
 from gateway.control.workers.worker_set import WorkerSet
+from gateway.control.workers.worker_start import WorkerStarter
 from gateway.settings import WorkerSettings
-
-WORKER_COMMAND: Final = (sys.executable, "-P", "-m", "gateway.dataplane.worker_process")
-"""`-P`: modules come from the installation, never from the folder the gateway is started in."""
 
 _log = structlog.get_logger("gateway.control")
 
@@ -53,7 +49,8 @@ class Supervisor(WorkerObserver):
     """Starts, watches and replaces the workers in `workers`. `watch` must run beside it.
 
     `keys` has the keys that new workers get; `observers` are notified of all that happens to
-    workers; `errors` gets unexpected exceptions; `clock` returns monotonic seconds.
+    workers; `errors` gets unexpected exceptions; `clock` returns monotonic seconds. `starter` may
+    have started workers of the first plan early.
     """
 
     def __init__(
@@ -63,12 +60,12 @@ class Supervisor(WorkerObserver):
         observers: Sequence[WorkerObserver],
         errors: ErrorReporter,
         *,
-        command: Sequence[str] = WORKER_COMMAND,
+        starter: WorkerStarter | None = None,
         timing: Timing | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.workers = workers
-        self._command = tuple(command)
+        self._starter = starter or WorkerStarter()
         self._timing = timing or Timing()
         self._quotas = QuotaTables()
         # First itself: the others see a worker that is gone neither here nor in `workers`.
@@ -87,7 +84,10 @@ class Supervisor(WorkerObserver):
         """
         generation = self._current = self._add(plan)
         self.workers.wanted = plan.workers
-        await _open_all(generation.slots)
+        try:
+            await _open_all(generation.slots)
+        finally:
+            self._starter.close()
 
     async def replace(self, plan: WorkerPlan) -> None:
         """Replace all workers by those of `plan`, one by one, each ready before the old drains.
@@ -194,7 +194,7 @@ class Supervisor(WorkerObserver):
         settings = self._quotas.place(settings)
         try:
             worker = await WorkerHandle.spawn(
-                self._command, settings, context.observer, context.errors, context.clock
+                self._starter, settings, context.observer, context.errors, context.clock
             )
         except BaseException:
             self._quotas.not_started(settings)

@@ -8,13 +8,10 @@ read. The supervisor decides when a worker is started and what follows its end.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import os
-import signal
-import socket
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,9 +31,9 @@ from gateway.channel import (
     Up,
 )
 from gateway.control.core.errors import ErrorReporter
+from gateway.control.workers.worker_start import WorkerStarter
 from gateway.model import KeyEntry
-from gateway.settings import WorkerSettings
-from gateway.worker_contract import CONTROL_SIGNALS
+from gateway.settings import WorkerSettings, descriptors_of
 
 _CHANNEL_END_S: Final = 1.0
 """How long a dead process's channel may take to end: what it wrote last must be read."""
@@ -130,27 +127,17 @@ class WorkerHandle:
     @classmethod
     async def spawn(
         cls,
-        command: Sequence[str],
+        starter: WorkerStarter,
         settings: WorkerSettings,
         observer: WorkerObserver,
         errors: ErrorReporter,
         clock: Callable[[], float],
     ) -> WorkerHandle:
-        """Start `command` with the channel's descriptor as its last argument, and send `Start`.
+        """Start a process and send `Start`.
 
         Raises `OSError` when the system cannot start a process.
         """
-        ours, theirs = socket.socketpair()
-        fds = [settings.counts_fd, *(listener.fd for listener in settings.listeners)]
-        if settings.quotas is not None:
-            fds.append(settings.quotas.fd)
-        try:
-            process = _exec(command, theirs.fileno(), fds)
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
+        process, ours = starter.start(descriptors_of(settings))
         worker = cls(settings.index, process, observer, errors, clock)
         try:
             worker._watch_process()
@@ -278,26 +265,3 @@ class WorkerHandle:
         if self.exit_code is not None and not self._is_channel_open:
             self.gone.set()
             self._observer.worker_changed(self)
-
-
-def _exec(command: Sequence[str], channel_fd: int, fds: Sequence[int]) -> subprocess.Popen[bytes]:
-    with _signals_blocked():
-        return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [*command, str(channel_fd)],
-            stdin=subprocess.DEVNULL,
-            pass_fds=(channel_fd, *fds),
-        )
-
-
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Block control's signals while a child starts, which inherits the mask over exec.
-
-    A terminal's Ctrl-C and systemd's SIGTERM reach the whole process group, but only control acts
-    on them and drains its workers in order. Signals to control arrive when the block ends.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, CONTROL_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

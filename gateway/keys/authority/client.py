@@ -17,8 +17,9 @@ from typing import Final, Literal
 from urllib.parse import urlsplit
 
 import aiohttp
-from circuitbreaker import CircuitBreaker  # type: ignore[import-untyped] # it has no types
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random
+
+from gateway.keys.authority.pause import PauseAfterFailures
 
 ATTEMPTS: Final = 3
 """Of one question, within its timeout; only after failures that pass quickly."""
@@ -90,9 +91,7 @@ class AuthorityClient:
         self._on_request = on_request
         self._session: aiohttp.ClientSession | None = None
         self._places = asyncio.Semaphore(settings.max_concurrent)
-        self._breaker = CircuitBreaker(
-            FAILURES, PAUSE_S, expected_exception=AuthorityError, name=self.location
-        )
+        self._pause = PauseAfterFailures(FAILURES, PAUSE_S)
 
     @property
     def location(self) -> str:
@@ -108,7 +107,7 @@ class AuthorityClient:
 
     async def ask(self, key: str) -> bool:
         """Ask whether `key` is good. Raises `AuthorityError` when there is no verdict."""
-        if self._breaker.opened:
+        if self._pause.is_on:
             raise self._paused()
         try:
             async with asyncio.timeout(self.settings.timeout_s):
@@ -117,10 +116,9 @@ class AuthorityClient:
             msg = f"more than {self.settings.max_concurrent} questions are under way"
             raise AuthorityError(Failure.PAUSED, msg) from None
         try:
-            if self._breaker.opened:  # while this question waited for its turn
+            if self._pause.is_on:  # while this question waited for its turn
                 raise self._paused()
-            with self._breaker:
-                return await self._ask_in_time(key)
+            return await self._ask_and_count(key)
         finally:
             self._places.release()
 
@@ -128,6 +126,15 @@ class AuthorityClient:
         return AuthorityError(
             Failure.PAUSED, f"it has failed {FAILURES} times in a row: {self.location}"
         )
+
+    async def _ask_and_count(self, key: str) -> bool:
+        try:
+            is_good = await self._ask_in_time(key)
+        except AuthorityError:
+            self._pause.failed()
+            raise
+        self._pause.succeeded()
+        return is_good
 
     async def _ask_in_time(self, key: str) -> bool:
         retrying = AsyncRetrying(

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from gateway.keys.audit import Action, Actor, AuditRecord
 from gateway.keys.record import KeyRecord
-from gateway.keys.stores.schema import audit_table
+from gateway.keys.stores.sql import SqlConnection
 
 MOST_RECORDS: Final = 1_000
 """That are read at once."""
+_COLUMNS: Final = "revision, at_ms, action, key_id, key_name, who, origin, changes"
+_INSERT: Final = (
+    f"INSERT INTO gateway_key_audit ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"  # noqa: S608 - our own names
+)
+_SELECT: Final = f"SELECT {_COLUMNS} FROM gateway_key_audit WHERE revision < $1"  # noqa: S608 - our own names
+_OF_KEY: Final = " AND key_id = $3"
+_NEWEST: Final = " ORDER BY revision DESC LIMIT $2"
+_NO_BOUND: Final = (1 << 63) - 1
 
 
 async def write(
-    connection: AsyncConnection,
+    connection: SqlConnection,
     action: Action,
     record: KeyRecord,
     by: Actor,
@@ -25,39 +31,46 @@ async def write(
 ) -> None:
     """Add a record of a change that has just made `record` what it is."""
     await connection.execute(
-        sa.insert(audit_table).values(
-            revision=record.revision,
-            at_ms=record.updated_ms,
-            action=action.value,
-            key_id=record.id,
-            key_name=record.name,
-            who=by.who,
-            origin=by.origin,
-            changes=dict(changes),
-        )
+        _INSERT,
+        record.revision,
+        record.updated_ms,
+        action.value,
+        record.id,
+        record.name,
+        by.who,
+        by.origin,
+        json.dumps(dict(changes)),
     )
 
 
 async def read(
-    connection: AsyncConnection, limit: int, before: int | None, key_id: int | None
+    connection: SqlConnection, limit: int, before: int | None, key_id: int | None
 ) -> list[AuditRecord]:
     """Read the newest `limit` records, with ids below `before`, on one key; newest first."""
-    query = sa.select(audit_table).order_by(audit_table.c.revision.desc())
-    if before is not None:
-        query = query.where(audit_table.c.revision < before)
-    if key_id is not None:
-        query = query.where(audit_table.c.key_id == key_id)
-    rows = await connection.execute(query.limit(min(limit, MOST_RECORDS)))
-    return [_record(row) for row in rows]
+    bounds = (_NO_BOUND if before is None else before, min(limit, MOST_RECORDS))
+    if key_id is None:
+        rows = await connection.fetch(_SELECT + _NEWEST, *bounds)
+    else:
+        rows = await connection.fetch(_SELECT + _OF_KEY + _NEWEST, *bounds, key_id)
+    return [_record(*row) for row in rows]
 
 
-def _record(row: sa.Row[Any]) -> AuditRecord:
+def _record(  # noqa: PLR0913, PLR0917 - one parameter a column
+    revision: int,
+    at_ms: int,
+    action: str,
+    key_id: int,
+    key_name: str,
+    who: str,
+    origin: str,
+    changes: str,
+) -> AuditRecord:
     return AuditRecord(
-        id=row.revision,
-        at_ms=row.at_ms,
-        action=Action(row.action),
-        key_id=row.key_id,
-        key_name=row.key_name,
-        by=Actor(row.who, row.origin),
-        changes=row.changes,
+        id=revision,
+        at_ms=at_ms,
+        action=Action(action),
+        key_id=key_id,
+        key_name=key_name,
+        by=Actor(who, origin),
+        changes=json.loads(changes),
     )

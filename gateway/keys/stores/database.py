@@ -9,17 +9,15 @@ it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Final, Protocol
-
-import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from collections.abc import AsyncIterator
+from typing import Final, Protocol
 
 from gateway.keys.errors import AnotherStoreError, StoreUnavailableError
-from gateway.keys.stores.schema import store_table
+from gateway.keys.stores.sql import SqlConnection, SqlEngine
 
-PARTITION: Final = 2_000
-"""Rows that are turned into records at once: other tasks go on in between."""
+_NEXT_REVISION: Final = (
+    "UPDATE gateway_key_store SET revision = revision + 1 RETURNING revision, store_id"
+)
 
 
 class Database(Protocol):
@@ -31,8 +29,6 @@ class Database(Protocol):
     """Where it is, for people; without secrets."""
     is_remote: bool
     """See `KeyFeed.is_remote`."""
-    reading: Mapping[str, Any]
-    """Execution options with which all reads of one transaction see one moment."""
 
     @property
     def generation(self) -> int:
@@ -46,27 +42,22 @@ class Database(Protocol):
     def is_cut_off(self) -> bool:
         """See `KeyFeed`."""
 
-    async def open(self, *, create: bool) -> AsyncEngine:
+    async def open(self, *, create: bool) -> SqlEngine:
         """Connect, with tables of the newest version; `create` makes a missing database."""
 
     async def close(self) -> None:
-        """Release everything but the engine, which `Transactions` disposes of."""
+        """Release everything but the engine's connections, which `Transactions` drops."""
 
     def check_place(self) -> None:
         """Raise `StoreError` if what is written would not be stored where others find it."""
 
-    async def begun(self, connection: AsyncConnection) -> None:
+    async def begun(self, connection: SqlConnection) -> None:
         """Bound, at the beginning of a transaction that writes, how long it waits for others."""
 
-    async def announce(self, connection: AsyncConnection) -> None:
+    async def announce(self, connection: SqlConnection) -> None:
         """Notify all gateways of a change, within the transaction that makes it."""
 
-    def rows(
-        self, connection: AsyncConnection, query: sa.Select[Any]
-    ) -> AsyncIterator[Sequence[Sequence[Any]]]:
-        """Read a great many rows, `PARTITION` at a time; JSON may come as text."""
-
-    async def wait_for_change(self, engine: AsyncEngine) -> None:
+    async def wait_for_change(self, engine: SqlEngine) -> None:
         """See `KeyFeed.wait_for_change`."""
 
     def answering(self) -> contextlib.AbstractAsyncContextManager[None]:
@@ -83,10 +74,10 @@ class Transactions:
         self.database: Final = database
         self.only: str | None = None
         """The id of the only store that may be used; None = any."""
-        self._engine: AsyncEngine | None = None
+        self._engine: SqlEngine | None = None
 
     @property
-    def engine(self) -> AsyncEngine:
+    def engine(self) -> SqlEngine:
         """The engine of the open database. Raises `StoreUnavailableError` when it is not open."""
         if self._engine is None:
             msg = f"{self.database.location}: it is not open: it could not be reached yet"
@@ -101,7 +92,7 @@ class Transactions:
         """Release all connections."""
         await self.database.close()
         if self._engine is not None:
-            await self._engine.dispose()
+            await self._engine.drop_connections()
             self._engine = None
 
     def check_id(self, store_id: str) -> None:
@@ -110,33 +101,29 @@ class Transactions:
             raise AnotherStoreError(another_store(self.database.location))
 
     @contextlib.asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
+    async def reading(self) -> AsyncIterator[SqlConnection]:
         """Read, all of one moment. Raises `StoreError`."""
         with self.database.translated():
-            async with self.database.answering(), self.engine.connect() as connection:
-                yield await connection.execution_options(**self.database.reading)
+            async with self.database.answering(), self.engine.reading() as connection:
+                yield connection
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+    async def transaction(self) -> AsyncIterator[SqlConnection]:
         """Begin a transaction that makes no revision. Raises `StoreError`."""
         with self.database.translated():
-            async with self.engine.begin() as connection:
+            async with self.engine.writing() as connection:
                 await self.database.begun(connection)
                 yield connection
 
     @contextlib.asynccontextmanager
-    async def writing(self) -> AsyncIterator[tuple[AsyncConnection, int]]:
+    async def writing(self) -> AsyncIterator[tuple[SqlConnection, int]]:
         """Begin a transaction that holds the next revision, and with it the right to write.
 
         Raises `StoreError`; after the commit too, if it may not be stored.
         """
         self.database.check_place()
         async with self.transaction() as connection:
-            following = sa.update(store_table).values(revision=store_table.c.revision + 1)
-            result = await connection.execute(
-                following.returning(store_table.c.revision, store_table.c.store_id)
-            )
-            revision, store_id = result.one()
+            ((revision, store_id),) = await connection.fetch(_NEXT_REVISION)
             self.check_id(store_id)
             yield connection, revision
             await self.database.announce(connection)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import asyncpg
-import sqlalchemy as sa
 
 from gateway.keys.errors import (
     StoreDamagedError,
@@ -17,6 +16,7 @@ from gateway.keys.errors import (
     UnstorableTextError,
 )
 from gateway.keys.stores.postgresql_connector import LOST
+from gateway.keys.stores.sql import NoConnectionError
 
 READ_ONLY: Final = (
     "the database is read-only (a standby, a read replica, or default_transaction_read_only)"
@@ -45,24 +45,11 @@ _TABLES_ARE_GONE: Final = {"42P01", "42703"}
 
 @contextlib.contextmanager
 def translated(location: str) -> Iterator[None]:
-    """Turn errors of SQLAlchemy, asyncpg and the network into `StoreError`s."""
+    """Turn errors of asyncpg and the network into `StoreError`s."""
     try:
         yield
-    except sa.exc.DBAPIError as error:
-        raise _named(location, _original(error)) from error
-    except (sa.exc.TimeoutError, *LOST) as error:
+    except (NoConnectionError, *LOST) as error:
         raise _named(location, error) from error
-
-
-def _original(error: sa.exc.DBAPIError) -> BaseException:
-    """Find asyncpg's own exception, which SQLAlchemy wraps twice."""
-    found: BaseException = error
-    while not isinstance(found, asyncpg.PostgresError | OSError):
-        inner = getattr(found, "orig", None) or found.__cause__
-        if inner is None:
-            break
-        found = inner
-    return found
 
 
 def _named(location: str, error: BaseException) -> StoreError:
@@ -78,7 +65,7 @@ def _named(location: str, error: BaseException) -> StoreError:
         return StoreDamagedError(f"{location}: its tables are gone or changed ({error})")
     if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
         return StoreDeniedError(f"{location}: its url cannot be used; correct it ({error})")
-    if isinstance(error, TimeoutError | sa.exc.TimeoutError):
+    if isinstance(error, TimeoutError | NoConnectionError):
         return StoreUnavailableError(f"{location}: it does not answer in time")
     return StoreUnavailableError(f"{location}: {_why_unavailable(error)}")
 

@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Iterable
+from contextlib import aclosing
+from typing import Any, Final, Literal
 
 import msgspec
-import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.keys.errors import StoreDamagedError
 from gateway.keys.record import KeyRecord, limits_as_json
-from gateway.keys.stores.database import PARTITION
-from gateway.keys.stores.schema import keys_table
+from gateway.keys.stores.sql import Row, SqlConnection
 from gateway.model import KeyDigest, KeyLimits, Signal
 
-COLUMNS: Final = [keys_table.c[name] for name in KeyRecord.__struct_fields__]
-"""In the order of a record's fields."""
+_COLUMNS: Final = KeyRecord.__struct_fields__
+"""In the order of a record's fields, which have the same names."""
+_PLACES: Final = [f"${number}" for number in range(1, len(_COLUMNS) + 1)]
+SELECT_KEYS: Final = f"SELECT {', '.join(_COLUMNS)} FROM gateway_keys"  # noqa: S608 - our own names
+INSERT_KEY: Final = (
+    f"INSERT INTO gateway_keys ({', '.join(_COLUMNS)}) VALUES ({', '.join(_PLACES)})"  # noqa: S608 - our own names
+)
+UPDATE_KEY: Final = (
+    "UPDATE gateway_keys SET "  # noqa: S608 - our own names
+    + ", ".join(f"{column} = {place}" for column, place in zip(_COLUMNS, _PLACES, strict=True))
+    + f" WHERE id = {_PLACES[_COLUMNS.index('id')]}"
+)
 _DIGEST_BYTES: Final = 32
 _SIGNALS: Final = {signal.value: signal for signal in Signal}
 
 
-async def read(connection: AsyncConnection, query: sa.Select[Any]) -> list[KeyRecord]:
+async def read(connection: SqlConnection, query: str, *values: object) -> list[KeyRecord]:
     """Read keys in parts, so that other tasks go on in between."""
     records: list[KeyRecord] = []
-    result = await connection.stream(query)
-    async for rows in result.partitions(PARTITION):
-        records.extend(records_of(rows))
+    async with aclosing(connection.parts(query, *values)) as parts:
+        async for rows in parts:
+            records.extend(records_of(rows))
     return records
 
 
-def records_of(rows: Iterable[Sequence[Any]]) -> list[KeyRecord]:
-    """Turn rows of `COLUMNS` into records.
+def records_of(rows: Iterable[Row]) -> list[KeyRecord]:
+    """Turn rows of `SELECT_KEYS` into records.
 
     Raises `StoreDamagedError` for what cannot have been written by us.
     """
@@ -44,10 +52,10 @@ def records_of(rows: Iterable[Sequence[Any]]) -> list[KeyRecord]:
 
 
 async def read_one(
-    connection: AsyncConnection, condition: sa.ColumnElement[bool]
+    connection: SqlConnection, column: Literal["id", "digest"], value: int | KeyDigest
 ) -> KeyRecord | None:
-    """Read the key that a condition names, if there is one."""
-    found = await read(connection, sa.select(*COLUMNS).where(condition))
+    """Read the key that has this value in a column, if there is one."""
+    found = records_of(await connection.fetch(f"{SELECT_KEYS} WHERE {column} = $1", value))
     return found[0] if found else None
 
 
@@ -61,6 +69,15 @@ def columns_of(record: KeyRecord) -> dict[str, Any]:
     return columns
 
 
+def values_of(record: KeyRecord) -> list[object]:
+    """Return the values of `INSERT_KEY` and `UPDATE_KEY`."""
+    columns = columns_of(record)
+    for name in ("signals", "limits"):
+        if columns[name] is not None:
+            columns[name] = json.dumps(columns[name])
+    return [columns[name] for name in _COLUMNS]
+
+
 def _record(  # noqa: PLR0913, PLR0917 - one parameter a column: fast for a million
     key_id: int,
     digest: bytes,
@@ -71,7 +88,7 @@ def _record(  # noqa: PLR0913, PLR0917 - one parameter a column: fast for a mill
     description: str | None,
     expires_at_ms: int | None,
     deleted_at_ms: int | None,
-    enabled: bool,  # noqa: FBT001 - as above
+    enabled: bool | int,  # noqa: FBT001 - as above
     signals: list[str] | str | None,
     limits: dict[str, Any] | str | None,
 ) -> KeyRecord:
@@ -89,7 +106,7 @@ def _record(  # noqa: PLR0913, PLR0917 - one parameter a column: fast for a mill
         description,
         expires_at_ms,
         deleted_at_ms,
-        enabled,
+        bool(enabled),
         None if signals is None else _signals(signals),
         None if limits is None else _limits(limits),
     )

@@ -1,119 +1,153 @@
 """The tables of an SQL store and how older ones are brought up to date.
 
-In words that SQLite and PostgreSQL both understand. A store carries its schema's version; each
-migration leads from one version to the next and is never edited after a release. What is read from
-the tables and written to them belongs to `keys.stores.sql`.
+A store carries its schema's version; each migration leads from one version to the next and is never
+edited after a release. What is read from the tables and written to them belongs to
+`keys.stores.rows` and those that use it.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
-from typing import Final
-
-import sqlalchemy as sa
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
 
 from gateway.keys.errors import StoreDamagedError, StoreTooNewError
+from gateway.keys.stores.sql import SqlConnection, fetch_value
 
-_BIG: Final = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-"""64 bits; SQLite makes a rowid only of what is called INTEGER, which has 64 bits there."""
 
-metadata: Final = sa.MetaData()
+class Dialect(NamedTuple):
+    """What a database calls things, where databases differ."""
 
-store_table: Final = sa.Table(
-    "gateway_key_store",
-    metadata,
-    sa.Column("one", sa.Integer, sa.CheckConstraint("one = 1"), primary_key=True),
-    sa.Column("schema_version", sa.Integer, nullable=False),
-    sa.Column("store_id", sa.String(32), nullable=False),
-    sa.Column("revision", _BIG, nullable=False),
-    sa.Column("purged_revision", _BIG, nullable=False),
-    comment="One row. Writers lock it first (UPDATE ... RETURNING revision), so revisions become"
-    " visible in order; readers behind purged_revision must read everything.",
+    big: str
+    """A type of 64 bits. SQLite makes a rowid only of what is called INTEGER, which has them."""
+    binary: str
+    has_store: str
+    """A query that has a row if there is a table gateway_key_store."""
+    has_comments: bool
+
+
+SQLITE: Final = Dialect(
+    big="INTEGER",
+    binary="BLOB",
+    has_store="SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'gateway_key_store'",
+    has_comments=False,
+)
+POSTGRESQL: Final = Dialect(
+    big="BIGINT",
+    binary="BYTEA",
+    has_store="SELECT 1 FROM pg_class WHERE relname = 'gateway_key_store'"
+    " AND relkind IN ('r', 'p') AND pg_table_is_visible(oid)",
+    has_comments=True,
 )
 
-keys_table: Final = sa.Table(
-    "gateway_keys",
-    metadata,
-    sa.Column("id", _BIG, primary_key=True, autoincrement=False),
-    sa.Column("digest", sa.LargeBinary(32), nullable=False, unique=True),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("description", sa.Text),
-    sa.Column("created_ms", _BIG, nullable=False),
-    sa.Column("updated_ms", _BIG, nullable=False),
-    sa.Column("expires_at_ms", _BIG),
-    sa.Column("deleted_at_ms", _BIG),
-    sa.Column("enabled", sa.Boolean, nullable=False),
-    sa.Column("signals", sa.JSON(none_as_null=True)),
-    sa.Column("limits", sa.JSON(none_as_null=True)),
-    sa.Column("revision", _BIG, nullable=False, index=True),
-    comment="Keys and tombstones (deleted_at_ms set). signals null = all; limits null = default.",
-)
-
-audit_table: Final = sa.Table(
-    "gateway_key_audit",
-    metadata,
-    sa.Column("revision", _BIG, primary_key=True, autoincrement=False),
-    sa.Column("at_ms", _BIG, nullable=False),
-    sa.Column("action", sa.String(16), nullable=False),
-    sa.Column("key_id", _BIG, nullable=False, index=True),
-    sa.Column("key_name", sa.Text, nullable=False),
-    sa.Column("who", sa.Text, nullable=False),
-    sa.Column("origin", sa.Text, nullable=False),
-    sa.Column("changes", sa.JSON, nullable=False),
-    comment="Who changed which key, when, from where. Every revision that people made is one row.",
-)
-
-Migration = Callable[[sa.Connection], None]
+Migration = Callable[[Dialect], Iterable[str]]
+"""Gives the statements that lead from one version to the next."""
 
 
-def _create(connection: sa.Connection) -> None:
+def _create(dialect: Dialect) -> Iterator[str]:
     """Version 1: make the tables."""
-    metadata.create_all(connection, tables=[store_table, keys_table])
-    connection.execute(
-        sa.insert(store_table).values(
-            one=1,
-            schema_version=0,
-            store_id=secrets.token_hex(16),
-            revision=0,
-            purged_revision=0,
+    big = dialect.big
+    yield f"""
+CREATE TABLE gateway_key_store (
+    one INTEGER NOT NULL CHECK (one = 1),
+    schema_version INTEGER NOT NULL,
+    store_id VARCHAR(32) NOT NULL,
+    revision {big} NOT NULL,
+    purged_revision {big} NOT NULL,
+    PRIMARY KEY (one)
+)"""
+    yield f"""
+CREATE TABLE gateway_keys (
+    id {big} NOT NULL,
+    digest {dialect.binary} NOT NULL,
+    name TEXT NOT NULL,
+    description TEXT,
+    created_ms {big} NOT NULL,
+    updated_ms {big} NOT NULL,
+    expires_at_ms {big},
+    deleted_at_ms {big},
+    enabled BOOLEAN NOT NULL,
+    signals JSON,
+    limits JSON,
+    revision {big} NOT NULL,
+    PRIMARY KEY (id),
+    UNIQUE (digest)
+)"""
+    yield "CREATE INDEX ix_gateway_keys_revision ON gateway_keys (revision)"
+    if dialect.has_comments:
+        yield (
+            "COMMENT ON TABLE gateway_key_store IS 'One row. Writers lock it first (UPDATE ..."
+            " RETURNING revision), so revisions become visible in order; readers behind"
+            " purged_revision must read everything.'"
         )
-    )
+        yield (
+            "COMMENT ON TABLE gateway_keys IS 'Keys and tombstones (deleted_at_ms set)."
+            " signals null = all; limits null = default.'"
+        )
+    yield f"INSERT INTO gateway_key_store VALUES (1, 0, '{secrets.token_hex(16)}', 0, 0)"  # noqa: S608 - hexadecimal digits
 
 
-def _add_audit(connection: sa.Connection) -> None:
+def _add_audit(dialect: Dialect) -> Iterator[str]:
     """Version 2: keep an audit log."""
-    audit_table.create(connection)
+    big = dialect.big
+    yield f"""
+CREATE TABLE gateway_key_audit (
+    revision {big} NOT NULL,
+    at_ms {big} NOT NULL,
+    action VARCHAR(16) NOT NULL,
+    key_id {big} NOT NULL,
+    key_name TEXT NOT NULL,
+    who TEXT NOT NULL,
+    origin TEXT NOT NULL,
+    changes JSON NOT NULL,
+    PRIMARY KEY (revision)
+)"""
+    yield "CREATE INDEX ix_gateway_key_audit_key_id ON gateway_key_audit (key_id)"
+    if dialect.has_comments:
+        yield (
+            "COMMENT ON TABLE gateway_key_audit IS 'Who changed which key, when, from where."
+            " Every revision that people made is one row.'"
+        )
 
 
 MIGRATIONS: Final[Sequence[Migration]] = (_create, _add_audit)
-"""Number n leads from version n to n + 1. The first one always creates the newest tables' first
-form: when the tables change, it must spell that form out instead of using `metadata`."""
+"""Number n leads from version n to n + 1."""
 
 
-def is_current(connection: sa.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> bool:
+async def is_current(
+    connection: SqlConnection, migrations: Sequence[Migration] = MIGRATIONS
+) -> bool:
     """Whether the tables are the newest ones. Only reads.
 
     Raises `StoreTooNewError` where a newer gateway has been at work.
     """
-    version = connection.execute(sa.select(store_table.c.schema_version)).scalar_one_or_none()
+    version = await fetch_value(connection, "SELECT schema_version FROM gateway_key_store")
     return _checked(version, migrations) == len(migrations)
 
 
-def migrate(connection: sa.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+async def has_store(connection: SqlConnection, dialect: Dialect) -> bool:
+    """Whether there are tables of a store. Only reads."""
+    return await fetch_value(connection, dialect.has_store) is not None
+
+
+async def migrate(
+    connection: SqlConnection, dialect: Dialect, migrations: Sequence[Migration] = MIGRATIONS
+) -> None:
     """Bring the tables to the newest version, or make them, within the caller's transaction.
 
     Raises `StoreTooNewError` where a newer gateway has been at work, changing nothing.
     """
     version = 0
-    if sa.inspect(connection).has_table(store_table.name):
+    if await has_store(connection, dialect):
         # An update that changes nothing locks the row: of two that migrate, one finds it done.
-        lock = sa.update(store_table).values(schema_version=store_table.c.schema_version)
-        locked = connection.execute(lock.returning(store_table.c.schema_version))
-        version = _checked(locked.scalar_one_or_none(), migrations)
+        lock = (
+            "UPDATE gateway_key_store SET schema_version = schema_version RETURNING schema_version"
+        )
+        version = _checked(await fetch_value(connection, lock), migrations)
     for migration in migrations[version:]:
-        migration(connection)
-    connection.execute(sa.update(store_table).values(schema_version=len(migrations)))
+        for statement in migration(dialect):
+            await connection.execute(statement)
+    await connection.execute("UPDATE gateway_key_store SET schema_version = $1", len(migrations))
 
 
 def _checked(version: int | None, migrations: Sequence[Migration]) -> int:

@@ -6,17 +6,32 @@ Statements are neutral; what differs between databases stands behind `database.D
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import Any
-
-import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
+from contextlib import aclosing
+from typing import Final, NamedTuple
 
 from gateway.keys.errors import StoreDamagedError
 from gateway.keys.record import KeyRecord
 from gateway.keys.store import Changes
 from gateway.keys.stores.database import Transactions
-from gateway.keys.stores.rows import COLUMNS, read, records_of
-from gateway.keys.stores.schema import keys_table, store_table
+from gateway.keys.stores.rows import SELECT_KEYS, read, records_of
+from gateway.keys.stores.sql import SqlConnection, fetch_value
+
+_NEWER: Final = f"{SELECT_KEYS} WHERE revision > $1"
+_LIVE: Final = f"{SELECT_KEYS} WHERE deleted_at_ms IS NULL AND id > $1 ORDER BY id"
+_HEAD: Final = "SELECT store_id, revision, purged_revision FROM gateway_key_store"
+_NEWEST_DUE: Final = "SELECT max(revision) FROM gateway_keys WHERE deleted_at_ms < $1"
+_DELETE_DUE: Final = "DELETE FROM gateway_keys WHERE deleted_at_ms < $1"
+_LOCK: Final = "UPDATE gateway_key_store SET purged_revision = purged_revision"
+"""An update of the row by itself: a purge makes no revision."""
+_PURGED: Final = "UPDATE gateway_key_store SET purged_revision = $1 WHERE purged_revision < $1"
+
+
+class _Head(NamedTuple):
+    """The one row of the store."""
+
+    store_id: str
+    revision: int
+    purged_revision: int
 
 
 class SqlFeed:
@@ -78,8 +93,7 @@ class SqlFeed:
             is_other = (head.store_id, self._database.generation) != self._read_from
             if is_other or not head.purged_revision <= since <= head.revision:
                 return None
-            newer = sa.select(*COLUMNS).where(keys_table.c.revision > since)
-            return Changes(head.revision, await read(connection, newer))
+            return Changes(head.revision, await read(connection, _NEWER, since))
 
     async def everything(self) -> AsyncGenerator[Changes, None]:
         """See `KeyFeed`."""
@@ -88,8 +102,9 @@ class SqlFeed:
             self._read_from = (head.store_id, self._database.generation)
             self._transactions.only = head.store_id
             yield Changes(head.revision, [])
-            async for rows in self._database.rows(connection, sa.select(*COLUMNS)):
-                yield Changes(head.revision, records_of(rows))
+            async with aclosing(connection.parts(SELECT_KEYS)) as parts:
+                async for rows in parts:
+                    yield Changes(head.revision, records_of(rows))
 
     async def wait_for_change(self) -> None:
         """See `KeyFeed`."""
@@ -97,37 +112,29 @@ class SqlFeed:
 
     async def live(self, after: int = 0, limit: int | None = None) -> list[KeyRecord]:
         """See `KeyFeed`."""
-        query = sa.select(*COLUMNS).where(keys_table.c.deleted_at_ms.is_(None))
-        query = query.where(keys_table.c.id > after).order_by(keys_table.c.id).limit(limit)
         async with self._transactions.reading() as connection:
-            return await read(connection, query)
+            if limit is None:
+                return await read(connection, _LIVE, after)
+            return await read(connection, f"{_LIVE} LIMIT $2", after, limit)
 
     async def purge(self, deleted_before_ms: int) -> None:
         """See `KeyFeed`."""
         if self._database.is_read_only:
             return
-        is_due = keys_table.c.deleted_at_ms < deleted_before_ms
-        newest = sa.select(sa.func.max(keys_table.c.revision)).where(is_due)
         async with self._transactions.reading() as connection:
-            if (await connection.execute(newest)).scalar() is None:
+            if await fetch_value(connection, _NEWEST_DUE, deleted_before_ms) is None:
                 return  # the usual case: no write lock is taken for nothing
         async with self._transactions.transaction() as connection:
-            # The row is locked by an update of itself: a purge makes no revision.
-            await connection.execute(
-                sa.update(store_table).values(purged_revision=store_table.c.purged_revision)
-            )
-            revision = (await connection.execute(newest)).scalar() or 0
-            await connection.execute(sa.delete(keys_table).where(is_due))
-            await connection.execute(
-                sa.update(store_table)
-                .where(store_table.c.purged_revision < revision)
-                .values(purged_revision=revision)
-            )
+            await connection.execute(_LOCK)
+            revision = await fetch_value(connection, _NEWEST_DUE, deleted_before_ms) or 0
+            await connection.execute(_DELETE_DUE, deleted_before_ms)
+            await connection.execute(_PURGED, revision)
 
-    async def _head(self, connection: AsyncConnection) -> sa.Row[Any]:
-        head = (await connection.execute(sa.select(store_table))).one_or_none()
-        if head is None:
+    async def _head(self, connection: SqlConnection) -> _Head:
+        rows = await connection.fetch(_HEAD)
+        if not rows:
             msg = f"{self.location}: its table gateway_key_store is empty; restore it from a backup"
             raise StoreDamagedError(msg)
+        head = _Head(*rows[0])
         self._transactions.check_id(head.store_id)
         return head

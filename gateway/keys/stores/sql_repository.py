@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.keys.api_key import new_key_id
 from gateway.keys.audit import GATEWAY, Action, Actor, AuditRecord
@@ -15,8 +13,14 @@ from gateway.keys.record import KeyRecord
 from gateway.keys.store import KeySpec, KeyUpdate, NewKey
 from gateway.keys.stores import audit_log
 from gateway.keys.stores.database import Transactions
-from gateway.keys.stores.rows import columns_of, read_one
-from gateway.keys.stores.schema import keys_table
+from gateway.keys.stores.rows import (
+    INSERT_KEY,
+    UPDATE_KEY,
+    columns_of,
+    read_one,
+    values_of,
+)
+from gateway.keys.stores.sql import SqlConnection
 from gateway.keys.times import describe_day
 from gateway.model import KeyDigest
 
@@ -30,7 +34,7 @@ class SqlRepository:
     async def find(self, key_id: int) -> KeyRecord | None:
         """See `KeyRepository`."""
         async with self._transactions.reading() as connection:
-            return await read_one(connection, keys_table.c.id == key_id)
+            return await read_one(connection, "id", key_id)
 
     async def create(self, key: NewKey, now_ms: int, by: Actor = GATEWAY) -> KeyRecord:
         """See `KeyRepository`."""
@@ -106,8 +110,8 @@ class SqlRepository:
             return await audit_log.read(connection, limit, before, key_id)
 
 
-async def _not_deleted(connection: AsyncConnection, key_id: int) -> KeyRecord:
-    found = await read_one(connection, keys_table.c.id == key_id)
+async def _not_deleted(connection: SqlConnection, key_id: int) -> KeyRecord:
+    found = await read_one(connection, "id", key_id)
     if found is None:
         msg = f"there is no key with id {key_id}: `gateway keys list` shows all"
         raise KeyNotFoundError(msg)
@@ -117,10 +121,8 @@ async def _not_deleted(connection: AsyncConnection, key_id: int) -> KeyRecord:
     return found
 
 
-async def _insert(
-    connection: AsyncConnection, key: NewKey, revision: int, now_ms: int
-) -> KeyRecord:
-    twin = await read_one(connection, keys_table.c.digest == key.digest)
+async def _insert(connection: SqlConnection, key: NewKey, revision: int, now_ms: int) -> KeyRecord:
+    twin = await read_one(connection, "digest", key.digest)
     if twin is not None:
         raise DuplicateKeyError(_twin_text(twin), twin.id)
     spec = key.spec
@@ -136,20 +138,19 @@ async def _insert(
         signals=spec.signals,
         limits=spec.limits,
     )
-    await connection.execute(sa.insert(keys_table).values(**columns_of(record)))
+    await connection.execute(INSERT_KEY, *values_of(record))
     return record
 
 
-async def _free_id(connection: AsyncConnection) -> int:
+async def _free_id(connection: SqlConnection) -> int:
     while True:
         key_id = new_key_id()
-        if await read_one(connection, keys_table.c.id == key_id) is None:
+        if await read_one(connection, "id", key_id) is None:
             return key_id
 
 
-async def _update(connection: AsyncConnection, record: KeyRecord) -> None:
-    statement = sa.update(keys_table).where(keys_table.c.id == record.id)
-    await connection.execute(statement.values(**columns_of(record)))
+async def _update(connection: SqlConnection, record: KeyRecord) -> None:
+    await connection.execute(UPDATE_KEY, *values_of(record))
 
 
 def _facts(record: KeyRecord) -> dict[str, Any]:

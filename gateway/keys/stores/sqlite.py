@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
-
-import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from typing import Final
 
 from gateway.keys.confirmations.lock_files import LockFiles
 from gateway.keys.errors import (
@@ -20,10 +15,12 @@ from gateway.keys.errors import (
     StoreUnavailableError,
 )
 from gateway.keys.stores import schema, sqlite_file
-from gateway.keys.stores.database import PARTITION, Transactions, another_store
+from gateway.keys.stores.database import Transactions, another_store
+from gateway.keys.stores.sql import SqlConnection, SqlEngine, fetch_value
 from gateway.keys.stores.sql_feed import SqlFeed
 from gateway.keys.stores.sql_repository import SqlRepository
 from gateway.keys.stores.sql_store import SqlStore
+from gateway.keys.stores.sqlite_engine import SqliteEngine
 from gateway.keys.stores.sqlite_place import SqlitePlace
 from gateway.keys.stores.sqlite_usage import SqliteUsage, path_for
 from gateway.keys.stores.sqlite_watch import SqliteWatch
@@ -55,8 +52,6 @@ class SqliteDatabase:
     is_remote = False
     is_read_only = False
     is_cut_off = False
-    reading: Mapping[str, Any] = {}
-    """A transaction of SQLite sees one moment anyway."""
 
     def __init__(self, path: Path, *, own_only: bool = False) -> None:
         self._path = path
@@ -71,7 +66,7 @@ class SqliteDatabase:
         self._lost = False
         """Whether the watched file went away or could not be read: it may be another one now."""
 
-    async def open(self, *, create: bool) -> AsyncEngine:
+    async def open(self, *, create: bool) -> SqlEngine:
         """See `Database`. Raises `StoreError`; whatever file is there is never overwritten."""
         with self.translated():
             exists = self._path.exists()
@@ -83,17 +78,15 @@ class SqliteDatabase:
                     " `gateway keys create` make one (is --config or --data right?)"
                 )
                 raise StoreMissingError(msg)
-            await asyncio.to_thread(
-                sqlite_file.create_file, self._path, APPLICATION_ID, schema.migrate
-            )
+            await sqlite_file.create_file(self._path, APPLICATION_ID, _migrate)
         sqlite_file.check_file(self._path, APPLICATION_ID, own_only=self._own_only)
         self._place.note()
-        engine = sqlite_file.open_engine(self._path, synchronous="FULL")
+        engine = SqliteEngine(self._path, synchronous="FULL")
         try:
             self._store_id = await self._bring_up_to_date(engine)
             self._place.check()
         except BaseException:
-            await engine.dispose()
+            await engine.drop_connections()
             raise
         return engine
 
@@ -120,21 +113,13 @@ class SqliteDatabase:
         )
         raise StoreUnavailableError(msg)
 
-    async def begun(self, connection: AsyncConnection) -> None:
+    async def begun(self, connection: SqlConnection) -> None:
         """See `Database`: SQLite's own bound holds (`BUSY_TIMEOUT_S`)."""
 
-    async def announce(self, connection: AsyncConnection) -> None:
+    async def announce(self, connection: SqlConnection) -> None:
         """See `Database`: those who watch the file notice without it."""
 
-    async def rows(
-        self, connection: AsyncConnection, query: sa.Select[Any]
-    ) -> AsyncIterator[Sequence[Sequence[Any]]]:
-        """See `Database`."""
-        result = await connection.stream(query)
-        async for rows in result.partitions(PARTITION):
-            yield rows
-
-    async def wait_for_change(self, engine: AsyncEngine) -> None:
+    async def wait_for_change(self, engine: SqlEngine) -> None:
         """See `Database`. A file put in the place of the old one is read anew as a whole."""
         if not self._watch.is_open:
             return await self._begin_to_watch(engine)
@@ -153,20 +138,20 @@ class SqliteDatabase:
             await self._begin_to_watch(engine)
         return None
 
-    async def _begin_to_watch(self, engine: AsyncEngine) -> None:
+    async def _begin_to_watch(self, engine: SqlEngine) -> None:
         """Open the watch, and after a loss make sure that the file is a store. Counts as a change.
 
         What follows the call reads the store, so nothing can slip through in between.
         """
         if self._lost:
             self.gateways.announce_again()
-            await engine.dispose()
+            await engine.drop_connections()
             sqlite_file.check_file(self._path, APPLICATION_ID, own_only=self._own_only)
             place = self._place.again()
             if place.has_shrunk:
                 await self._check_whole(engine)
             if await self._bring_up_to_date(engine) != self._store_id:
-                await engine.dispose()
+                await engine.drop_connections()
                 raise AnotherStoreError(another_store(self.location))
             self._place = place
             self.generation += 1
@@ -181,33 +166,35 @@ class SqliteDatabase:
         """See `Database`."""
         return sqlite_file.translated(self._path)
 
-    async def _check_whole(self, engine: AsyncEngine) -> None:
+    async def _check_whole(self, engine: SqlEngine) -> None:
         """Raise `StoreDamagedError` unless no page is missing. Reads the whole file."""
         with self.translated():
-            async with engine.connect() as connection:
-                found = (await connection.exec_driver_sql("PRAGMA quick_check(1)")).scalar_one()
+            async with engine.reading() as connection:
+                found = await fetch_value(connection, "PRAGMA quick_check(1)")
         if found != "ok":
             msg = f"{self._path}: it was truncated; restore it from a backup ({found})"
             raise StoreDamagedError(msg)
 
-    async def _bring_up_to_date(self, engine: AsyncEngine) -> str:
+    async def _bring_up_to_date(self, engine: SqlEngine) -> str:
         """Migrate an older store; return its id."""
         try:
             with self.translated():
-                async with engine.connect() as connection:
-                    if await connection.run_sync(schema.is_current):
+                async with engine.reading() as connection:
+                    if await schema.is_current(connection):
                         return await _store_id(connection)
-                async with engine.begin() as connection:
-                    await connection.run_sync(schema.migrate)
+                async with engine.writing() as connection:
+                    await _migrate(connection)
                     return await _store_id(connection)
         except StoreError as error:
             raise type(error)(_with_location(self.location, str(error))) from error
 
 
-async def _store_id(connection: AsyncConnection) -> str:
-    query = sa.select(schema.store_table.c.store_id)
-    store_id: str = (await connection.execute(query)).scalar_one()
-    return store_id
+async def _migrate(connection: SqlConnection) -> None:
+    await schema.migrate(connection, schema.SQLITE)
+
+
+async def _store_id(connection: SqlConnection) -> str:
+    return str(await fetch_value(connection, "SELECT store_id FROM gateway_key_store"))
 
 
 def _with_location(location: str, text: str) -> str:

@@ -7,32 +7,39 @@ cost the last seconds.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
-import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from gateway.keys.errors import StoreTooNewError
 from gateway.keys.record import KeyUsage
 from gateway.keys.stores import sqlite_file
+from gateway.keys.stores.sql import SqlConnection, fetch_value
+from gateway.keys.stores.sqlite_engine import SqliteEngine
 
 APPLICATION_ID: Final = 0x6F746B75
 SCHEMA_VERSION: Final = 1
 
-_metadata: Final = sa.MetaData()
-_usage: Final = sa.Table(
-    "gateway_key_usage",
-    _metadata,
-    sa.Column("key_id", sa.Text, primary_key=True),
-    sa.Column("requests", sa.BigInteger, nullable=False),
-    sa.Column("bytes", sa.BigInteger, nullable=False),
-    sa.Column("refusals", sa.BigInteger, nullable=False),
-    sa.Column("last_used_ms", sa.BigInteger, nullable=False),
-)
+_COLUMNS: Final = "key_id, requests, bytes, refusals, last_used_ms"
+_CREATE: Final = """
+CREATE TABLE gateway_key_usage (
+    key_id TEXT NOT NULL,
+    requests BIGINT NOT NULL,
+    bytes BIGINT NOT NULL,
+    refusals BIGINT NOT NULL,
+    last_used_ms BIGINT NOT NULL,
+    PRIMARY KEY (key_id)
+)"""
+_LOAD: Final = f"SELECT {_COLUMNS} FROM gateway_key_usage"  # noqa: S608 - our own names
+_ADD: Final = f"""
+INSERT INTO gateway_key_usage ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (key_id) DO UPDATE SET
+    requests = requests + excluded.requests,
+    bytes = bytes + excluded.bytes,
+    refusals = refusals + excluded.refusals,
+    last_used_ms = max(last_used_ms, excluded.last_used_ms)"""  # noqa: S608 - our own names
+_AT_ONCE: Final = 500
+"""Keys that one query names; SQLite has a limit."""
 
 
 def path_for(store: Path) -> Path:
@@ -46,7 +53,7 @@ class SqliteUsage:
     def __init__(self, path: Path, *, own_only: bool = False) -> None:
         self.path = path
         self._own_only = own_only
-        self._engine: AsyncEngine | None = None
+        self._engine: SqliteEngine | None = None
         self._creates = True
 
     async def open(self, *, create: bool) -> None:
@@ -55,20 +62,20 @@ class SqliteUsage:
         if not self.path.exists():
             if not create:
                 return
-            await asyncio.to_thread(sqlite_file.create_file, self.path, APPLICATION_ID, _create)
+            await sqlite_file.create_file(self.path, APPLICATION_ID, _create)
         sqlite_file.check_file(self.path, APPLICATION_ID, own_only=self._own_only)
-        engine = sqlite_file.open_engine(self.path, synchronous="NORMAL")
+        engine = SqliteEngine(self.path, synchronous="NORMAL")
         try:
             await self._check_version(engine)
         except BaseException:
-            await engine.dispose()
+            await engine.drop_connections()
             raise
         self._engine = engine
 
-    async def _check_version(self, engine: AsyncEngine) -> None:
+    async def _check_version(self, engine: SqliteEngine) -> None:
         with sqlite_file.translated(self.path):
-            async with engine.connect() as connection:
-                version = (await connection.exec_driver_sql("PRAGMA user_version")).scalar_one()
+            async with engine.reading() as connection:
+                version = await fetch_value(connection, "PRAGMA user_version")
         if version != SCHEMA_VERSION:
             msg = f"{self.path}: another version of the gateway wrote this file"
             raise StoreTooNewError(msg)
@@ -76,59 +83,52 @@ class SqliteUsage:
     async def close(self) -> None:
         """Let go of the file."""
         if self._engine is not None:
-            await self._engine.dispose()
+            await self._engine.drop_connections()
             self._engine = None
 
     async def load(self, key_ids: Collection[str] | None = None) -> dict[str, KeyUsage]:
         """Read all sums, or those of some keys. Raises `StoreError`."""
         if self._engine is None and not self._creates:
             return {}  # no gateway has written any yet
-        query = sa.select(_usage)
-        if key_ids is not None:
-            query = query.where(_usage.c.key_id.in_(key_ids))
         with sqlite_file.translated(self.path):
-            async with self._opened().connect() as connection:
-                rows = (await connection.execute(query)).all()
-        return {
-            row.key_id: KeyUsage(row.requests, row.bytes, row.refusals, row.last_used_ms)
-            for row in rows
-        }
+            async with self._opened().reading() as connection:
+                if key_ids is None:
+                    rows = list(await connection.fetch(_LOAD))
+                else:
+                    rows = []
+                    asked = list(key_ids)
+                    for start in range(0, len(asked), _AT_ONCE):
+                        names = asked[start : start + _AT_ONCE]
+                        places = ", ".join(f"${number}" for number in range(1, len(names) + 1))
+                        rows += await connection.fetch(
+                            f"{_LOAD} WHERE key_id IN ({places})", *names
+                        )
+        return {key_id: KeyUsage(*sums) for key_id, *sums in rows}
 
     async def add(self, usage: Mapping[str, KeyUsage]) -> None:
         """Add to the sums, in one transaction. Raises `StoreError`, and then nothing was added."""
-        statement = insert(_usage)
-        new = statement.excluded
-        statement = statement.on_conflict_do_update(
-            index_elements=[_usage.c.key_id],
-            set_={
-                "requests": _usage.c.requests + new.requests,
-                "bytes": _usage.c.bytes + new.bytes,
-                "refusals": _usage.c.refusals + new.refusals,
-                "last_used_ms": sa.case(
-                    (new.last_used_ms > _usage.c.last_used_ms, new.last_used_ms),
-                    else_=_usage.c.last_used_ms,
-                ),
-            },
-        )
-        rows = [{"key_id": key_id, **sums._asdict()} for key_id, sums in usage.items()]
         with sqlite_file.translated(self.path):
-            async with self._opened().begin() as connection:
-                await connection.execute(statement, rows)
+            async with self._opened().writing() as connection:
+                await connection.execute_many(
+                    _ADD, ((key_id, *sums) for key_id, sums in usage.items())
+                )
 
     async def forget(self, key_ids: Collection[str]) -> None:
         """Drop the sums of keys that no longer exist. Raises `StoreError`."""
-        statement = sa.delete(_usage).where(_usage.c.key_id == sa.bindparam("gone"))
         with sqlite_file.translated(self.path):
-            async with self._opened().begin() as connection:
-                await connection.execute(statement, [{"gone": key_id} for key_id in key_ids])
+            async with self._opened().writing() as connection:
+                await connection.execute_many(
+                    "DELETE FROM gateway_key_usage WHERE key_id = $1",
+                    ((key_id,) for key_id in key_ids),
+                )
 
-    def _opened(self) -> AsyncEngine:
+    def _opened(self) -> SqliteEngine:
         if self._engine is None:
             msg = "the usage store is not open"
             raise RuntimeError(msg)
         return self._engine
 
 
-def _create(connection: sa.Connection) -> None:
-    _metadata.create_all(connection)
-    connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+async def _create(connection: SqlConnection) -> None:
+    await connection.execute(_CREATE)
+    await connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

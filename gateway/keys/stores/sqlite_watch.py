@@ -13,7 +13,8 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from gateway.keys.stores.sqlite_file import file_uri, translated
+from gateway.keys.stores.sqlite_engine import file_uri
+from gateway.keys.stores.sqlite_file import translated
 
 INTERVAL_S: Final = 0.04
 """Time between two looks: a change must be in force within 100 ms. Each costs some 20 µs of CPU."""

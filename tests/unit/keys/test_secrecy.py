@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from gateway.keys.api_key import ApiKey, InvalidKeyError
 from gateway.keys.commands import KeyCommands
@@ -16,7 +15,6 @@ from gateway.keys.errors import KeysError
 from gateway.keys.record import static_keys
 from gateway.keys.service import KeyService
 from gateway.keys.store import KeySpec, NewKey
-from gateway.keys.stores.schema import keys_table
 from gateway.keys.stores.sqlite import sqlite_store
 
 CANARY = "canary-4c1dbb2f-never-shown"
@@ -57,8 +55,8 @@ async def test_no_refusal_repeats_the_key(path: Path, attempt: Attempt) -> None:
 async def test_errors_of_the_database_show_neither_key_nor_parameters(path: Path) -> None:
     store = sqlite_store(path)
     await store.feed.open(create=True)
-    async with store.feed._transactions.engine.begin() as connection:
-        await connection.execute(sa.text(f"DROP TABLE {keys_table.name}"))
+    async with store.feed._transactions.engine.writing() as connection:
+        await connection.execute("DROP TABLE gateway_keys")
     key = ApiKey.adopt(CANARY)
 
     with pytest.raises(KeysError) as caught:

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
 
 from gateway.keys.api_key import ApiKey
 from gateway.keys.commands import KeyCommands
@@ -18,7 +17,6 @@ from gateway.keys.following.status import StoreStatus
 from gateway.keys.record import KeyDelta, KeyUsage, StaticKey
 from gateway.keys.service import KeyService
 from gateway.keys.store import Confirmation, KeySpec
-from gateway.keys.stores.schema import keys_table
 from gateway.keys.stores.sql_store import SqlStore
 from gateway.keys.stores.sqlite import sqlite_store
 from gateway.keys.stores.sqlite_usage import SqliteUsage, path_for
@@ -335,10 +333,9 @@ async def test_damage_found_while_running_harms_no_known_key(
     async with _running(keys) as worker:
         await states.get()
         issued = await keys.commands.create(KeySpec("known"))
-        async with store.feed._transactions.engine.begin() as connection:
-            broken = update(keys_table).values(digest=b"x", revision=99)
-            await connection.execute(broken)
-            await connection.exec_driver_sql("UPDATE gateway_key_store SET revision = 99")
+        async with store.feed._transactions.engine.writing() as connection:
+            await connection.execute("UPDATE gateway_keys SET digest = $1, revision = 99", b"x")
+            await connection.execute("UPDATE gateway_key_store SET revision = 99")
 
         async with asyncio.timeout(HANG_S):
             status = await states.get()

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.keys import usage
 from gateway.keys.record import KeyUsage
-from gateway.keys.stores import sqlite_file
+from gateway.keys.stores.sqlite_engine import SqliteEngine
 from gateway.keys.stores.sqlite_usage import SqliteUsage
 from gateway.keys.usage import UsageRecorder
 
@@ -50,7 +50,7 @@ async def test_usage_that_cannot_be_written_is_kept_and_reported_once(
     hidden = tmp_path / "hidden"
     await usage_store.close()
     usage_store.path.rename(hidden)
-    usage_store._engine = sqlite_file.open_engine(usage_store.path, "NORMAL")
+    usage_store._engine = SqliteEngine(usage_store.path, "NORMAL")
     for _ in range(2):
         recorder.note("1", KeyUsage(requests=1))
         await recorder.flush()

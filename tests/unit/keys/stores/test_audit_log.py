@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from gateway.keys.api_key import ApiKey
 from gateway.keys.audit import Action, Actor
@@ -19,7 +18,8 @@ from gateway.keys.errors import (
 )
 from gateway.keys.store import KeySpec, KeyUpdate
 from gateway.keys.stores import sqlite_file
-from gateway.keys.stores.schema import MIGRATIONS, migrate
+from gateway.keys.stores.schema import MIGRATIONS, SQLITE, migrate
+from gateway.keys.stores.sql import SqlConnection
 from gateway.keys.stores.sql_store import SqlStore
 from gateway.keys.stores.sqlite import APPLICATION_ID, sqlite_store
 from gateway.keys.times import LATEST_MS
@@ -214,11 +214,12 @@ async def test_keys_are_read_in_pages_by_id(alice: KeyCommands, store: SqlStore)
 async def test_a_store_of_the_version_without_a_log_gets_one(tmp_path: Path) -> None:
     path = tmp_path / "keys.db"
 
-    def make_old(connection: sa.Connection) -> None:
-        migrate(connection, MIGRATIONS[:1])
-        assert not sa.inspect(connection).has_table("gateway_key_audit")
+    async def make_old(connection: SqlConnection) -> None:
+        await migrate(connection, SQLITE, MIGRATIONS[:1])
+        tables = await connection.fetch("SELECT name FROM sqlite_master WHERE type = 'table'")
+        assert tables == [("gateway_key_store",), ("gateway_keys",)]
 
-    sqlite_file.create_file(path, APPLICATION_ID, make_old)
+    await sqlite_file.create_file(path, APPLICATION_ID, make_old)
     store = sqlite_store(path)
     await store.feed.open(create=False)
     try:

@@ -4,13 +4,15 @@ tests/integration/test_sql_on_postgresql.py.
 
 from __future__ import annotations
 
+import json
+import sqlite3
+
+import asyncpg
 import pytest
-import sqlalchemy as sa
 
 from gateway.keys.errors import DuplicateKeyError, KeyNotFoundError, StoreDamagedError
 from gateway.keys.record import KeyRecord
 from gateway.keys.store import KeySpec, NewKey
-from gateway.keys.stores.schema import keys_table, store_table
 from gateway.keys.stores.sql_store import SqlStore
 from gateway.model import KeyLimits, Signal, digest_of
 from tests.support.keys import changes, read_all
@@ -227,8 +229,8 @@ async def test_a_purge_leaves_younger_tombstones_and_live_keys(store: SqlStore) 
 
 async def test_a_row_that_cannot_be_ours_is_reported_as_damage(store: SqlStore) -> None:
     created = await store.repository.create(_new(1), 5)
-    async with store.feed._transactions.engine.begin() as connection:
-        await connection.execute(sa.update(keys_table).values(digest=b"short"))
+    async with store.feed._transactions.engine.writing() as connection:
+        await connection.execute("UPDATE gateway_keys SET digest = $1", b"short")
 
     with pytest.raises(StoreDamagedError, match=f"key {created.id} has 5 bytes.*backup"):
         await read_all(store)
@@ -236,8 +238,8 @@ async def test_a_row_that_cannot_be_ours_is_reported_as_damage(store: SqlStore) 
 
 async def test_signals_of_a_later_version_mean_nothing_here(store: SqlStore) -> None:
     created = await store.repository.create(_new(1), 5)
-    async with store.feed._transactions.engine.begin() as connection:
-        await connection.execute(sa.update(keys_table).values(signals=["logs", "smells"]))
+    async with store.feed._transactions.engine.writing() as connection:
+        await connection.execute("UPDATE gateway_keys SET signals = $1", '["logs", "smells"]')
 
     found = await store.repository.find(created.id)
 
@@ -248,8 +250,8 @@ async def test_signals_of_a_later_version_mean_nothing_here(store: SqlStore) -> 
 async def test_limits_of_a_later_version_mean_nothing_here(store: SqlStore) -> None:
     created = await store.repository.create(_new(1), 5)
     for limits, expected in (({"moons": 3, "bytes": 5}, KeyLimits(bytes=5)), ({"moons": 3}, None)):
-        async with store.feed._transactions.engine.begin() as connection:
-            await connection.execute(sa.update(keys_table).values(limits=limits))
+        async with store.feed._transactions.engine.writing() as connection:
+            await connection.execute("UPDATE gateway_keys SET limits = $1", json.dumps(limits))
 
         found = await store.repository.find(created.id)
 
@@ -260,18 +262,14 @@ async def test_limits_of_a_later_version_mean_nothing_here(store: SqlStore) -> N
 
 async def test_limits_that_are_no_numbers_are_damage(store: SqlStore) -> None:
     await store.repository.create(_new(1), 5)
-    async with store.feed._transactions.engine.begin() as connection:
-        await connection.execute(sa.update(keys_table).values(limits={"requests": "many"}))
+    async with store.feed._transactions.engine.writing() as connection:
+        await connection.execute("UPDATE gateway_keys SET limits = $1", '{"requests": "many"}')
 
     with pytest.raises(StoreDamagedError, match=r"no numbers.*backup"):
         await read_all(store)
 
 
 async def test_the_one_row_that_orders_writers_stays_one(store: SqlStore) -> None:
-    with pytest.raises(sa.exc.IntegrityError):
-        async with store.feed._transactions.engine.begin() as connection:
-            await connection.execute(
-                sa.insert(store_table).values(
-                    one=2, schema_version=1, store_id="x", revision=0, purged_revision=0
-                )
-            )
+    with pytest.raises((sqlite3.IntegrityError, asyncpg.CheckViolationError)):
+        async with store.feed._transactions.engine.writing() as connection:
+            await connection.execute("INSERT INTO gateway_key_store VALUES (2, 1, 'x', 0, 0)")

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import stat
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
-import sqlalchemy as sa
 
 from gateway.keys.errors import (
     StoreDamagedError,
@@ -16,11 +18,14 @@ from gateway.keys.errors import (
     StoreUnavailableError,
 )
 from gateway.keys.store import KeySpec, NewKey
-from gateway.keys.stores import sqlite_file
-from gateway.keys.stores.schema import MIGRATIONS, migrate, store_table
+from gateway.keys.stores import sqlite_engine, sqlite_file
+from gateway.keys.stores.schema import MIGRATIONS, SQLITE, Dialect, migrate
+from gateway.keys.stores.sql import SqlConnection, fetch_value
 from gateway.keys.stores.sql_store import SqlStore
 from gateway.keys.stores.sqlite import APPLICATION_ID, sqlite_store
 from gateway.model import digest_of
+
+NEXT_VERSION: Final = len(MIGRATIONS) + 1
 
 
 def _mode(path: Path) -> int:
@@ -39,9 +44,9 @@ async def test_a_new_store_is_readable_by_its_owner_only(store: SqlStore, path: 
 
 
 async def test_commits_survive_a_power_loss(store: SqlStore) -> None:
-    async with store.feed._transactions.engine.connect() as connection:
+    async with store.feed._transactions.engine.reading() as connection:
         pragmas = [
-            (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar_one()
+            await fetch_value(connection, f"PRAGMA {name}")
             for name in ("journal_mode", "synchronous", "busy_timeout")
         ]
 
@@ -122,8 +127,8 @@ async def test_a_damaged_store_is_named_so_and_not_changed(store: SqlStore, path
 async def test_a_store_of_a_newer_gateway_is_refused_and_not_changed(
     store: SqlStore, path: Path
 ) -> None:
-    async with store.feed._transactions.engine.begin() as connection:
-        await connection.execute(sa.update(store_table).values(schema_version=len(MIGRATIONS) + 1))
+    async with store.feed._transactions.engine.writing() as connection:
+        await connection.execute("UPDATE gateway_key_store SET schema_version = $1", NEXT_VERSION)
     await store.feed.close()
     before = path.read_bytes()
 
@@ -134,37 +139,40 @@ async def test_a_store_of_a_newer_gateway_is_refused_and_not_changed(
 
 
 async def test_an_older_store_is_brought_up_to_date_with_what_is_in_it(store: SqlStore) -> None:
-    def add_colour(connection: sa.Connection) -> None:
-        connection.execute(sa.text("ALTER TABLE gateway_keys ADD COLUMN colour TEXT DEFAULT 'red'"))
+    def add_colour(_: Dialect) -> list[str]:
+        return ["ALTER TABLE gateway_keys ADD COLUMN colour TEXT DEFAULT 'red'"]
 
     await store.repository.create(NewKey(digest_of(b"k"), KeySpec("kept")), 1)
-    async with store.feed._transactions.engine.begin() as connection:
-        await connection.run_sync(migrate, (*MIGRATIONS, add_colour))
+    async with store.feed._transactions.engine.writing() as connection:
+        await migrate(connection, SQLITE, (*MIGRATIONS, add_colour))
 
-    async with store.feed._transactions.engine.connect() as connection:
-        rows = (await connection.execute(sa.text("SELECT name, colour FROM gateway_keys"))).all()
-        version = (await connection.execute(sa.select(store_table.c.schema_version))).scalar_one()
+    async with store.feed._transactions.engine.reading() as connection:
+        rows = await connection.fetch("SELECT name, colour FROM gateway_keys")
+        version = await fetch_value(connection, "SELECT schema_version FROM gateway_key_store")
     assert [tuple(row) for row in rows] == [("kept", "red")]
-    assert version == len(MIGRATIONS) + 1
+    assert version == NEXT_VERSION
 
 
 async def test_a_migration_that_fails_leaves_the_store_as_it_was(store: SqlStore) -> None:
-    def break_off(connection: sa.Connection) -> None:
-        connection.execute(sa.text("ALTER TABLE gateway_keys ADD COLUMN colour TEXT"))
+    def break_off(_: Dialect) -> Iterator[str]:
+        yield "ALTER TABLE gateway_keys ADD COLUMN colour TEXT"
         msg = "power loss"
         raise OSError(msg)
 
     with pytest.raises(OSError, match="power loss"):
-        async with store.feed._transactions.engine.begin() as connection:
-            await connection.run_sync(migrate, (*MIGRATIONS, break_off))
+        async with store.feed._transactions.engine.writing() as connection:
+            await migrate(connection, SQLITE, (*MIGRATIONS, break_off))
 
-    async with store.feed._transactions.engine.connect() as connection:
-        columns = await connection.run_sync(
-            lambda sync: [c["name"] for c in sa.inspect(sync).get_columns("gateway_keys")]
-        )
-        version = (await connection.execute(sa.select(store_table.c.schema_version))).scalar_one()
+    async with store.feed._transactions.engine.reading() as connection:
+        columns = [row[1] for row in await connection.fetch("PRAGMA table_info(gateway_keys)")]
+        version = await fetch_value(connection, "SELECT schema_version FROM gateway_key_store")
+    assert "digest" in columns
     assert "colour" not in columns
     assert version == len(MIGRATIONS)
+
+
+async def _migrate(connection: SqlConnection) -> None:
+    await migrate(connection, SQLITE)
 
 
 def test_of_many_who_create_one_wins_and_nothing_is_left_over(path: Path) -> None:
@@ -172,7 +180,7 @@ def test_of_many_who_create_one_wins_and_nothing_is_left_over(path: Path) -> Non
 
     def create() -> None:
         start.wait()
-        sqlite_file.create_file(path, APPLICATION_ID, migrate)
+        asyncio.run(sqlite_file.create_file(path, APPLICATION_ID, _migrate))
 
     threads = [threading.Thread(target=create) for _ in range(8)]
     for thread in threads:
@@ -184,24 +192,24 @@ def test_of_many_who_create_one_wins_and_nothing_is_left_over(path: Path) -> Non
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_creating_never_replaces_what_exists(path: Path) -> None:
+async def test_creating_never_replaces_what_exists(path: Path) -> None:
     path.parent.mkdir()
     path.write_text("precious")
 
-    sqlite_file.create_file(path, APPLICATION_ID, migrate)
+    await sqlite_file.create_file(path, APPLICATION_ID, _migrate)
 
     assert path.read_text() == "precious"
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_creation_that_fails_leaves_nothing_behind(path: Path) -> None:
-    def fail(connection: sa.Connection) -> None:
-        connection.execute(sa.text("CREATE TABLE half (done)"))
+async def test_a_creation_that_fails_leaves_nothing_behind(path: Path) -> None:
+    async def fail(connection: SqlConnection) -> None:
+        await connection.execute("CREATE TABLE half (done)")
         msg = "no space"
         raise OSError(28, msg)
 
     with pytest.raises(StoreUnavailableError, match="no space"):
-        sqlite_file.create_file(path, APPLICATION_ID, fail)
+        await sqlite_file.create_file(path, APPLICATION_ID, fail)
 
     assert list(path.parent.iterdir()) == []
 
@@ -247,7 +255,7 @@ async def test_a_store_that_stays_locked_is_unavailable_and_recovers(
     store: SqlStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await store.feed.close()
-    monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(sqlite_engine, "BUSY_TIMEOUT_S", 0.05)
     await store.feed.open(create=False)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
