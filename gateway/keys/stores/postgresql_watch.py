@@ -70,6 +70,8 @@ class PostgresqlWatch:
         """Whether the listener is told of changes: a standby tells nobody."""
         self._has_time = False
         """Whether the last look without a listener went well."""
+        self._answered_s = 0.0
+        """When it was asked for the last time of those when it answered."""
         self._asking = asyncio.Lock()
         """A connection takes one question at a time."""
         self._woken = asyncio.Event()
@@ -80,7 +82,7 @@ class PostgresqlWatch:
         with self._translated():
             connection = await self._connector.connect()
             try:
-                self._note_use(await _look(connection))
+                self._note_use(await self._look(connection))
             finally:
                 connection.terminate()
 
@@ -117,16 +119,14 @@ class PostgresqlWatch:
 
     async def _probe(self, listener: Connection, limit: asyncio.Timeout) -> None:
         """Drop all connections and end `limit` when the server does not answer any more."""
-        began_s = time.monotonic()
         try:
             with self._translated():
                 while True:
                     await asyncio.sleep(_PROBE_S)
-                    began_s = time.monotonic()
                     async with asyncio.timeout(OVERDUE_S), self._asking:
-                        await _look(listener)
+                        await self._look(listener)
         except StoreError:
-            self._connector.drop_all(began_s)
+            self._connector.drop_all(self._answered_s)
             limit.reschedule(asyncio.get_running_loop().time())
 
     async def _look_anew(self) -> None:
@@ -151,14 +151,14 @@ class PostgresqlWatch:
         if not self._connector.is_pooled:
             return await self._listen(connection)
         async with asyncio.timeout(OVERDUE_S):
-            self._note(await _look(connection))
+            self._note(await self._look(connection))
         connection.terminate()
         self._has_time = True
         return None
 
     async def _listen(self, connection: Connection) -> None:
         async with asyncio.timeout(OVERDUE_S):
-            self._hears = not (await _look(connection))["is_standby"]
+            self._hears = not (await self._look(connection))["is_standby"]
             if self._hears:
                 await connection.add_listener(CHANNEL, self._wake)
                 await connection.add_listener(ASK_CHANNEL, self.publisher.take_question)
@@ -171,14 +171,13 @@ class PostgresqlWatch:
 
         Where it does not, nothing else may wait for the server either.
         """
-        began_s = time.monotonic()
         try:
             with self._translated():
                 async with asyncio.timeout(OVERDUE_S), self._asking:
                     await self.publisher.answer(connection)
-                    look = await _look(connection)
+                    look = await self._look(connection)
         except StoreError:
-            self._connector.drop_all(began_s)
+            self._connector.drop_all(self._answered_s)
             raise
         self._note(look)
         self._connector.note_process(connection, look["process"])
@@ -199,8 +198,9 @@ class PostgresqlWatch:
     def _wake(self, *_: object) -> None:
         self._woken.set()
 
-
-async def _look(connection: Connection) -> asyncpg.Record:
-    look = await connection.fetchrow(LOOK)
-    assert look is not None  # noqa: S101 - it always has one row
-    return look
+    async def _look(self, connection: Connection) -> asyncpg.Record:
+        asked_s = time.monotonic()
+        look = await connection.fetchrow(LOOK)
+        assert look is not None  # noqa: S101 - it always has one row
+        self._answered_s = asked_s
+        return look
