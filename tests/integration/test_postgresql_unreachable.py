@@ -121,7 +121,10 @@ async def test_connections_that_died_without_a_word_are_made_anew(
     assert (one.problems, other.problems) == ([], [])
 
 
-async def test_a_connection_that_died_alone_is_not_used(network: Network, url: str) -> None:
+async def test_a_connection_that_died_alone_is_not_used(
+    network: Network, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql_watch, "OVERDUE_S", NEVER_S)  # nobody else notices
     async with running_keys([postgresql_store(url, poll_s=NEVER_S)]) as one:
         issued = await one.keys.commands.create(KeySpec("agent"))
         await _until_it_listens(url, issued.record.revision)  # and does not look before it is woken

@@ -14,11 +14,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Final
 
-from gateway.keys.confirmations.notifications import (
-    APPLICATION,
-    ASK_CHANNEL,
-    NotificationPublisher,
-)
+from gateway.keys.confirmations.gateway_rows import APPLICATION
+from gateway.keys.confirmations.notifications import ASK_CHANNEL, NotificationPublisher
 from gateway.keys.errors import StoreError
 
 if TYPE_CHECKING:
@@ -33,6 +30,9 @@ POLL_S: Final = 2.0
 """The longest time until a change is seen without its notification."""
 OVERDUE_S: Final = 2.0
 """How long a look may take. A server that takes longer is away: unknown keys are undecided."""
+LEAST_S: Final = 0.1
+"""The least time between two looks behind a pooler: each makes a connection."""
+GOODBYE_S: Final = 1.0
 _PROBE_S: Final = 1.0
 """Time between two questions whether the server still answers, while something is read."""
 
@@ -91,11 +91,15 @@ class PostgresqlWatch:
         listener = self._listener
         if listener is None or listener.is_closed():
             return await self._look_anew()
+        await self._until_woken()
+        return await self._check(listener)
+
+    async def _until_woken(self) -> None:
+        """Return when there may be something to do, or after `poll_s`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._poll_s):
                 await self._woken.wait()
         self._woken.clear()
-        return await self._check(listener)
 
     @contextlib.asynccontextmanager
     async def answering(self) -> AsyncIterator[None]:
@@ -111,11 +115,26 @@ class PostgresqlWatch:
             finally:
                 probing.cancel()
 
-    def close(self) -> None:
-        """Let go of the connection."""
+    async def close(self) -> None:
+        """Let go of the connection. A gateway's row is taken away, if that is soon done."""
         listener, self._listener = self._listener, None
-        if listener is not None:
-            listener.terminate()
+        try:
+            if self.publisher.may_be_signed:
+                with contextlib.suppress(StoreError), self._translated():
+                    async with asyncio.timeout(GOODBYE_S):
+                        await self._leave(listener)
+        finally:
+            if listener is not None:
+                listener.terminate()
+
+    async def _leave(self, listener: Connection | None) -> None:
+        if listener is not None and not listener.is_closed():
+            return await self.publisher.leave(listener)
+        connection = await self._connector.connect_beside(APPLICATION)
+        try:
+            return await self.publisher.leave(connection)
+        finally:
+            connection.terminate()
 
     async def _probe(self, listener: Connection, limit: asyncio.Timeout) -> None:
         """Drop all connections and end `limit` when the server does not answer any more."""
@@ -136,10 +155,13 @@ class PostgresqlWatch:
         """
         has_time, self._has_time = self._has_time, False
         if has_time:
-            await asyncio.sleep(self._poll_s)
+            await asyncio.sleep(min(LEAST_S, self._poll_s))
+            await self._until_woken()
         with self._translated():
             async with asyncio.timeout(OVERDUE_S if has_time else None):
-                name = f"{APPLICATION} {self.publisher.name}"
+                # A pooler would leave the name on connections that it keeps.
+                is_named = not self._connector.is_pooled
+                name = f"{APPLICATION} {self.publisher.name}" if is_named else APPLICATION
                 connection = await self._connector.connect_beside(name)
                 try:
                     await self._look_over(connection)
@@ -148,10 +170,13 @@ class PostgresqlWatch:
                     raise
 
     async def _look_over(self, connection: Connection) -> None:
+        self.publisher.is_deaf = self._connector.is_pooled
         if not self._connector.is_pooled:
             return await self._listen(connection)
         async with asyncio.timeout(OVERDUE_S):
-            self._note(await self._look(connection))
+            look = await self._look(connection)
+            self._note(look)
+            await self._sign(connection, look)
         connection.terminate()
         self._has_time = True
         return None
@@ -176,6 +201,7 @@ class PostgresqlWatch:
                 async with asyncio.timeout(OVERDUE_S), self._asking:
                     await self.publisher.answer(connection)
                     look = await self._look(connection)
+                    await self._sign(connection, look)
         except StoreError:
             self._connector.drop_all(self._answered_s)
             raise
@@ -183,6 +209,10 @@ class PostgresqlWatch:
         self._connector.note_process(connection, look["process"])
         if self._connector.is_pooled or self._hears == look["is_standby"]:
             connection.terminate()  # it hears nothing; or it could, as the standby was promoted
+
+    async def _sign(self, connection: Connection, look: asyncpg.Record) -> None:
+        if not look["is_read_only"]:
+            await self.publisher.sign(connection)
 
     def _note(self, look: asyncpg.Record) -> None:
         self._note_use(look)
