@@ -676,4 +676,3 @@ async def test_gateways_on_standbys_of_the_database_cannot_be_spoken_for(
         await server.execute(url, "SELECT pg_drop_replication_slot('of_a_standby')")
     assert answered.headers["X-Gateway-Confirmed"] == "except-standbys"
     assert "X-Gateway-Unconfirmed" not in answered.headers
-
