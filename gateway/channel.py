@@ -66,9 +66,14 @@ class Unready(msgspec.Struct, tag=True, frozen=True):
 
 
 class Drain(msgspec.Struct, tag=True, frozen=True):
-    """Down: stop accepting, finish open requests within `timeout_s`, exit with status 0."""
+    """Down: stop accepting, finish open requests within `timeout_s`, exit with status 0.
+
+    `is_replaced`: another worker accepts meanwhile, so that held requests may take that time, too.
+    A drain without it may follow, which ends their waiting.
+    """
 
     timeout_s: float
+    is_replaced: bool = False
 
 
 class Watch(msgspec.Struct, frozen=True):

@@ -22,6 +22,8 @@ from gateway.settings import WorkerSettings
 from gateway.worker_contract import ALIVE
 
 SWEEP_S: Final = 1.0
+ANSWER_S: Final = 2 * SWEEP_S
+"""Held requests are answered so long before a drain ends: the sweep that does it may be late."""
 KEYS_PER_STEP: Final = 2_000
 """Keys that one loop turn applies: about a millisecond."""
 STEPS_S: Final = 0.0005
@@ -183,20 +185,30 @@ class Worker:
         self.path.context.is_leaving = True
         self.path.health.become_unready()
 
-    def start_drain(self) -> None:
-        """Announce to every connection its end, and let it finish what it has begun."""
+    def start_drain(self, hold_s: float = 0.0) -> None:
+        """Announce to every connection its end, and let it finish what it has begun.
+
+        Requests that are held may wait for `hold_s` seconds, less what their answer takes.
+        """
         path = self.path
         path.health.start_drain()
         path.context.is_draining = path.context.is_leaving = True
-        path.services.holding.end()
+        self.end_holding(hold_s - ANSWER_S)
         for connection in path.context.connections:
             connection.start_drain()
 
-    async def stop(self, timeout_s: float = 0.0) -> None:
-        """Accept no more, let what is open finish within `timeout_s` seconds, close the rest."""
+    def end_holding(self, after_s: float = 0.0) -> None:
+        """Hold no request for longer than `after_s` seconds from now."""
+        self.path.services.holding.end(self.path.context.now() + after_s)
+
+    async def stop(self, timeout_s: float = 0.0, hold_s: float = 0.0) -> None:
+        """Accept no more, let what is open finish within `timeout_s` seconds, close the rest.
+
+        `hold_s`: see `start_drain`.
+        """
         path = self.path
         path.acceptor.close()
-        self.start_drain()
+        self.start_drain(hold_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await path.acceptor.wait_empty()

@@ -124,8 +124,8 @@ class WorkerProcess:
                 worker.watch(watches)
             case LookedUp() | Forget():
                 worker.take_verdict(message)
-            case Drain(timeout_s):
-                self._begin_drain(worker, timeout_s)
+            case Drain(timeout_s, is_replaced):
+                self._begin_drain(worker, timeout_s, is_replaced=is_replaced)
             case _:
                 pass  # Up: the decoder lets none through
 
@@ -201,13 +201,16 @@ class WorkerProcess:
             return True
         return False
 
-    def _begin_drain(self, worker: Worker, timeout_s: float) -> None:
+    def _begin_drain(self, worker: Worker, timeout_s: float, *, is_replaced: bool = False) -> None:
         if self._drain is None:
-            self._drain = self._loop.create_task(self._finish(worker, timeout_s))
+            hold_s = timeout_s if is_replaced else 0.0
+            self._drain = self._loop.create_task(self._finish(worker, timeout_s, hold_s))
+        elif not is_replaced:
+            worker.end_holding()
 
-    async def _finish(self, worker: Worker, timeout_s: float) -> None:
+    async def _finish(self, worker: Worker, timeout_s: float, hold_s: float) -> None:
         try:
-            await worker.stop(timeout_s)
+            await worker.stop(timeout_s, hold_s)
             worker.flush_traces()
             self._channel.send(worker.take_report())
             self._exit(0)

@@ -85,15 +85,19 @@ class ServiceCommands:
         """As `KeyRepository.audit`, of the store that new keys go to."""
         return await self._first()[1].audit(limit, before, key_id)
 
-    async def in_force(self, changed: KeyRecord, timeout_s: float) -> Confirmation:
+    async def in_force(
+        self, changed: KeyRecord, timeout_s: float, remote_timeout_s: float
+    ) -> Confirmation:
         """Wait until all running gateways that share the key's store decide by its change.
 
-        This one is among them. Raises `StoreError`.
+        This one is among them. `remote_timeout_s`: where hosts share the store. Raises
+        `StoreError`.
         """
-        confirmations = self._holding(changed.id)[0].store.confirmations
-        if confirmations is None:
+        store = self._holding(changed.id)[0].store
+        if store.confirmations is None:
             return Confirmation(frozenset(), frozenset())
-        return await confirmations.wait(changed.revision, timeout_s)
+        limit_s = remote_timeout_s if store.feed.is_remote else timeout_s
+        return await store.confirmations.wait(changed.revision, limit_s)
 
     def _commands(self, repository: KeyRepository, by: Actor) -> KeyCommands:
         return KeyCommands(repository, self._now_ms, by)

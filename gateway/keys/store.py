@@ -10,7 +10,7 @@ All methods raise `StoreError` when the store cannot be used, and then have chan
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -230,8 +230,8 @@ class Confirmation:
     """Every worker of these decides by the change, or they ended meanwhile."""
     pending: frozenset[str]
     """These have not confirmed in time."""
-    is_deaf: bool = False
-    """Whether confirmations cannot be heard: a pooler holds the database's notifications back."""
+    has_standbys: bool = False
+    """Whether others may read from a standby of the database: those cannot be asked."""
 
 
 class ConfirmationPublisher(Protocol):
@@ -247,8 +247,11 @@ class ConfirmationPublisher(Protocol):
 class Confirmations(Protocol):
     """How commands that change a store learn that running gateways have taken the change over."""
 
-    def publisher(self) -> ConfirmationPublisher:
-        """Make this gateway's end. Raises `StoreError`."""
+    def publisher(self, on_problem: Callable[[str], None]) -> ConfirmationPublisher:
+        """Make this gateway's end. `on_problem` is told, later, what keeps it from publishing.
+
+        Raises `StoreError`.
+        """
 
     async def wait(self, revision: int, timeout_s: float) -> Confirmation:
         """Wait, for a command, until all running gateways have confirmed the store's `revision`.

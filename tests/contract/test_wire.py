@@ -662,3 +662,17 @@ async def test_a_change_is_confirmed_when_the_gateways_of_the_database_have_it(
     await other.close()
     assert answered.headers["X-Gateway-Confirmed"] == "false"
     assert answered.headers["X-Gateway-Unconfirmed"] == "far 7-a"
+
+
+async def test_gateways_on_standbys_of_the_database_cannot_be_spoken_for(
+    start: Start, server: PostgresqlServer
+) -> None:
+    url = await server.new_database()
+    gateway = await start(keys={"stores": [url]})
+    await server.execute(url, "SELECT pg_create_physical_replication_slot('of_a_standby')")
+    try:
+        answered = await gateway.ask("POST", KEYS, {"name": "agent"})
+    finally:
+        await server.execute(url, "SELECT pg_drop_replication_slot('of_a_standby')")
+    assert answered.headers["X-Gateway-Confirmed"] == "except-standbys"
+    assert "X-Gateway-Unconfirmed" not in answered.headers

@@ -5,6 +5,7 @@ nothing a second time, whatever it is told (wire contract, reactions).
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,9 +20,9 @@ from tests.support.clients import Http2Client, Response
 from tests.support.exchange import Answer, Break, Request
 from tests.support.intake_gateway import ask
 from tests.support.plane import KEY, MIB, RunningWorker, backend, entry, limits, running_worker
-from tests.support.polling import WAIT_S
+from tests.support.polling import WAIT_S, until
 from tests.support.process import KEY as SERVED_KEY
-from tests.support.process import free_ports, running_gateway
+from tests.support.process import Gateway, free_ports, running_gateway
 from tests.support.raw_http1 import raw_client
 from tests.support.sink import RawSink
 
@@ -165,6 +166,30 @@ async def test_a_drain_ends_the_waiting(http2: bool) -> None:
         assert held(gateway) == 0
 
 
+@BOTH
+async def test_a_worker_that_is_replaced_goes_on_holding(http2: bool) -> None:
+    (port,) = free_ports(1)
+    async with holding(port) as gateway:
+        call = asking(gateway, http2=http2)
+        await until_held(gateway, 1)
+        stopping = asyncio.create_task(gateway.worker.stop(WAIT_S, hold_s=WAIT_S))
+        await gateway.until(lambda: gateway.context.is_draining)
+        async with RawSink(lambda _: Answer(202), ports=(0, port)) as sink:
+            assert (await call).status == 202
+            assert len(sink.requests) == 1
+            await stopping
+
+
+@BOTH
+async def test_who_is_held_is_answered_before_the_drain_ends(http2: bool) -> None:
+    async with holding(1) as gateway:
+        call = asking(gateway, http2=http2)
+        await until_held(gateway, 1)
+        stopping = asyncio.create_task(gateway.worker.stop(WAIT_S, hold_s=3.0))
+        assert (await call).status == 503
+        await stopping
+
+
 @pytest.mark.parametrize("how", ["closes", "half-closes", "resets"])
 async def test_an_agent_that_hangs_up_takes_no_room(how: str) -> None:
     async with holding(1) as gateway:
@@ -251,9 +276,38 @@ async def test_the_installed_gateway_holds_by_default(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, backends) as gateway:
         fields = (("sts-api-key", SERVED_KEY),)
         call = asyncio.create_task(ask(gateway.port, PATH, fields, b"data"))
-        async with asyncio.timeout(WAIT_S):
-            while "\ngateway_intake_requests_held 1" not in (await gateway.get("/metrics"))[1]:
-                await asyncio.sleep(0.05)
+        await _until_holding(gateway, 1)
         async with RawSink(lambda _: Answer(202), ports=(0, port)) as sink:
             assert (await call).status == 202
             assert [request.body for request in sink.requests] == [b"data"]
+
+
+async def test_a_reload_ends_no_waiting_and_the_end_of_the_gateway_does(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    settings = {
+        "backends": {"intake": {"urls": [f"http://127.0.0.1:{port}"]}},
+        "limits": {"drain_timeout": f"{WAIT_S:g}s"},
+    }
+    fields = (("sts-api-key", SERVED_KEY),)
+    async with running_gateway(tmp_path, settings) as gateway:
+        delivered = asyncio.create_task(ask(gateway.port, PATH, fields, b"before"))
+        await _until_holding(gateway, 1)
+        gateway.program.process.send_signal(signal.SIGHUP)
+        await gateway.program.wait_line("the configuration was reloaded")
+        async with RawSink(lambda _: Answer(202), ports=(0, port)) as sink:
+            assert (await delivered).status == 202
+            assert [request.body for request in sink.requests] == [b"before"]
+
+        refused = asyncio.create_task(ask(gateway.port, PATH, fields, b"after"))
+        await _until_holding(gateway, 1)
+        gateway.program.process.send_signal(signal.SIGHUP)
+        await until(lambda: gateway.program.output.count("the configuration was reloaded") == 2)
+        gateway.program.process.send_signal(signal.SIGTERM)
+        assert (await refused).status == 503
+        assert await gateway.program.wait() == 0
+
+
+async def _until_holding(gateway: Gateway, count: int) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while f"\ngateway_intake_requests_held {count}" not in (await gateway.get("/metrics"))[1]:
+            await asyncio.sleep(0.05)

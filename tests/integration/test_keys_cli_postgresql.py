@@ -16,11 +16,12 @@ import pytest
 
 from gateway.cli.keys import stored_keys
 from gateway.keys.confirmations import notifications
+from gateway.keys.confirmations.gateway_rows import fleet
 from gateway.keys.following import follower
-from gateway.keys.service import KeyService
 from gateway.keys.store import Confirmation, KeySpec
 from gateway.keys.stores.postgresql import postgresql_store
 from tests.support.each_worker import statuses_of
+from tests.support.gateway_rows import name_of, say_nothing
 from tests.support.keys import HANG_S, Workers, running_keys
 from tests.support.postgresql import PostgresqlServer
 from tests.support.process import COMMAND, running_gateway
@@ -66,25 +67,15 @@ async def _gateway(keys: Keys, *, confirms: bool = True) -> AsyncIterator[Worker
     """Run a gateway's key service whose workers confirm at once, or never; it is connected."""
     async with running_keys([postgresql_store(keys.url)]) as workers:
         if not confirms:
-            workers.keys.publish_confirmed = _say_nothing  # type: ignore[method-assign] # hung
-        await _until_connected(keys.url, _name(workers.keys))
+            workers.keys.publish_confirmed = say_nothing  # type: ignore[method-assign] # hung
+        await _until_connected(keys.url, name_of(workers))
         yield workers
-
-
-def _say_nothing(revision: int) -> None:
-    """Do as a gateway whose workers hang."""
-
-
-def _name(keys: KeyService) -> str:
-    publisher = keys._followers[0].publisher
-    assert isinstance(publisher, notifications.NotificationPublisher)
-    return publisher.name
 
 
 async def _until_connected(url: str, name: str = "") -> None:
     """Wait until the gateway, or any, is connected as one that can be asked."""
     async with _asker(url) as connection, asyncio.timeout(HANG_S):
-        while not any(name in each for each in await notifications.connected_gateways(connection)):
+        while not any(name in each for each in (await fleet(connection, 0)).known):
             await asyncio.sleep(0.01)
 
 
@@ -155,7 +146,7 @@ async def test_a_command_names_the_gateway_that_has_not_confirmed(
     async with _gateway(keys), _gateway(keys, confirms=False) as stuck:
         stored = stored_keys.StoredKeys(postgresql_store(keys.url))
         created = await asyncio.to_thread(stored.create, KeySpec("n"), None)
-        host, process = _name(stuck.keys).split(" ")
+        host, process = name_of(stuck).split(" ")
 
     assert created["name"] == "n"
     assert capsys.readouterr().err == (
@@ -209,7 +200,7 @@ async def test_a_gateway_that_is_asked_looks_for_a_change_that_nobody_announced(
     async with _gateway(keys) as workers, _asker(keys.url) as connection:
         await connection.execute("UPDATE gateway_key_store SET revision = revision + 1")
         answers = await notifications.wait_for_gateways(connection, 1, HANG_S)
-        name = _name(workers.keys)
+        name = name_of(workers)
 
     assert answers == Confirmation(frozenset({name}), frozenset())
 
@@ -224,7 +215,7 @@ async def test_an_older_gateway_is_not_waited_for_and_noise_is_left_alone(keys: 
             await connection.execute(notifications._NOTIFY, notifications.ASK_CHANNEL, noise)
         answers = await notifications.wait_for_gateways(connection, 0, HANG_S)
 
-        assert answers.confirmed == {_name(workers.keys)}
+        assert answers.confirmed == {name_of(workers)}
         assert workers.problems == []
 
 
@@ -233,7 +224,7 @@ async def test_another_user_of_the_database_can_ask_too(keys: Keys) -> None:
         await connection.execute("CREATE ROLE helpdesk LOGIN")
         async with _asker(keys.url.replace("postgres@", "helpdesk@")) as stranger:
             answers = await notifications.wait_for_gateways(stranger, 0, HANG_S)
-        assert answers.confirmed == {_name(workers.keys)}
+        assert answers.confirmed == {name_of(workers)}
 
 
 class _Deaf:
@@ -249,16 +240,16 @@ class _Deaf:
         """Lose the listener."""
 
 
-async def test_who_gets_no_notifications_is_told_so_and_does_not_wait(
+async def test_who_gets_no_notifications_goes_by_the_rows(
     keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notifications, "AGAIN_S", 0.02)
     async with _gateway(keys) as workers, _asker(keys.url) as connection:
         deaf: Any = _Deaf(connection)
         answers = await notifications.wait_for_gateways(deaf, 0, HANG_S)
-        name = _name(workers.keys)
+        name = name_of(workers)
 
-    assert answers == Confirmation(frozenset(), frozenset({name}), is_deaf=True)
+    assert answers == Confirmation(frozenset({name}), frozenset())
 
 
 async def test_a_gateway_that_lost_all_connections_misses_no_change_and_can_be_asked_again(
@@ -274,8 +265,8 @@ async def test_a_gateway_that_lost_all_connections_misses_no_change_and_can_be_a
             done = await keys.run("create", "--name", f"key {round_}")
             assert done.returncode == 0, done.stderr
             await workers.until(lambda: len(workers.keyring) == round_ + 1)  # noqa: B023 - awaited
-            await _until_connected(keys.url, _name(workers.keys))
+            await _until_connected(keys.url, name_of(workers))
 
         answers = await notifications.wait_for_gateways(connection, 3, HANG_S)
 
-        assert answers == Confirmation(frozenset({_name(workers.keys)}), frozenset())
+        assert answers == Confirmation(frozenset({name_of(workers)}), frozenset())

@@ -12,10 +12,12 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from gateway.keys.confirmations import notifications
 from gateway.keys.following import follower
 from gateway.keys.store import Confirmation, KeySpec
 from gateway.keys.stores import postgresql_watch
 from gateway.keys.stores.postgresql import postgresql_store
+from tests.support.gateway_rows import known_gateways, name_of, say_nothing, until_known
 from tests.support.keys import HANG_S, Workers, running_keys
 from tests.support.pgbouncer import PgBouncer, PoolMode, pgbouncer
 from tests.support.postgresql import PostgresqlServer
@@ -157,25 +159,106 @@ async def test_usage_of_several_gateways_adds_up(url: str) -> None:
     assert (sums.requests, sums.bytes) == (6, 18)
 
 
-async def test_a_change_is_not_said_to_be_in_force_everywhere(url: str) -> None:
-    async with _gateways(url, 2) as (one, _):
+async def test_a_change_is_in_force_when_all_gateways_have_found_it(
+    direct: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifications, "AGAIN_S", 0.05)
+    async with (
+        _gateways(url, 2) as pooled,
+        running_keys([postgresql_store(direct, poll_s=3_600.0)]) as unpooled,
+    ):
+        gateways = [*pooled, unpooled]
+        names = {name_of(each) for each in gateways}
+        await until_known(direct, names)
+        for asker in (pooled[0], unpooled):
+            issued = await asker.keys.commands.create(KeySpec("agent"))
+            told = await asker.keys.commands.in_force(issued.record, 0.0, HANG_S)
+
+            assert told == Confirmation(frozenset(names), frozenset())
+            assert [_accepts(each, [issued.key.digest]) for each in gateways] == [True] * 3
+
+    assert await known_gateways(direct) == frozenset()  # each takes its row away when it ends
+
+
+async def test_a_gateway_behind_the_pooler_that_has_not_confirmed_is_named(
+    direct: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifications, "AGAIN_S", 0.05)
+    async with (
+        _gateways(url, 2) as (one, stuck),
+        running_keys([postgresql_store(direct, poll_s=3_600.0)]) as unpooled,
+    ):
+        await until_known(direct, {name_of(each) for each in (one, stuck, unpooled)})
+        stuck.keys.publish_confirmed = say_nothing  # type: ignore[method-assign] # hung
+        for asker in (one, unpooled):
+            issued = await asker.keys.commands.create(KeySpec("agent"))
+            told = await asker.keys.commands.in_force(issued.record, 0.0, 0.5)
+
+            assert told.pending == {name_of(stuck)}
+
+
+async def test_a_gateway_that_was_not_heard_of_is_named_and_not_waited_for(
+    direct: str, url: str
+) -> None:
+    async with _gateways(url, 1) as (one,):
+        await until_known(direct, {name_of(one)})
+        await _execute(
+            direct,
+            "INSERT INTO gateway_key_gateways VALUES"
+            " ('far 7-a', 0, now() - interval '60 s'), ('gone 8-b', 0, now() - interval '1 day')",
+        )
         issued = await one.keys.commands.create(KeySpec("agent"))
-        told = await one.keys.commands.in_force(issued.record, HANG_S)
+        told = await one.keys.commands.in_force(issued.record, 0.0, HANG_S)
 
-    assert told == Confirmation(frozenset(), frozenset(), is_deaf=True)
+        assert told == Confirmation(frozenset({name_of(one)}), frozenset({"far 7-a"}))
 
 
-async def test_commands_work_and_say_what_they_cannot_tell(url: str, tmp_path: Path) -> None:
+async def test_a_gateway_that_may_not_write_its_row_says_so_and_works(
+    server: PostgresqlServer, direct: str
+) -> None:
+    async with running_keys([postgresql_store(direct)]) as one:
+        await until_known(direct, {name_of(one)})
+    await _execute(direct, "DROP TABLE IF EXISTS gateway_key_gateways")
+    user = f"limited_{direct.rpartition('_')[2]}"
+    await _execute(
+        direct,
+        f"CREATE ROLE {user} LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO {user};"
+        " REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+    )
+    limited = server.url(direct.rpartition("/")[2], user)
+    async with running_keys([postgresql_store(limited, poll_s=POLL_S)]) as two:
+        await two.until(lambda: any("gateway_key_gateways" in each for each in two.problems))
+        issued = await two.keys.commands.create(KeySpec("another"))
+        told = await two.keys.commands.in_force(issued.record, 0.0, HANG_S)
+
+        assert told.confirmed == {name_of(two)}  # it is connected, and answers
+        (problem,) = (each for each in two.problems if "gateway_key_gateways" in each)
+        assert "it cannot write the table gateway_key_gateways (permission denied" in problem
+        assert two.keys.statuses()[0].up
+
+
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+async def test_commands_work_and_wait_for_all_gateways(
+    direct: str, url: str, tmp_path: Path
+) -> None:
     config = tmp_path / "keys.yaml"
     config.write_text(f"keys: {{stores: ['{url}']}}\n")
     async with _gateways(url, GATEWAYS) as gateways:
+        await until_known(direct, {name_of(each) for each in gateways})
         created = await asyncio.to_thread(_command, config, "create", "--name", "n")
         for each in gateways:
             await each.until(lambda: len(each.keyring) == 1)  # noqa: B023 - used at once
         listed = await asyncio.to_thread(_command, config, "list")
 
     assert created.returncode == 0, created.stderr
-    assert "whether it is in force cannot be told: a connection pooler" in created.stderr
+    assert created.stderr == f"in force on {GATEWAYS} gateways\n"
     assert "n " in listed.stdout
 
 

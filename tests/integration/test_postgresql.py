@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import asyncpg
 import pytest
 
+from gateway.keys.confirmations.gateway_rows import fleet
 from gateway.keys.errors import (
     AnotherStoreError,
     StoreDamagedError,
@@ -60,11 +61,9 @@ async def connected(url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record
 
 async def is_listening(url: str, count: int) -> None:
     """Wait until so many gateways listen for changes of the database."""
-    query = (
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query = $1"
-    )
     async with connected(url) as connection, asyncio.timeout(HANG_S):
-        while await connection.fetchval(query, postgresql_watch.LOOK) < count:
+        # They write their rows when they listen.
+        while len((await fleet(connection, 0)).confirmed) < count:
             await asyncio.sleep(0.01)
 
 

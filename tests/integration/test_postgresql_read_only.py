@@ -12,8 +12,9 @@ import pytest
 
 from gateway.keys.errors import StoreUnavailableError
 from gateway.keys.following import follower
-from gateway.keys.store import KeySpec
+from gateway.keys.store import Confirmation, KeySpec
 from gateway.keys.stores.postgresql import postgresql_store
+from tests.support.gateway_rows import name_of, until_known
 from tests.support.keys import HANG_S, read_all, running_keys
 from tests.support.postgresql import PostgresqlServer, postgresql_server
 from tests.support.process import COMMAND, running_gateway
@@ -133,6 +134,7 @@ async def test_a_gateway_on_a_standby_follows_its_primary_and_survives_a_failove
     writer = postgresql_store(url, poll_s=POLL_S)
     async with running_keys([writer]) as upstream:
         first = await upstream.keys.commands.create(KeySpec("first"))
+        await until_known(url, {name_of(upstream)})
         copy = url.replace(f":{primary.port}/", f":{standby.port}/")
         await _until_copied(copy, first.record.revision)
 
@@ -142,6 +144,10 @@ async def test_a_gateway_on_a_standby_follows_its_primary_and_survives_a_failove
             assert (status.read_only, one.complete) == (True, True)
 
             second = await upstream.keys.commands.create(KeySpec("second"))
+            told = await upstream.keys.commands.in_force(second.record, 0.0, HANG_S)
+            assert told == Confirmation(
+                frozenset({name_of(upstream)}), frozenset(), has_standbys=True
+            )
             await one.until(lambda: one.accepts(second.key.digest))
             with pytest.raises(StoreUnavailableError, match="use the primary's url"):
                 await one.keys.commands.delete(first.record.id)
@@ -156,9 +162,9 @@ async def test_a_gateway_on_a_standby_follows_its_primary_and_survives_a_failove
             third = await one.keys.commands.create(KeySpec("third"))
             assert one.accepts(third.key.digest)
             async with asyncio.timeout(HANG_S):  # it hears now, too
-                told = await one.keys.commands.in_force(third.record, HANG_S)
+                told = await one.keys.commands.in_force(third.record, 0.0, 0.2)
                 while not told.confirmed:
-                    told = await one.keys.commands.in_force(third.record, HANG_S)
+                    told = await one.keys.commands.in_force(third.record, 0.0, 0.2)
 
 
 async def _until_copied(url: str, revision: int) -> None:

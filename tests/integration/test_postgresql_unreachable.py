@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 
 from gateway.keys.errors import StoreUnavailableError
@@ -17,6 +19,10 @@ from tests.support.network import Network, network_to
 from tests.support.postgresql import PostgresqlServer
 
 NEVER_S = 3_600.0
+_LOCKED_OUT = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
 
 
 @pytest.fixture(name="network")
@@ -115,7 +121,10 @@ async def test_connections_that_died_without_a_word_are_made_anew(
     assert (one.problems, other.problems) == ([], [])
 
 
-async def test_a_connection_that_died_alone_is_not_used(network: Network, url: str) -> None:
+async def test_a_connection_that_died_alone_is_not_used(
+    network: Network, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql_watch, "OVERDUE_S", NEVER_S)  # nobody else notices
     async with running_keys([postgresql_store(url, poll_s=NEVER_S)]) as one:
         issued = await one.keys.commands.create(KeySpec("agent"))
         await _until_it_listens(url, issued.record.revision)  # and does not look before it is woken
@@ -125,6 +134,50 @@ async def test_a_connection_that_died_alone_is_not_used(network: Network, url: s
         async with asyncio.timeout(HANG_S):
             await one.keys.commands.create(KeySpec("another"))
             assert len(await one.keys.commands.live()) == 2
+
+
+async def test_what_runs_over_a_new_connection_goes_on_while_old_ones_are_found_dead(
+    server: PostgresqlServer, network: Network, url: str
+) -> None:
+    direct = url.replace(f":{network.entrance}/", f":{server.port}/")
+    async with (
+        running_keys([postgresql_store(url, poll_s=NEVER_S)]) as one,
+        _connected(direct) as holder,
+        _connected(direct) as watcher,
+    ):
+        issued = await one.keys.commands.create(KeySpec("agent"))
+        await _until_it_listens(url, issued.record.revision)
+        await holder.execute("BEGIN; LOCK TABLE gateway_keys IN ACCESS EXCLUSIVE MODE")
+        reading = asyncio.create_task(one.keys.commands.live())
+        await _until_locked_out(watcher, 1)
+
+        network.cut()
+        network.mend()
+        creating = asyncio.create_task(one.keys.commands.create(KeySpec("another")))
+        await _until_locked_out(watcher, 2)  # over a new connection
+        async with asyncio.timeout(HANG_S):
+            with pytest.raises(StoreUnavailableError):
+                await reading
+            await holder.execute("COMMIT")
+            another = await creating
+
+        assert one.accepts(another.key.digest)
+
+
+@contextlib.asynccontextmanager
+async def _connected(url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        connection.terminate()
+
+
+async def _until_locked_out(connection: asyncpg.Connection[asyncpg.Record], count: int) -> None:
+    """Wait until so many of the database's connections wait for a lock."""
+    async with asyncio.timeout(HANG_S):
+        while await connection.fetchval(_LOCKED_OUT) < count:
+            await asyncio.sleep(0.01)
 
 
 def _use(gateway: Workers, key_id: str) -> None:

@@ -5,13 +5,18 @@ Keys are members of the API's JSON (`IngestionApiKey`), whichever the way.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from gateway.keys.api_key import ApiKey
 from gateway.keys.store import KeySpec, KeyUpdate
 
 Members = dict[str, Any]
 """A key, or an entry of the audit log, as JSON has it."""
+
+STANDBYS: Final = (
+    "; gateways that read from a standby of the database, if there are any, cannot be asked: they"
+    " follow within 5 s"
+)
 
 
 class KeyAccess(Protocol):

@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gateway.cli.answers import WrongShapeError, decoded
-from gateway.cli.keys.access import Members
+from gateway.cli.keys.access import STANDBYS, Members
 from gateway.cli.keys.answers import Change, GeneratedKey, Key, RotatedKey
-from gateway.cli.output import warning
+from gateway.cli.output import note, warning
 from gateway.config.addresses import is_loopback
 from gateway.control.admin.api.paths import (
     ADOPT_PATH,
     AUDIT_PATH,
     CONFIRMED,
+    EXCEPT_STANDBYS,
     KEYS_PATH,
     UNCONFIRMED,
 )
@@ -125,9 +126,11 @@ class RemoteKeys:
         if headers.get(CONFIRMED) == "false":
             late = headers.get(UNCONFIRMED)
             warning(
-                "stored, but not all gateways that share the store have confirmed the change within"
-                f" 1 s{f' ({late})' if late else ''}: it may take effect there later"
+                "stored, but not all gateways that share the store have confirmed the change in"
+                f" time{f' ({late})' if late else ''}: it may take effect there later"
             )
+        elif headers.get(CONFIRMED) == EXCEPT_STANDBYS:
+            note(f"in force{STANDBYS}")
         members: Members = answer or {}
         return members
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from pathlib import Path
 from typing import Final, TypeVar
 
-from gateway.cli.keys.access import Members
+from gateway.cli.keys.access import STANDBYS, Members
 from gateway.cli.output import note, warning
 from gateway.control.admin.api.key_json import (
     audit_json,
@@ -170,23 +170,19 @@ async def _wait_in_force(store: SqlStore, revision: int) -> None:
 def _say_in_force(confirmation: Confirmation) -> None:
     confirmed = len(confirmation.confirmed)
     on_them = f"in force on {confirmed} gateway{'' if confirmed == 1 else 's'}"
-    if confirmation.is_deaf:
-        warning(
-            "stored, but whether it is in force cannot be told: a connection pooler (PgBouncer)"
-            " holds the database's notifications back; gateways behind it look every 2 s"
-        )
-    elif confirmation.pending:
+    beside = STANDBYS if confirmation.has_standbys else ""
+    if confirmation.pending:
         be = "has" if len(confirmation.pending) == 1 else "have"
         late = _listed(confirmation.pending)
         warning(
             f"stored and {on_them}, but {late} {be} not confirmed the change"
             f" within {ANSWER_S:g} s: it takes effect there when that gateway is well again; its"
-            " log says what keeps it"
+            f" log says what keeps it{beside}"
         )
     elif confirmed:
-        note(on_them)
+        note(f"{on_them}{beside}")
     else:
-        note("stored; no gateway is connected that could confirm it")
+        note(f"stored; no gateway is connected that could confirm it{beside}")
 
 
 def _listed(gateways: Iterable[str]) -> str:

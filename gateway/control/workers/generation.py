@@ -38,11 +38,14 @@ class Generation:
         """Whether all its slots are retired."""
         self._start_process = spawn
 
-    def retire(self, timeout_s: float) -> None:
-        """Start no more workers; have the present ones finish within `timeout_s` seconds."""
+    def retire(self, timeout_s: float, *, is_replaced: bool) -> None:
+        """Start no more workers; have the present ones finish within `timeout_s` seconds.
+
+        `is_replaced`: see `channel.Drain`.
+        """
         self.is_over = True
         for slot in self.slots:
-            slot.retire(timeout_s)
+            slot.retire(timeout_s, is_replaced=is_replaced)
 
     async def _spawn(self, index: int) -> WorkerHandle:
         worker = await self._start_process(self.plan.settings(index, self.counts.fd))

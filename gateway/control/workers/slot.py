@@ -92,8 +92,11 @@ class Slot:
             self._retired.set()
             raise
 
-    def retire(self, timeout_s: float) -> None:
-        """Start no more workers; have the present one finish within `timeout_s` seconds."""
+    def retire(self, timeout_s: float, *, is_replaced: bool) -> None:
+        """Start no more workers; have the present one finish within `timeout_s` seconds.
+
+        `is_replaced`: see `channel.Drain`.
+        """
         self._retired.set()
         worker = self.worker
         if worker is None:
@@ -101,7 +104,7 @@ class Slot:
         if worker.state is WorkerState.STARTING:
             worker.kill()  # has no keys yet, so nothing is open
         else:
-            worker.drain(timeout_s)
+            worker.drain(timeout_s, is_replaced=is_replaced)
 
     async def close(self) -> None:
         """Stop replacing workers; the present one continues."""

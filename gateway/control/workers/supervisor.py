@@ -108,12 +108,12 @@ class Supervisor(WorkerObserver):
                 await self._take_back(old, new, index)
                 raise
             if index < len(old.slots):
-                old.slots[index].retire(old.plan.drain_timeout_s)
+                old.slots[index].retire(old.plan.drain_timeout_s, is_replaced=True)
                 self._context.observer.worker_replaced("reload")
         self._current = new
         self.workers.wanted = plan.workers
         self.workers.unsteady.clear()
-        old.retire(old.plan.drain_timeout_s)
+        old.retire(old.plan.drain_timeout_s, is_replaced=True)
         self._close_ended()
 
     def say_unready(self) -> None:
@@ -123,7 +123,7 @@ class Supervisor(WorkerObserver):
     def drain(self, timeout_s: float) -> None:
         """Have all workers stop accepting and finish open requests within `timeout_s` seconds."""
         for generation in tuple(self._generations):
-            generation.retire(timeout_s)
+            generation.retire(timeout_s, is_replaced=False)
 
     async def drained(self, timeout_s: float) -> int:
         """Wait for the end of a drain; return how many workers did not finish in time."""
@@ -142,7 +142,7 @@ class Supervisor(WorkerObserver):
             worker.kill()
         await _wait_gone(self.workers, self._timing.silence_s)
         for generation in tuple(self._generations):
-            generation.retire(0)
+            generation.retire(0, is_replaced=False)
         self._close_ended()
         self._quotas.close()
 
@@ -223,7 +223,7 @@ class Supervisor(WorkerObserver):
     async def _take_back(self, old: Generation, new: Generation, failed: int) -> None:
         """Undo a replacement that failed at slot `failed`."""
         await _open_all(old.slots[:failed])
-        new.retire(new.plan.drain_timeout_s)
+        new.retire(new.plan.drain_timeout_s, is_replaced=True)
         self._close_ended()
 
     async def _wait_for_room(self, workers: int) -> None:

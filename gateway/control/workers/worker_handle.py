@@ -193,11 +193,17 @@ class WorkerHandle:
         else:
             self.send(changes)
 
-    def drain(self, timeout_s: float) -> None:
-        """Have it stop accepting, finish open requests within `timeout_s` seconds, and exit."""
-        if self.state not in (WorkerState.DRAINING, WorkerState.LOST):
+    def drain(self, timeout_s: float, *, is_replaced: bool = False) -> None:
+        """Have it stop accepting, finish open requests within `timeout_s` seconds, and exit.
+
+        `is_replaced`: see `channel.Drain`.
+        """
+        is_draining = self.state is WorkerState.DRAINING
+        if self.state is WorkerState.LOST or (is_draining and is_replaced):
+            return
+        if not is_draining:
             self._enter(WorkerState.DRAINING)
-            self.send(Drain(timeout_s))
+        self.send(Drain(timeout_s, is_replaced))
 
     def kill(self) -> None:
         """End the process at once (SIGKILL); no effect when it has ended."""

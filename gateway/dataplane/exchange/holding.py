@@ -10,6 +10,7 @@ none, one request a second asks for it. After an attempt that was lost it waits 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Final, Protocol
 
@@ -70,7 +71,7 @@ class _Held:
 class Holding:
     """See the module. There is one per worker."""
 
-    __slots__ = ("_context", "_is_over", "_lines", "_most", "_weight")
+    __slots__ = ("_context", "_ends_at", "_lines", "_most", "_weight")
 
     def __init__(self, context: WorkerContext) -> None:
         self._context = context
@@ -78,7 +79,8 @@ class Holding:
         self._weight = 0
         self._lines: dict[str, dict[Holdable, _Held]] = {}
         """Sender → its requests, oldest first."""
-        self._is_over = False
+        self._ends_at = math.inf
+        """From then on nothing is held, in monotonic seconds."""
 
     def __len__(self) -> int:
         """Count the requests that are held now."""
@@ -90,7 +92,7 @@ class Holding:
         `was_sent`: an attempt was lost, so that the next one must wait.
         """
         now = self._context.now()
-        if self._is_over or now >= request.hold_until:
+        if now >= min(request.hold_until, self._ends_at):
             return False
         pause_s = 0.0
         if was_sent:
@@ -131,18 +133,19 @@ class Holding:
             request = held.request
             if not self.is_holding(request):
                 continue  # another one of them made it end
-            if now >= request.hold_until:
+            if now >= min(request.hold_until, self._ends_at):
                 self._give_up(request, "BACKEND_UNREACHABLE")
             elif now >= held.due_at and (may_ask or request.has_backend):
                 may_ask = may_ask and request.has_backend
                 self.forget(request)
                 request.send_again()
 
-    def end(self) -> None:
-        """Answer everything, and hold nothing more: a drain begins."""
-        self._is_over = True
-        for held in list(self._all()):
-            self._give_up(held.request, "BACKEND_UNREACHABLE")
+    def end(self, at: float) -> None:
+        """Hold nothing from `at` on (monotonic seconds), and answer then what waits: a drain."""
+        self._ends_at = at
+        if at <= self._context.now():
+            for held in list(self._all()):
+                self._give_up(held.request, "BACKEND_UNREACHABLE")
 
     def _all(self) -> Iterator[_Held]:
         for line in self._lines.values():

@@ -49,7 +49,7 @@ class LockFiles:
         self._store_id = store_id
         self._own: LockFile | None = None
 
-    def publisher(self) -> LockFile:
+    def publisher(self, on_problem: Callable[[str], None]) -> LockFile:  # noqa: ARG002 - others do
         """See `Confirmations`. Raises `StoreUnavailableError`."""
         self._own = LockFile(self._store, self._store_id())
         return self._own

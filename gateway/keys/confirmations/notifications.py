@@ -1,12 +1,11 @@
 """How a command learns that the gateways that share a PostgreSQL have taken its change over.
 
-Nothing is written, and nothing is sent unless a command asks. A command that has changed the store
-asks, by NOTIFY on a channel to which all gateways listen, which of them have its revision; they
-answer on the asker's own channel once all their workers have confirmed that revision. The server
-knows which gateways must answer: a gateway's listening connection carries its name
-(`application_name`), and is gone from the server's list however the gateway ends. A gateway that is
-not connected cannot be asked: it reads the store when it connects again. One of a version without
-this has no such name and is not waited for.
+A command that has changed the store asks, by NOTIFY on a channel to which all gateways listen,
+which of them have its revision; they answer on the asker's own channel once all their workers have
+confirmed that revision, and write it into their rows (`gateway_rows`), for askers that cannot
+listen. The rows, and the server's list of connections, say which gateways must answer: a gateway's
+listening connection carries its name (`application_name`). Gateways behind a pooler are not
+reached: they write their rows when they have found the change by looking.
 """
 
 from __future__ import annotations
@@ -19,8 +18,10 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Final
 
+from gateway.keys.confirmations.gateway_rows import Fleet, GatewayRow, fleet
 from gateway.keys.store import Confirmation
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
     Connection = asyncpg.Connection[asyncpg.Record]
 
-APPLICATION: Final = "otlp-gateway"
-"""Every connection's `application_name`; a gateway's listening one has its name after a space."""
 ASK_CHANNEL: Final = "otlp_gateway_confirmed"
 AGAIN_S: Final = 0.5
 """Time between two looks at who is connected; who has not answered is asked again."""
@@ -40,34 +39,51 @@ _MOST_QUESTIONS: Final = 1_000
 _LONGEST_HOST: Final = 30
 """PostgreSQL cuts names after 63 bytes."""
 _NOTIFY: Final = "SELECT pg_notify($1, $2)"
-_CONNECTED: Final = (
-    "SELECT application_name FROM pg_stat_activity"
-    " WHERE datname = current_database() AND starts_with(application_name, $1)"
-)
-_NAMED: Final = f"{APPLICATION} "
-_ECHO: Final = ""
 
 
 class NotificationPublisher:
-    """A `ConfirmationPublisher` by notifications.
+    """A `ConfirmationPublisher` by notifications, and by a row in the database.
 
-    `wake` has the gateway call `answer` on its listening connection.
+    `wake` has the gateway call `answer` on its listening connection, and `sign`.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
         host = re.sub(r"[^A-Za-z0-9._-]", "?", socket.gethostname())[:_LONGEST_HOST]
         self.name = f"{host} {os.getpid()}-{secrets.token_hex(4)}"
         """The host's name, and which gateway on it."""
+        self.is_deaf = False
+        """Whether no question comes through: what is published is to be written at once."""
         self._wake = wake
         self._confirmed = 0
+        self._row: GatewayRow | None = None
         self._questions: dict[str, int] = {}
         """Who asks → for which revision; oldest first."""
 
     def publish(self, revision: int) -> None:
         """Say that every live worker has the store's `revision`, or that none lives."""
         self._confirmed = revision
-        if self._due():
+        is_news = self.is_deaf and self._row is not None and not self._row.says(revision)
+        if is_news or self._due():
             self._wake()
+
+    def begin(self, on_problem: Callable[[str], None]) -> None:
+        """Have a row from now on. `on_problem` is told what keeps it from being written."""
+        self._row = GatewayRow(self.name, on_problem)
+
+    async def sign(self, connection: Connection) -> None:
+        """Write the row if need be. Raises what asyncpg does when it breaks."""
+        if self._row is not None:
+            await self._row.sign(connection, self._confirmed)
+
+    @property
+    def may_be_signed(self) -> bool:
+        """Whether there is a row, or may be."""
+        return self._row is not None and self._row.may_stand
+
+    async def leave(self, connection: Connection) -> None:
+        """Take the row away. Raises what asyncpg does."""
+        if self._row is not None:
+            await self._row.leave(connection)
 
     def close(self) -> None:
         """Answer nobody any more; the end of the connection tells the rest."""
@@ -96,7 +112,7 @@ class NotificationPublisher:
 async def wait_for_gateways(
     connection: Connection, revision: int, timeout_s: float
 ) -> Confirmation:
-    """Wait until all connected gateways have confirmed `revision`, which is committed.
+    """Wait until all gateways that can be reached have confirmed `revision`, which is committed.
 
     A gateway that ends meanwhile is not waited for. Raises what asyncpg does.
     """
@@ -104,25 +120,38 @@ async def wait_for_gateways(
     await connection.add_listener(question.channel, question.take_answer)
     deadline_s = time.monotonic() + timeout_s
     while True:
-        connected = await connected_gateways(connection)
-        pending = connected - question.answers
+        gateways = await fleet(connection, revision)
+        awaited = gateways.known - gateways.confirmed - question.answers - gateways.silent
         left_s = deadline_s - time.monotonic()
-        if not pending or left_s <= 0:
-            break
+        if not awaited or left_s <= 0:
+            return _confirmation(gateways, question.answers)
         await connection.execute(_NOTIFY, ASK_CHANNEL, f"{question.asker} {revision}")
-        await connection.execute(_NOTIFY, question.channel, _ECHO)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(AGAIN_S, left_s)):
-                await question.until_answered(pending)
-        if _ECHO not in question.answers:
-            return Confirmation(frozenset(), frozenset(pending), is_deaf=True)
-    return Confirmation(frozenset(question.answers - {_ECHO}), frozenset(pending))
+                await question.until_answered(awaited)
 
 
-async def connected_gateways(connection: Connection) -> set[str]:
-    """List the names of gateways that can be asked. Raises what asyncpg does."""
-    rows = await connection.fetch(_CONNECTED, _NAMED)
-    return {row[0].removeprefix(_NAMED) for row in rows}
+async def wait_for_rows(
+    connected: Callable[[], AbstractAsyncContextManager[Connection]],
+    revision: int,
+    timeout_s: float,
+) -> Confirmation:
+    """Do as `wait_for_gateways`, behind a pooler: nothing is heard, and no connection is kept."""
+    asker = secrets.token_hex(8)
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        async with connected() as connection:
+            gateways = await fleet(connection, revision)
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0 or not gateways.known - gateways.confirmed - gateways.silent:
+                return _confirmation(gateways, set())
+            await connection.execute(_NOTIFY, ASK_CHANNEL, f"{asker} {revision}")
+        await asyncio.sleep(min(AGAIN_S, left_s))
+
+
+def _confirmation(gateways: Fleet, answers: set[str]) -> Confirmation:
+    confirmed = gateways.confirmed | answers
+    return Confirmation(confirmed, gateways.known - confirmed, has_standbys=gateways.has_standbys)
 
 
 class _Question:
@@ -139,7 +168,7 @@ class _Question:
         self.answers.add(str(notification[-1]))
         self._heard.set()
 
-    async def until_answered(self, gateways: set[str]) -> None:
+    async def until_answered(self, gateways: frozenset[str]) -> None:
         """Return when all of them have answered."""
         while not gateways <= self.answers:
             self._heard.clear()

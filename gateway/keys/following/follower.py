@@ -217,7 +217,7 @@ class StoreFollower:
         self._is_open = True
         if self.publisher is None and self.store.confirmations is not None:
             # Before loading: a command that does not see this gateway changed the store before.
-            self.publisher = self.store.confirmations.publisher()
+            self.publisher = self.store.confirmations.publisher(self._events.on_problem)
 
     async def _follow(self) -> None:
         while True:

@@ -12,10 +12,16 @@ minutes after the network is back. How connections are made, and what a pooler c
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final
 
-from gateway.keys.confirmations.notifications import NotificationPublisher, wait_for_gateways
+import asyncpg
+
+from gateway.keys.confirmations.notifications import (
+    NotificationPublisher,
+    wait_for_gateways,
+    wait_for_rows,
+)
 from gateway.keys.errors import StoreError, StoreMissingError, StoreUnavailableError
 from gateway.keys.store import Confirmation
 from gateway.keys.stores import schema
@@ -94,8 +100,8 @@ class PostgresqlDatabase:
         return engine
 
     async def close(self) -> None:
-        """See `Database`. No goodbyes: one could hang on a dead network."""
-        self._watch.close()
+        """See `Database`. No goodbyes but one: they could hang on a dead network."""
+        await self._watch.close()
         self._connector.drop_all()
 
     def check_place(self) -> None:
@@ -113,20 +119,26 @@ class PostgresqlDatabase:
         """Make what keeps usage: a table beside, over a connection of its own."""
         return PostgresqlUsage(self._connector, self.translated, lambda: self.is_read_only)
 
-    def publisher(self) -> NotificationPublisher:
-        """See `Confirmations`. It works over the connection that `wait_for_change` keeps."""
+    def publisher(self, on_problem: Callable[[str], None]) -> NotificationPublisher:
+        """See `Confirmations`. It works over the connections that `wait_for_change` makes."""
+        self._watch.publisher.begin(on_problem)
         return self._watch.publisher
 
     async def wait(self, revision: int, timeout_s: float) -> Confirmation:
-        """See `Confirmations`, over a connection of its own. Raises `StoreError`."""
+        """See `Confirmations`, over connections of its own. Raises `StoreError`."""
         with self.translated():
-            connection = await self._connector.connect()
-            try:
-                if self._connector.is_pooled:
-                    return Confirmation(frozenset(), frozenset(), is_deaf=True)
-                return await wait_for_gateways(connection, revision, timeout_s)
-            finally:
-                connection.terminate()
+            async with self._connected() as connection:
+                if not self._connector.is_pooled:
+                    return await wait_for_gateways(connection, revision, timeout_s)
+            return await wait_for_rows(self._connected, revision, timeout_s)
+
+    @contextlib.asynccontextmanager
+    async def _connected(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+        connection = await self._connector.connect()
+        try:
+            yield connection
+        finally:
+            connection.terminate()
 
     async def wait_for_change(self, engine: SqlEngine) -> None:  # noqa: ARG002 - others need it
         """See `Database`."""

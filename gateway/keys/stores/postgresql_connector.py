@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
-from gateway.keys.confirmations.notifications import APPLICATION
+from gateway.keys.confirmations.gateway_rows import APPLICATION
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -121,8 +121,8 @@ class Connector:
     def drop_all(self, before_s: float = math.inf) -> None:
         """Close all connections that were there before: who waits on one gets an error.
 
-        `before_s`: seconds of the monotonic clock. Those made since an attempt to reach the server
-        began have reached it.
+        `before_s`: seconds of the monotonic clock. Where a connection that was kept does not answer
+        any more, those made since it last did may have reached the server after it was lost.
         """
         for connection, made_s in list(self._made.items()):
             if made_s < before_s:

@@ -14,11 +14,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Final
 
-from gateway.keys.confirmations.notifications import (
-    APPLICATION,
-    ASK_CHANNEL,
-    NotificationPublisher,
-)
+from gateway.keys.confirmations.gateway_rows import APPLICATION
+from gateway.keys.confirmations.notifications import ASK_CHANNEL, NotificationPublisher
 from gateway.keys.errors import StoreError
 
 if TYPE_CHECKING:
@@ -33,6 +30,9 @@ POLL_S: Final = 2.0
 """The longest time until a change is seen without its notification."""
 OVERDUE_S: Final = 2.0
 """How long a look may take. A server that takes longer is away: unknown keys are undecided."""
+LEAST_S: Final = 0.1
+"""The least time between two looks behind a pooler: each makes a connection."""
+GOODBYE_S: Final = 1.0
 _PROBE_S: Final = 1.0
 """Time between two questions whether the server still answers, while something is read."""
 
@@ -70,6 +70,8 @@ class PostgresqlWatch:
         """Whether the listener is told of changes: a standby tells nobody."""
         self._has_time = False
         """Whether the last look without a listener went well."""
+        self._answered_s = 0.0
+        """When it was asked for the last time of those when it answered."""
         self._asking = asyncio.Lock()
         """A connection takes one question at a time."""
         self._woken = asyncio.Event()
@@ -80,7 +82,7 @@ class PostgresqlWatch:
         with self._translated():
             connection = await self._connector.connect()
             try:
-                self._note_use(await _look(connection))
+                self._note_use(await self._look(connection))
             finally:
                 connection.terminate()
 
@@ -89,11 +91,15 @@ class PostgresqlWatch:
         listener = self._listener
         if listener is None or listener.is_closed():
             return await self._look_anew()
+        await self._until_woken()
+        return await self._check(listener)
+
+    async def _until_woken(self) -> None:
+        """Return when there may be something to do, or after `poll_s`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._poll_s):
                 await self._woken.wait()
         self._woken.clear()
-        return await self._check(listener)
 
     @contextlib.asynccontextmanager
     async def answering(self) -> AsyncIterator[None]:
@@ -109,24 +115,37 @@ class PostgresqlWatch:
             finally:
                 probing.cancel()
 
-    def close(self) -> None:
-        """Let go of the connection."""
+    async def close(self) -> None:
+        """Let go of the connection. A gateway's row is taken away, if that is soon done."""
         listener, self._listener = self._listener, None
-        if listener is not None:
-            listener.terminate()
+        try:
+            if self.publisher.may_be_signed:
+                with contextlib.suppress(StoreError), self._translated():
+                    async with asyncio.timeout(GOODBYE_S):
+                        await self._leave(listener)
+        finally:
+            if listener is not None:
+                listener.terminate()
+
+    async def _leave(self, listener: Connection | None) -> None:
+        if listener is not None and not listener.is_closed():
+            return await self.publisher.leave(listener)
+        connection = await self._connector.connect_beside(APPLICATION)
+        try:
+            return await self.publisher.leave(connection)
+        finally:
+            connection.terminate()
 
     async def _probe(self, listener: Connection, limit: asyncio.Timeout) -> None:
         """Drop all connections and end `limit` when the server does not answer any more."""
-        began_s = time.monotonic()
         try:
             with self._translated():
                 while True:
                     await asyncio.sleep(_PROBE_S)
-                    began_s = time.monotonic()
                     async with asyncio.timeout(OVERDUE_S), self._asking:
-                        await _look(listener)
+                        await self._look(listener)
         except StoreError:
-            self._connector.drop_all(began_s)
+            self._connector.drop_all(self._answered_s)
             limit.reschedule(asyncio.get_running_loop().time())
 
     async def _look_anew(self) -> None:
@@ -136,10 +155,13 @@ class PostgresqlWatch:
         """
         has_time, self._has_time = self._has_time, False
         if has_time:
-            await asyncio.sleep(self._poll_s)
+            await asyncio.sleep(min(LEAST_S, self._poll_s))
+            await self._until_woken()
         with self._translated():
             async with asyncio.timeout(OVERDUE_S if has_time else None):
-                name = f"{APPLICATION} {self.publisher.name}"
+                # A pooler would leave the name on connections that it keeps.
+                is_named = not self._connector.is_pooled
+                name = f"{APPLICATION} {self.publisher.name}" if is_named else APPLICATION
                 connection = await self._connector.connect_beside(name)
                 try:
                     await self._look_over(connection)
@@ -148,17 +170,20 @@ class PostgresqlWatch:
                     raise
 
     async def _look_over(self, connection: Connection) -> None:
+        self.publisher.is_deaf = self._connector.is_pooled
         if not self._connector.is_pooled:
             return await self._listen(connection)
         async with asyncio.timeout(OVERDUE_S):
-            self._note(await _look(connection))
+            look = await self._look(connection)
+            self._note(look)
+            await self._sign(connection, look)
         connection.terminate()
         self._has_time = True
         return None
 
     async def _listen(self, connection: Connection) -> None:
         async with asyncio.timeout(OVERDUE_S):
-            self._hears = not (await _look(connection))["is_standby"]
+            self._hears = not (await self._look(connection))["is_standby"]
             if self._hears:
                 await connection.add_listener(CHANNEL, self._wake)
                 await connection.add_listener(ASK_CHANNEL, self.publisher.take_question)
@@ -171,19 +196,23 @@ class PostgresqlWatch:
 
         Where it does not, nothing else may wait for the server either.
         """
-        began_s = time.monotonic()
         try:
             with self._translated():
                 async with asyncio.timeout(OVERDUE_S), self._asking:
                     await self.publisher.answer(connection)
-                    look = await _look(connection)
+                    look = await self._look(connection)
+                    await self._sign(connection, look)
         except StoreError:
-            self._connector.drop_all(began_s)
+            self._connector.drop_all(self._answered_s)
             raise
         self._note(look)
         self._connector.note_process(connection, look["process"])
         if self._connector.is_pooled or self._hears == look["is_standby"]:
             connection.terminate()  # it hears nothing; or it could, as the standby was promoted
+
+    async def _sign(self, connection: Connection, look: asyncpg.Record) -> None:
+        if not look["is_read_only"]:
+            await self.publisher.sign(connection)
 
     def _note(self, look: asyncpg.Record) -> None:
         self._note_use(look)
@@ -199,8 +228,9 @@ class PostgresqlWatch:
     def _wake(self, *_: object) -> None:
         self._woken.set()
 
-
-async def _look(connection: Connection) -> asyncpg.Record:
-    look = await connection.fetchrow(LOOK)
-    assert look is not None  # noqa: S101 - it always has one row
-    return look
+    async def _look(self, connection: Connection) -> asyncpg.Record:
+        asked_s = time.monotonic()
+        look = await connection.fetchrow(LOOK)
+        assert look is not None  # noqa: S101 - it always has one row
+        self._answered_s = asked_s
+        return look

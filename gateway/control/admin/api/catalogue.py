@@ -31,7 +31,9 @@ DOCUMENT_PATH: Final = "/api/openapi.json"
 
 _LINK: Final = {"Link": "Where the next page is, if there is one (RFC 8288)."}
 _CONFIRMED: Final = {
-    CONFIRMED: "`true`: all gateways of the store have confirmed; `false`: not within 1 s.",
+    CONFIRMED: "`true`: all gateways of the store have confirmed; `except-standbys`: all but those"
+    " that may read from a standby of the database; `false`: not within 1 s, or 5 s for a store"
+    " that hosts share.",
     UNCONFIRMED: "The gateways that have not confirmed, separated by commas.",
 }
 _RETRY: Final = {"Retry-After": "Seconds to wait."}

@@ -19,7 +19,13 @@ from gateway.control.admin.api import shapes
 from gateway.control.admin.api.errors import Reply
 from gateway.control.admin.api.key_json import audit_json, issued_json, key_json, rotated_json
 from gateway.control.admin.api.operations import Call, Pages
-from gateway.control.admin.api.paths import AUDIT_PATH, CONFIRMED, KEYS_PATH, UNCONFIRMED
+from gateway.control.admin.api.paths import (
+    AUDIT_PATH,
+    CONFIRMED,
+    EXCEPT_STANDBYS,
+    KEYS_PATH,
+    UNCONFIRMED,
+)
 from gateway.keys.api_key import ApiKey
 from gateway.keys.errors import KeyNotFoundError, StoreError
 from gateway.keys.record import KeyRecord
@@ -31,7 +37,9 @@ _PAGE: Final = 1_000
 """Keys that are read and sent at once where no page is asked for."""
 _AUDIT_PAGE: Final = 100
 _CONFIRM_S: Final = 1.0
-_ASK_S: Final = 2.0
+_CONFIRM_REMOTE_S: Final = 5.0
+"""The same for a store that hosts share: behind a pooler a gateway looks for changes every 2 s."""
+_ASK_S: Final = 6.0
 """The longest time for asking gateways, connecting to a database included."""
 
 
@@ -140,11 +148,10 @@ class KeysApi:
         is_here, shared = await asyncio.gather(
             self._is_in_force_here(changed), self._shared(changed)
         )
-        is_everywhere = shared is not None and not shared.pending and not shared.is_deaf
-        headers = {CONFIRMED: "true" if is_here and is_everywhere else "false"}
-        if shared is not None and shared.pending:
-            headers[UNCONFIRMED] = ", ".join(sorted(shared.pending))
-        return headers
+        if shared is None or shared.pending or not is_here:
+            late = sorted(shared.pending) if shared is not None else []
+            return {CONFIRMED: "false", **({UNCONFIRMED: ", ".join(late)} if late else {})}
+        return {CONFIRMED: EXCEPT_STANDBYS if shared.has_standbys else "true"}
 
     async def _is_in_force_here(self, changed: KeyRecord) -> bool:
         known = self.keys.record(changed.key_id)
@@ -156,7 +163,7 @@ class KeysApi:
         """None where nobody could be asked."""
         try:
             async with asyncio.timeout(_ASK_S):
-                return await self.keys.commands.in_force(changed, _CONFIRM_S)
+                return await self.keys.commands.in_force(changed, _CONFIRM_S, _CONFIRM_REMOTE_S)
         except (StoreError, TimeoutError):
             return None
 

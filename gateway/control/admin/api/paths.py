@@ -8,8 +8,10 @@ KEYS_PATH: Final = "/api/security/ingestion/api_keys"
 ADOPT_PATH: Final = "/api/security/ingestion/adopt"
 AUDIT_PATH: Final = "/api/security/ingestion/audit"
 CONFIRMED: Final = "X-Gateway-Confirmed"
-"""`true`: all workers of all running gateways that share the store decide by the change; `false`:
-some may not yet.
+"""`true`: all workers of all running gateways that share the store decide by the change;
+`EXCEPT_STANDBYS`: and of those on standbys of the database, if any, nobody can tell; `false`: some
+may not yet.
 """
+EXCEPT_STANDBYS: Final = "except-standbys"
 UNCONFIRMED: Final = "X-Gateway-Unconfirmed"
 """Who has not confirmed, separated by commas: `HOST PROCESS`, or `PROCESS` on one host."""
