@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway.keys import rules
+from gateway.keys import rules, tenancy_rules
 from gateway.keys.api_key import ApiKey
 from gateway.keys.audit import GATEWAY, Actor
 from gateway.keys.errors import InvalidInputError, KeyNotFoundError
@@ -65,20 +65,29 @@ class KeyCommands:
         return await self._add(key, spec, is_adopted=True)
 
     async def update(self, key_id: int, update: KeyUpdate) -> KeyRecord:
-        """Change a key's name, description, whether it is enabled, what and how much it may send.
+        """Change a key's name, description, whether it is enabled, what and how much it may send,
+        whose data it sends.
 
         Raises `KeyNotFoundError`, and `InvalidInputError` as `create` does.
         """
         rules.check_limits(update.limits or {})
         if not update.fields(None):
-            msg = "nothing is to be changed: give a name, description, enabled, signals or limits"
+            msg = (
+                "nothing is to be changed: give a name, description, enabled, signals, limits,"
+                " owner, labels or headers"
+            )
             raise InvalidInputError(msg)
         rules.check_name(update.name)
         rules.check_description(update.description)
         rules.normal_signals(update.signals)
+        texts = [update.name, update.description]
+        if update.tenancy is not None:
+            tenancy = update.tenancy
+            tenancy_rules.check_update(tenancy)
+            texts += tenancy_rules.texts_of(tenancy.owner, tenancy.labels, tenancy.headers)
         found = await self._repository.find(key_id)
         if found is not None:
-            rules.check_not_the_key(found.digest, update.name, update.description)
+            rules.check_not_the_key(found.digest, *texts)
         return await self._repository.update(key_id, update, self._now_ms(), self._by)
 
     async def delete(self, key_id: int) -> KeyRecord:
@@ -110,7 +119,12 @@ class KeyCommands:
         signals = rules.normal_signals(spec.signals)
         rules.check_name(spec.name)
         rules.check_description(spec.description)
-        rules.check_not_the_key(key.digest, spec.name, spec.description)
+        texts = [spec.name, spec.description]
+        if (tenancy := spec.tenancy) is not None:
+            tenancy_rules.check_tenancy(tenancy)
+            maps = dict(tenancy.labels), dict(tenancy.headers)
+            texts += tenancy_rules.texts_of(tenancy.owner, *maps)
+        rules.check_not_the_key(key.digest, *texts)
         now_ms = self._now_ms()
         rules.check_expiry(spec.expires_at_ms, now_ms)
         rules.check_limits(limits_as_json(spec.limits or KeyLimits()))

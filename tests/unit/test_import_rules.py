@@ -54,11 +54,14 @@ ROOMS: Final = {
     "keys.api_key": _room("model"),
     "keys.times": _room("keys.errors"),
     "keys.state_file": _room(libraries="structlog"),
-    "keys.record": _room("keys.api_key model", "msgspec"),
-    "keys.store": _room("keys.audit keys.record model"),
+    "keys.tenancy": _room("model"),
+    "keys.tenancy_rules": _room("keys.api_key keys.errors keys.tenancy"),
+    "keys.record": _room("keys.api_key keys.tenancy model", "msgspec"),
+    "keys.store": _room("keys.audit keys.record keys.tenancy model"),
     "keys.rules": _room("keys.api_key keys.errors keys.times model"),
     "keys.commands": _room(
-        "keys.api_key keys.audit keys.errors keys.record keys.rules keys.store keys.times model",
+        "keys.api_key keys.audit keys.errors keys.record keys.rules keys.store keys.tenancy_rules "
+        "keys.times model",
     ),
     "keys.usage": _room("keys.errors keys.record keys.store"),
     "keys.confirmations": _room("keys.errors keys.state_file keys.store", "asyncpg"),
@@ -67,8 +70,8 @@ ROOMS: Final = {
         "aiohttp cachetools circuitbreaker msgspec tenacity",
     ),
     "keys.stores": _room(
-        "keys.api_key keys.audit keys.confirmations keys.errors keys.record keys.state_file "
-        "keys.store keys.times model",
+        "keys.api_key keys.audit keys.confirmations keys.errors keys.record keys.rules "
+        "keys.state_file keys.store keys.tenancy keys.tenancy_rules keys.times model",
         "aiosqlite asyncpg msgspec sqlalchemy yaml",
     ),
     "keys.following": _room("keys.errors keys.record keys.state_file keys.store model", "msgspec"),
@@ -137,7 +140,7 @@ ROOMS: Final = {
     "control.admin": _room(
         "channel config control.core control.metrics control.workers crowds keys.api_key "
         "keys.audit keys.commands keys.errors keys.following keys.record keys.rules keys.service "
-        "keys.state_file keys.store keys.times metrics model",
+        "keys.state_file keys.store keys.tenancy keys.tenancy_rules keys.times metrics model",
         "aiohttp msgspec structlog",
     ),
     "control.lifecycle": _room(

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 from gateway.cli.keys.access import Members
 from gateway.cli.output import note, warning
+from gateway.control.admin.api.key_filter import KeyFilter
 from gateway.control.admin.api.key_json import (
     audit_json,
     issued_json,
@@ -66,10 +67,14 @@ class StoredKeys:
         issued = self._change(add, lambda issued: issued.record.revision, create=True)
         return members_of(issued_json(issued) if adopted is None else key_json(issued.record))
 
-    def list_keys(self) -> list[Members]:
+    def list_keys(self, chosen: KeyFilter) -> list[Members]:
         """See `KeyAccess`."""
         records, usage = asyncio.run(self._read_all())
-        return [members_of(key_json(record, usage.get(record.key_id))) for record in records]
+        return [
+            members_of(key_json(record, usage.get(record.key_id)))
+            for record in records
+            if chosen.takes(record.tenancy)
+        ]
 
     def update(self, key_id: int, update: KeyUpdate) -> Members:
         """See `KeyAccess`."""

@@ -20,6 +20,8 @@ _DEFAULT: Final = "default"
 _DAY_MS: Final = 86_400_000
 _UNITS: Final = {"requests": "/s", "bytes": "/s", "concurrent": ""}
 _COLUMNS: Final = ("ID", "NAME", "EXPIRATION", "DESCRIPTION", "LAST USED")
+_TENANCY: Final = {"owner": "OWNER", "labels": "LABELS", "headers": "HEADERS"}
+"""Members with a column of their own where keys have some."""
 _AUDIT_COLUMNS: Final = ("TIME", "WHO", "FROM", "ACTION", "KEY ID", "KEY NAME", "CHANGES")
 
 
@@ -61,8 +63,13 @@ def _json_character(char: str) -> str:
 
 
 def print_table(keys: Iterable[Members]) -> None:
-    """Write the keys as a table like the `sts` CLI's, with one more column."""
-    _print_rows([_COLUMNS, *(_row(key) for key in keys)])
+    """Write the keys as a table like the `sts` CLI's, with more columns behind."""
+    keys = list(keys)
+    more = [member for member in _TENANCY if any(key.get(member) for key in keys)]
+    names = (*_COLUMNS, *(_TENANCY[member] for member in more))
+    _print_rows(
+        [names, *((*_row(key), *(_change(each, key.get(each)) for each in more)) for key in keys)]
+    )
 
 
 def print_audit(entries: Iterable[Members]) -> None:
@@ -118,6 +125,8 @@ def _change(name: str, value: Any) -> str:  # noqa: ANN401 - JSON
         case "limits", dict():
             known = (each for each in _UNITS if each in value)
             text = ", ".join(f"{each} {value[each]}{_UNITS[each]}" for each in known)
+        case (("labels" | "headers"), dict()):
+            text = ", ".join(f"{each}={value[each]}" for each in value)
         case _:
             text = _NONE if value is None else str(value)
     return text

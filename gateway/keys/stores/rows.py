@@ -11,12 +11,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.keys.errors import StoreDamagedError
-from gateway.keys.record import KeyRecord, limits_as_json
+from gateway.keys.record import KeyRecord, TenantRecord, limits_as_json
 from gateway.keys.stores.database import PARTITION
 from gateway.keys.stores.schema import keys_table
+from gateway.keys.tenancy import tenancy_as_json, tenancy_from_json
 from gateway.model import KeyDigest, KeyLimits, Signal
 
-COLUMNS: Final = [keys_table.c[name] for name in KeyRecord.__struct_fields__]
+COLUMNS: Final = [keys_table.c[name] for name in TenantRecord.__struct_fields__]
 """In the order of a record's fields."""
 _DIGEST_BYTES: Final = 32
 _SIGNALS: Final = {signal.value: signal for signal in Signal}
@@ -54,6 +55,7 @@ async def read_one(
 def columns_of(record: KeyRecord) -> dict[str, Any]:
     """Return what stands in each column, by name."""
     columns = msgspec.structs.asdict(record)
+    columns["tenancy"] = tenancy_as_json(record.tenancy) or None
     if record.signals is not None:
         columns["signals"] = sorted(record.signals)
     if record.limits is not None:
@@ -74,11 +76,12 @@ def _record(  # noqa: PLR0913, PLR0917 - one parameter a column: fast for a mill
     enabled: bool,  # noqa: FBT001 - as above
     signals: list[str] | str | None,
     limits: dict[str, Any] | str | None,
+    tenancy: dict[str, Any] | str | None,
 ) -> KeyRecord:
     if len(digest) != _DIGEST_BYTES:
         msg = f"the digest of key {key_id} has {len(digest)} bytes"
         raise ValueError(msg)
-    return KeyRecord(
+    record = KeyRecord(
         key_id,
         KeyDigest(digest),
         name,
@@ -93,6 +96,12 @@ def _record(  # noqa: PLR0913, PLR0917 - one parameter a column: fast for a mill
         None if signals is None else _signals(signals),
         None if limits is None else _limits(limits),
     )
+    return record if tenancy is None else _with_tenancy(record, tenancy)
+
+
+def _with_tenancy(record: KeyRecord, given: dict[str, Any] | str) -> KeyRecord:
+    members = json.loads(given) if isinstance(given, str) else given
+    return record.replaced(tenancy=tenancy_from_json(members))
 
 
 def _signals(names: list[str] | str) -> frozenset[Signal]:

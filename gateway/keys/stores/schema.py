@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -32,21 +32,30 @@ store_table: Final = sa.Table(
     " visible in order; readers behind purged_revision must read everything.",
 )
 
+
+def _first_columns_of_keys() -> list[sa.Column[Any]]:
+    """Version 1's. What came later is a migration's, and stands in `keys_table`."""
+    return [
+        sa.Column("id", _BIG, primary_key=True, autoincrement=False),
+        sa.Column("digest", sa.LargeBinary(32), nullable=False, unique=True),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("description", sa.Text),
+        sa.Column("created_ms", _BIG, nullable=False),
+        sa.Column("updated_ms", _BIG, nullable=False),
+        sa.Column("expires_at_ms", _BIG),
+        sa.Column("deleted_at_ms", _BIG),
+        sa.Column("enabled", sa.Boolean, nullable=False),
+        sa.Column("signals", sa.JSON(none_as_null=True)),
+        sa.Column("limits", sa.JSON(none_as_null=True)),
+        sa.Column("revision", _BIG, nullable=False, index=True),
+    ]
+
+
 keys_table: Final = sa.Table(
     "gateway_keys",
     metadata,
-    sa.Column("id", _BIG, primary_key=True, autoincrement=False),
-    sa.Column("digest", sa.LargeBinary(32), nullable=False, unique=True),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("description", sa.Text),
-    sa.Column("created_ms", _BIG, nullable=False),
-    sa.Column("updated_ms", _BIG, nullable=False),
-    sa.Column("expires_at_ms", _BIG),
-    sa.Column("deleted_at_ms", _BIG),
-    sa.Column("enabled", sa.Boolean, nullable=False),
-    sa.Column("signals", sa.JSON(none_as_null=True)),
-    sa.Column("limits", sa.JSON(none_as_null=True)),
-    sa.Column("revision", _BIG, nullable=False, index=True),
+    *_first_columns_of_keys(),
+    sa.Column("tenancy", sa.JSON(none_as_null=True)),
     comment="Keys and tombstones (deleted_at_ms set). signals null = all; limits null = default.",
 )
 
@@ -68,8 +77,11 @@ Migration = Callable[[sa.Connection], None]
 
 
 def _create(connection: sa.Connection) -> None:
-    """Version 1: make the tables."""
-    metadata.create_all(connection, tables=[store_table, keys_table])
+    """Version 1: make the tables, in the form that they had then."""
+    first = sa.MetaData()
+    store_table.to_metadata(first)
+    sa.Table(keys_table.name, first, *_first_columns_of_keys(), comment=keys_table.comment)
+    first.create_all(connection)
     connection.execute(
         sa.insert(store_table).values(
             one=1,
@@ -86,9 +98,14 @@ def _add_audit(connection: sa.Connection) -> None:
     audit_table.create(connection)
 
 
-MIGRATIONS: Final[Sequence[Migration]] = (_create, _add_audit)
-"""Number n leads from version n to n + 1. The first one always creates the newest tables' first
-form: when the tables change, it must spell that form out instead of using `metadata`."""
+def _add_tenancy(connection: sa.Connection) -> None:
+    """Version 3: keys have an owner, labels and headers (JSON; null = none of them)."""
+    connection.execute(sa.text("ALTER TABLE gateway_keys ADD COLUMN tenancy JSON"))
+
+
+MIGRATIONS: Final[Sequence[Migration]] = (_create, _add_audit, _add_tenancy)
+"""Number n leads from version n to n + 1. Each spells out the form that its tables had then: what
+stands in `metadata` is the newest one."""
 
 
 def is_current(connection: sa.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> bool:

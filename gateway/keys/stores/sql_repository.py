@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -17,6 +18,8 @@ from gateway.keys.stores import audit_log
 from gateway.keys.stores.database import Transactions
 from gateway.keys.stores.rows import columns_of, read_one
 from gateway.keys.stores.schema import keys_table
+from gateway.keys.tenancy import tenancy_as_json
+from gateway.keys.tenancy_rules import check_tenancy
 from gateway.keys.times import describe_day
 from gateway.model import KeyDigest
 
@@ -46,11 +49,13 @@ class SqlRepository:
         """See `KeyRepository`."""
         async with self._transactions.writing() as (connection, revision):
             found = await _not_deleted(connection, key_id)
-            fields = update.fields(found.limits)
-            record = msgspec.structs.replace(found, **fields, updated_ms=now_ms, revision=revision)
+            fields = update.fields(found.limits, found.tenancy)
+            tenancy = fields.get("tenancy", found.tenancy)
+            check_tenancy(tenancy)
+            replaced = fields | {"tenancy": tenancy, "updated_ms": now_ms, "revision": revision}
+            record = found.replaced(**replaced)
             await _update(connection, record)
-            columns = columns_of(record)
-            changes = {name: columns[name] for name in fields}
+            changes = _changes(found, record, fields)
             await audit_log.write(connection, Action.UPDATE, record, by, changes)
             return record
 
@@ -82,7 +87,12 @@ class SqlRepository:
         async with self._transactions.writing() as (connection, revision):
             found = await _not_deleted(connection, key_id)
             spec = KeySpec(
-                found.name, found.description, expires_at_ms, found.signals, found.limits
+                found.name,
+                found.description,
+                expires_at_ms,
+                found.signals,
+                found.limits,
+                found.tenancy,
             )
             key = NewKey(digest, spec)
             successor = await _insert(connection, key, revision, now_ms)
@@ -136,6 +146,8 @@ async def _insert(
         signals=spec.signals,
         limits=spec.limits,
     )
+    if spec.tenancy is not None:
+        record = record.replaced(tenancy=spec.tenancy)
     await connection.execute(sa.insert(keys_table).values(**columns_of(record)))
     return record
 
@@ -152,6 +164,15 @@ async def _update(connection: AsyncConnection, record: KeyRecord) -> None:
     await connection.execute(statement.values(**columns_of(record)))
 
 
+def _changes(before: KeyRecord, after: KeyRecord, fields: Iterable[str]) -> dict[str, Any]:
+    """What the audit log says of a change: the new values; those of a tenancy that differ."""
+    columns = columns_of(after)
+    changes = {name: columns[name] for name in fields if name != "tenancy"}
+    old, new = tenancy_as_json(before.tenancy), tenancy_as_json(after.tenancy)
+    names = ("owner", "labels", "headers")
+    return changes | {name: new.get(name) for name in names if old.get(name) != new.get(name)}
+
+
 def _facts(record: KeyRecord) -> dict[str, Any]:
     """What the audit log says of a new key, besides its id and name."""
     columns = columns_of(record)
@@ -159,6 +180,7 @@ def _facts(record: KeyRecord) -> dict[str, Any]:
         "expiration": record.expires_at_ms,
         "signals": columns["signals"],
         "limits": columns["limits"],
+        **tenancy_as_json(record.tenancy),
     }
     return {name: value for name, value in facts.items() if value is not None}
 

@@ -9,9 +9,10 @@ import sqlalchemy as sa
 
 from gateway.keys.errors import DuplicateKeyError, KeyNotFoundError, StoreDamagedError
 from gateway.keys.record import KeyRecord
-from gateway.keys.store import KeySpec, NewKey
+from gateway.keys.store import KeySpec, KeyUpdate, NewKey
 from gateway.keys.stores.schema import keys_table, store_table
 from gateway.keys.stores.sql_store import SqlStore
+from gateway.keys.tenancy import TenancyUpdate, tenancy, tenancy_as_json
 from gateway.model import KeyLimits, Signal, digest_of
 from tests.support.keys import changes, read_all
 
@@ -275,3 +276,54 @@ async def test_the_one_row_that_orders_writers_stays_one(store: SqlStore) -> Non
                     one=2, schema_version=1, store_id="x", revision=0, purged_revision=0
                 )
             )
+
+
+async def test_a_key_s_tenancy_is_kept_by_everything_that_copies_it(store: SqlStore) -> None:
+    given = tenancy("team-a", {"team": "a"}, {"X-Scope-OrgID": "team-a"})
+    old = await store.repository.create(_new(1, tenancy=given), 5)
+    await store.repository.create(_new(2), 5)
+
+    new, ending = await store.repository.rotate(old.id, digest_of(b"new"), None, 1_000, 10)
+    disabled = await store.repository.update(new.id, KeyUpdate(enabled=False), 11)
+    deleted = await store.repository.delete(new.id, 12)
+
+    assert {each.tenancy for each in (old, new, ending, disabled, deleted)} == {given}
+    read = {record.id: record for record in (await read_all(store)).records}
+    assert [read[each.id].tenancy for each in (new, ending)] == [given, given]
+    assert [type(record) for record in read.values()].count(KeyRecord) == 1
+    assert {record.tenancy for record in (await changes(store, 1)).records} == {None, given}
+
+
+async def test_tenancy_is_changed_by_name_and_taken_away(store: SqlStore) -> None:
+    made = await store.repository.create(_new(1), 5)
+
+    async def change(update: TenancyUpdate) -> dict[str, object]:
+        record = await store.repository.update(made.id, KeyUpdate(tenancy=update), 6)
+        assert await store.repository.find(made.id) == record
+        return tenancy_as_json(record.tenancy)
+
+    assert await change(TenancyUpdate("o", {"team": "a"}, {"X-T": "1"})) == {
+        "owner": "o",
+        "labels": {"team": "a"},
+        "headers": {"X-T": "1"},
+    }
+    assert await change(TenancyUpdate(labels={"env": "e"}, headers={"x_t": None})) == {
+        "owner": "o",
+        "labels": {"env": "e", "team": "a"},
+    }
+    assert await change(TenancyUpdate("", replaced=frozenset({"labels"}))) == {}
+    log = [dict(entry.changes) for entry in await store.repository.audit(3)]
+    assert log == [
+        {"owner": None, "labels": None},
+        {"labels": {"env": "e", "team": "a"}, "headers": None},
+        {"owner": "o", "labels": {"team": "a"}, "headers": {"X-T": "1"}},
+    ]
+
+
+async def test_what_nobody_wrote_as_a_tenancy_is_damage(store: SqlStore) -> None:
+    await store.repository.create(_new(1), 5)
+    async with store.feed._transactions.engine.begin() as connection:
+        await connection.execute(sa.update(keys_table).values(tenancy={"labels": [1]}))
+
+    with pytest.raises(StoreDamagedError, match="makes no sense"):
+        await store.feed.live()
