@@ -92,7 +92,8 @@ def assemble(
     counts = SharedCounts(settings.counts_fd, settings.index, settings.workers)
     context = _context(settings, loop, counts)
     counters = context.counters
-    keyring = Keyring(is_partial=settings.authority is not None)
+    kinds = FieldKinds(settings.forward.drop_headers)
+    keyring = Keyring(kinds, is_partial=settings.authority is not None)
     lookups = (
         KeyLookups(context, keyring, settings.authority, send)
         if settings.authority is not None
@@ -116,12 +117,8 @@ def assemble(
         refusals,
         Quotas(settings.limits.per_key, _quota_rows(settings), counters),
     )
-    acceptor = Acceptor(
-        context,
-        counts,
-        settings.trusted_networks,
-        _server_maker(context, pipeline, credentials, FieldKinds(settings.forward.drop_headers)),
-    )
+    servers = _server_maker(context, pipeline, credentials, kinds)
+    acceptor = Acceptor(context, counts, settings.trusted_networks, servers)
     return DataPath(
         context=context,
         keyring=keyring,

@@ -14,7 +14,7 @@ from gateway.dataplane.auth.key_lookups import KeyLookups
 from gateway.dataplane.auth.keyring import NOT_HERE, Keyring
 from gateway.dataplane.auth.refusal_log import RefusalLog
 from gateway.dataplane.core.credential import Credential
-from gateway.dataplane.core.heads import RequestHead
+from gateway.dataplane.core.heads import RequestHead, common_name
 from gateway.dataplane.core.routes import Router
 from gateway.dataplane.core.seams import Downstream
 from gateway.dataplane.exchange.exchange import Exchange
@@ -161,6 +161,9 @@ class RequestPipeline:
             if exchange.head.expects_continue:
                 exchange.downstream.accept_body()
             fields = route.dialect.fields_for(credential)
+            principal = exchange.record.principal
+            if principal is not None and principal.tenant is not None:
+                fields = fields.for_tenant(principal.tenant.headers)
             forwarding = exchange.sink = Forwarding(exchange, route.pool, fields)
             forwarding.begin()
 
@@ -207,6 +210,10 @@ class _WaitingExchange:
 
     def decided(self, verdict: Verdict, source: str) -> None:
         """See `VerdictWaiter`."""
+        if type(verdict) is Principal and verdict.tenant is not None:
+            # The head may have been read before any key had these headers.
+            names = {common_name(name.encode()) for name, _ in verdict.tenant.headers}
+            self._exchange.head.drop_fields(names)
         self._pipeline.decided(self._exchange, self._credential, verdict, source)
 
     def failed(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -10,16 +11,19 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.keys.errors import StoreDamagedError
+from gateway.keys.errors import InvalidInputError, StoreDamagedError
 from gateway.keys.record import KeyRecord, TenantRecord, limits_as_json
 from gateway.keys.stores.database import PARTITION
 from gateway.keys.stores.schema import keys_table
-from gateway.keys.tenancy import tenancy_as_json, tenancy_from_json
+from gateway.keys.tenancy import Tenancy, tenancy_as_json, tenancy_from_json
+from gateway.keys.tenancy_rules import check_tenancy
 from gateway.model import KeyDigest, KeyLimits, Signal
 
 COLUMNS: Final = [keys_table.c[name] for name in TenantRecord.__struct_fields__]
 """In the order of a record's fields."""
 _DIGEST_BYTES: Final = 32
+_TENANCIES: Final = 10_000
+"""Different ones that are checked once."""
 _SIGNALS: Final = {signal.value: signal for signal in Signal}
 
 
@@ -101,7 +105,17 @@ def _record(  # noqa: PLR0913, PLR0917 - one parameter a column: fast for a mill
 
 def _with_tenancy(record: KeyRecord, given: dict[str, Any] | str) -> KeyRecord:
     members = json.loads(given) if isinstance(given, str) else given
-    return record.replaced(tenancy=tenancy_from_json(members))
+    return record.replaced(tenancy=_checked(tenancy_from_json(members)))
+
+
+@functools.lru_cache(maxsize=_TENANCIES)
+def _checked(tenancy: Tenancy | None) -> Tenancy | None:
+    """Refuse what nobody can have set here: workers send headers as they stand."""
+    try:
+        check_tenancy(tenancy)
+    except InvalidInputError as error:
+        raise ValueError(str(error)) from error
+    return tenancy
 
 
 def _signals(names: list[str] | str) -> frozenset[Signal]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from gateway.dataplane.http2 import request_head
 from gateway.keys import tenancy_rules
 from gateway.keys.api_key import ApiKey
 from gateway.keys.commands import KeyCommands
@@ -187,6 +188,13 @@ def test_each_header_value_that_cannot_be_sent_is_told(value: str, message: str)
     with pytest.raises(InvalidInputError, match=message) as caught:
         tenancy_rules.check_headers({"X-Tenant": value})
     assert ISSUED not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(request_head._KEPT_NAMES))
+def test_no_key_sets_a_header_that_http2_remembers_how_to_read(name: bytes) -> None:
+    """It would go on to forward a sender's own: only HTTP/1.1 forgets when a key sets one."""
+    with pytest.raises(InvalidInputError):
+        tenancy_rules.check_header_name(name.decode())
 
 
 def test_two_spellings_of_a_header_are_one_too_many() -> None:

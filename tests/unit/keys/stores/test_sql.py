@@ -327,3 +327,11 @@ async def test_what_nobody_wrote_as_a_tenancy_is_damage(store: SqlStore) -> None
 
     with pytest.raises(StoreDamagedError, match="makes no sense"):
         await store.feed.live()
+
+    async with store.feed._transactions.engine.begin() as connection:
+        injected = {"headers": {"X-Tenant": "a\r\nX-Other: b"}}
+        await connection.execute(sa.update(keys_table).values(tenancy=injected))
+
+    with pytest.raises(StoreDamagedError, match="X-Tenant cannot be sent") as caught:
+        await store.feed.live()
+    assert str(caught.value).isprintable()
