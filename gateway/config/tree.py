@@ -18,6 +18,7 @@ from gateway.config.values import (
     DroppedField,
     FilePath,
     HostPattern,
+    LabelName,
     Network,
     Origin,
     Secret,
@@ -30,6 +31,7 @@ _MAX_WORKERS = 1024
 _MAX_STREAMS = 2**31 - 1
 _PROCESS_AGENT_WAITS_S = 30.0
 """Then it gives up, and drops its data."""
+_MAX_TENANTS = 10_000
 _MIN_BUFFER_MEMORY = 1024 * 1024
 
 
@@ -265,6 +267,13 @@ class AdminConfig(Node):
         return [_named(item, f"token-{place}", "token") for place, item in enumerate(value, 1)]
 
 
+class MetricsConfig(Node):
+    """What metrics tell apart."""
+
+    tenant_label: LabelName | None = None
+    max_tenants: Annotated[int, Field(ge=1, le=_MAX_TENANTS)] = 100
+
+
 class LogConfig(Node):
     """Log level and format."""
 
@@ -297,6 +306,7 @@ class Config(Node):
     cors: CorsConfig = CorsConfig()
     trusted_networks: list[Network] = []
     admin: AdminConfig = AdminConfig()
+    metrics: MetricsConfig = MetricsConfig()
     workers: Annotated[int | Literal["auto"], BeforeValidator(_parse_workers)] = "auto"
     log: LogConfig = LogConfig()
     state_dir: FilePath

@@ -82,7 +82,10 @@ ROOMS: Final = {
         "keys.errors keys.following keys.record keys.service_commands keys.store keys.stores "
         "keys.times keys.usage model",
     ),
-    "config": _room("intake keys.api_key model settings", "pydantic pydantic_core yaml"),
+    "config": _room(
+        "intake keys.api_key keys.errors keys.tenancy_rules model settings",
+        "pydantic pydantic_core yaml",
+    ),
     # the two kinds of process, which never import each other; first the rooms of a worker
     "dataplane.core": _room("channel metrics model outcome settings wire", "structlog"),
     "dataplane.auth": _room(

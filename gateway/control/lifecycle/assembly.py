@@ -41,6 +41,7 @@ from gateway.control.metrics.control_gauges import ControlGauges
 from gateway.control.metrics.exposition import Exposition, SeriesByName
 from gateway.control.metrics.metric_totals import MetricTotals
 from gateway.control.metrics.refusal_log import RefusalLog
+from gateway.control.metrics.tenant_traffic import TenantTraffic
 from gateway.control.metrics.worker_reports import WorkerReports
 from gateway.control.workers.key_distribution import KeyDistribution
 from gateway.control.workers.supervisor import WORKER_COMMAND, Supervisor, Timing
@@ -106,8 +107,14 @@ class Counting:
     busiest_keys: BusiestKeys
     refusal_log: RefusalLog
     reports: WorkerReports
+    tenants: TenantTraffic
     config_metrics: ConfigMetrics
     exposition: Exposition
+
+    @property
+    def observers(self) -> list[WorkerObserver]:
+        """Those that count what workers report."""
+        return [self.reports, self.tenants]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +144,7 @@ def assemble(loaded: Loaded, options: Options) -> Parts:
     health = Health(state.read)
     traces = TraceSessions(base.workers)
     record = WorkerRecord(base.config.config.state_dir)
-    observers: list[WorkerObserver] = [counting.reports, traces, health, base.distribution, record]
+    observers = [*counting.observers, traces, health, base.distribution, record]
     if base.lookups is not None:
         observers.append(base.lookups)
     inherited = take_inherited(os.environ)
@@ -245,6 +252,7 @@ def _counting(base: Foundation, options: Options) -> Counting:
         busiest_keys=busiest_keys,
         refusal_log=refusal_log,
         reports=WorkerReports(totals, busiest_keys, base.keys, refusal_log.take, base.errors),
+        tenants=TenantTraffic(lambda: base.config.config.metrics, base.keys.record, totals),
         config_metrics=ConfigMetrics(base.config, totals, gauges, base.statuses),
         exposition=Exposition(totals, busiest_keys, base.key_name, sources, base.config.backends),
     )

@@ -412,3 +412,21 @@ def test_nothing_is_warned_of_by_default(tmp_path: Path) -> None:
 def test_a_body_limit_without_a_unit_is_a_warning(tmp_path: Path, text: str, path: str) -> None:
     found = {warning.path: warning.message for warning in load_text(tmp_path, text).warnings}
     assert "write a unit, such as" in found[path]
+
+
+@pytest.mark.parametrize(
+    "body, path, message",
+    [
+        ("tenant_label: 'a b'", "tenant_label", "the name of a label cannot be 'a b'"),
+        ("tenant_label: ''", "tenant_label", "the name of a label cannot be empty"),
+        ("tenant_label: team, max_tenants: 0", "max_tenants", "must be at least 1"),
+        ("tenant_label: team, max_tenants: 10001", "max_tenants", "must be at most 10000"),
+        ("tenant: team", "tenant", "unknown setting"),
+    ],
+)
+def test_metrics_by_tenant_that_cannot_be_are_refused(
+    tmp_path: Path, body: str, path: str, message: str
+) -> None:
+    (problem,) = problems_of(tmp_path, f"metrics: {{{body}}}")
+    assert problem.path == f"metrics.{path}"
+    assert message in problem.message
