@@ -6,6 +6,7 @@ seconds and sizes bytes (`units`), in whatever unit the file has them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
@@ -19,6 +20,7 @@ from gateway.config.values import (
     FilePath,
     HostPattern,
     LabelName,
+    LabelValue,
     Network,
     Origin,
     Secret,
@@ -26,6 +28,7 @@ from gateway.config.values import (
     Token,
     Url,
 )
+from gateway.model import BackendName
 
 _MAX_WORKERS = 1024
 _MAX_STREAMS = 2**31 - 1
@@ -116,12 +119,42 @@ class IntakeBackendConfig(HttpBackendConfig):
     max_body: dict[str, PositiveSize] = {"/support/flare": 512 * 1024 * 1024}
 
 
+class LabelRouteConfig(Node):
+    """Where requests of keys with these labels go instead."""
+
+    label: Annotated[dict[LabelName, LabelValue], Field(min_length=1)]
+    otlp_grpc: BackendConfig | None = None
+    otlp_http: HttpBackendConfig | None = None
+    intake: HttpBackendConfig | None = None
+
+
 class BackendsConfig(Node):
     """Where requests go, by kind."""
 
     otlp_grpc: BackendConfig | None = None
     otlp_http: HttpBackendConfig | None = None
     intake: IntakeBackendConfig | None = None
+    routes: list[LabelRouteConfig] = []
+
+    @property
+    def route_labels(self) -> frozenset[tuple[str, str]]:
+        """Names and values of all labels by which a route is chosen."""
+        return frozenset(pair for route in self.routes for pair in route.label.items())
+
+    def each(self) -> Iterator[tuple[tuple[str | int, ...], str, BackendConfig]]:
+        """Yield every backend: its path below `backends`, its kind, itself; first those for all."""
+        yield from _kinds_of(self, ())
+        for place, route in enumerate(self.routes):
+            yield from _kinds_of(route, ("routes", place))
+
+
+def _kinds_of(
+    backends: BackendsConfig | LabelRouteConfig, path: tuple[str | int, ...]
+) -> Iterator[tuple[tuple[str | int, ...], str, BackendConfig]]:
+    for name in BackendName:
+        backend: BackendConfig | None = getattr(backends, name.value)
+        if backend is not None:
+            yield (*path, name.value), name.value, backend
 
 
 class ForwardConfig(Node):

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 import msgspec
 
 from gateway.keys.api_key import ApiKey
-from gateway.keys.tenancy import Tenancy
+from gateway.keys.tenancy import Label, Tenancy
 from gateway.model import (
     ALL_SIGNALS,
     KeyDigest,
@@ -88,9 +88,9 @@ class KeyRecord(msgspec.Struct, frozen=True, gc=False, array_like=True):
         self,
         *,
         with_name: bool,
-        label_names: frozenset[str] = frozenset(),  # noqa: ARG002 - see `TenantRecord`
+        route_labels: frozenset[Label] = frozenset(),  # noqa: ARG002 - see `TenantRecord`
     ) -> Principal:
-        """What a worker keeps of the key; `label_names` are the labels that its settings name."""
+        """What a worker keeps of the key; `route_labels` are those that its settings name."""
         # By position, and plain numbers: a million of these are made for each new worker.
         if self.deleted_at_ms is not None:
             state = _REVOKED
@@ -107,12 +107,14 @@ class TenantRecord(KeyRecord, frozen=True, gc=False, array_like=True):
 
     tenancy: Tenancy = Tenancy()
 
-    def principal(self, *, with_name: bool, label_names: frozenset[str] = frozenset()) -> Principal:
+    def principal(
+        self, *, with_name: bool, route_labels: frozenset[Label] = frozenset()
+    ) -> Principal:
         """See `KeyRecord`."""
         principal = KeyRecord.principal(self, with_name=with_name)
         if self.state is not KeyState.ACTIVE:
             return principal
-        return principal._replace(tenant=self.tenancy.tenant(label_names))
+        return principal._replace(tenant=self.tenancy.tenant(route_labels))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ class StaticKey:
         self,
         *,
         with_name: bool,
-        label_names: frozenset[str] = frozenset(),  # noqa: ARG002 - as `KeyRecord.principal`
+        route_labels: frozenset[Label] = frozenset(),  # noqa: ARG002 - as `KeyRecord.principal`
     ) -> Principal:
         """What a worker keeps of the key."""
         return Principal(key_id=self.key_id, name=self.name if with_name else "")

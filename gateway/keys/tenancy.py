@@ -16,6 +16,10 @@ _SHARED: Final = 10_000
 """Different tenancies of which one object serves all their keys."""
 
 
+Label = tuple[str, str]
+"""Name and value."""
+
+
 class Tenancy(NamedTuple):
     """What a key carries besides what it may do; a key without any has None instead.
 
@@ -28,9 +32,9 @@ class Tenancy(NamedTuple):
     headers: Pairs = ()
     """Sorted by name; names as they were written."""
 
-    def tenant(self, label_names: frozenset[str]) -> Tenant | None:
+    def tenant(self, route_labels: frozenset[Label]) -> Tenant | None:
         """What a worker keeps: headers, and the labels that its settings name; None: nothing."""
-        labels = tuple(pair for pair in self.labels if pair[0] in label_names)
+        labels = tuple(pair for pair in self.labels if pair in route_labels)
         return _tenant(self.headers, labels) if self.headers or labels else None
 
 

@@ -85,9 +85,10 @@ def check_label_name(name: str) -> None:
         raise InvalidInputError(msg)
 
 
-def check_label_value(name: str, value: str) -> None:
-    """Refuse the value of the label `name`."""
-    _check_shown(f"the value of the label {name}", value, MAX_LABEL_VALUE_LENGTH)
+def check_label_value(name: str | None, value: str) -> None:
+    """Refuse the value of the label `name`; None = of some label."""
+    what = "a label" if name is None else f"the label {name}"
+    _check_shown(f"the value of {what}", value, MAX_LABEL_VALUE_LENGTH)
 
 
 def check_headers(headers: Mapping[str, str | None]) -> None:

@@ -110,7 +110,7 @@ def _as_yaml(value: object) -> str:
     return text.removesuffix("\n...\n").strip().strip("'")
 
 
-_SHARED: Final = re.compile(r"backends\.(otlp_grpc|otlp_http|intake)\.(.+)")
+_SHARED: Final = re.compile(r"backends\.(?:routes\[\]\.)?(otlp_grpc|otlp_http|intake)\.(.+)")
 _BACKEND_KEYS: Final = {
     key.removeprefix("backends.otlp_grpc.")
     for key, _ in _documented_keys(Config)

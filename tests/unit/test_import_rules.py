@@ -74,13 +74,15 @@ ROOMS: Final = {
         "keys.state_file keys.store keys.tenancy keys.tenancy_rules keys.times model",
         "aiosqlite asyncpg msgspec sqlalchemy yaml",
     ),
-    "keys.following": _room("keys.errors keys.record keys.state_file keys.store model", "msgspec"),
+    "keys.following": _room(
+        "keys.errors keys.record keys.state_file keys.store keys.tenancy model", "msgspec"
+    ),
     "keys.service_commands": _room(
         "keys.api_key keys.audit keys.commands keys.errors keys.following keys.record keys.store",
     ),
     "keys.service": _room(
         "keys.errors keys.following keys.record keys.service_commands keys.store keys.stores "
-        "keys.times keys.usage model",
+        "keys.tenancy keys.times keys.usage model",
     ),
     "config": _room(
         "intake keys.api_key keys.errors keys.tenancy_rules model settings",

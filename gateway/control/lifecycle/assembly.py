@@ -202,6 +202,7 @@ def _foundation(loaded: Loaded) -> Foundation:
         configured_static_keys(config),
         tombstones_s=config.keys.tombstones,
         with_names=config.forward.identity_headers,
+        route_labels=config.backends.route_labels,
         max_stale_s=config.keys.max_stale,
         state_dir=config.state_dir,
         on_status=log_store_status,

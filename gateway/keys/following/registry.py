@@ -12,6 +12,7 @@ from itertools import chain, islice
 from typing import Final, overload
 
 from gateway.keys.record import KeyDelta, KeyRecord, KnownKey, StaticKey
+from gateway.keys.tenancy import Label
 from gateway.model import KeyEntry, KeyState, Principal
 
 STEP: Final = 2_000
@@ -31,7 +32,7 @@ class Registry:
         self.is_complete = True
         """Whether a key that stands nowhere here exists nowhere."""
         self._with_names = with_names
-        self._label_names: frozenset[str] = frozenset()
+        self._route_labels: frozenset[Label] = frozenset()
         self._static: dict[bytes, StaticKey] = {key.digest: key for key in static}
         self._stores: list[dict[bytes, KeyRecord]] = [{} for _ in range(stores)]
         self._static_ids: dict[str, StaticKey] = {each.key_id: each for each in static}
@@ -46,12 +47,12 @@ class Registry:
         """Have workers that start from now on told the keys' names, or not."""
         self._with_names = with_names
 
-    def use_labels(self, names: Iterable[str]) -> None:
-        """Have workers told these labels of keys, too, from now on.
+    def use_labels(self, labels: Iterable[Label]) -> None:
+        """Have workers told which keys have these labels, too, from now on.
 
         Workers of older settings may need those that they were told before: these stay.
         """
-        self._label_names |= frozenset(names)
+        self._route_labels |= frozenset(labels)
 
     def find(self, key_id: str) -> KnownKey | None:
         """Look up what workers, logs and metrics call `key_id`."""
@@ -191,7 +192,7 @@ class Registry:
         return entries, unknown
 
     def _principal(self, key: KnownKey) -> Principal:
-        return key.principal(with_name=self._with_names, label_names=self._label_names)
+        return key.principal(with_name=self._with_names, route_labels=self._route_labels)
 
     # For `Load`, which is the other half of this
 

@@ -40,18 +40,19 @@ def test_keys_of_one_tenant_share_what_they_carry() -> None:
     assert tenancy(None, {}, {}) is None
 
 
-def test_a_worker_is_told_headers_and_the_labels_that_it_needs() -> None:
+def test_a_worker_is_told_headers_and_the_labels_that_its_routes_name() -> None:
     record = RECORD.replaced(tenancy=GIVEN)
+    headers = (("X-Scope-OrgID", "team-a"),)
 
-    def told(given: KeyRecord, *labels: str) -> Tenant | None:
-        return given.principal(with_name=False, label_names=frozenset(labels)).tenant
+    def told(given: KeyRecord, *labels: tuple[str, str]) -> Tenant | None:
+        return given.principal(with_name=False, route_labels=frozenset(labels)).tenant
 
-    assert told(record) == Tenant((("X-Scope-OrgID", "team-a"),), ())
-    assert told(record, "team") == Tenant((("X-Scope-OrgID", "team-a"),), (("team", "a"),))
-    assert told(RECORD, "team") is None
-    only_owner = RECORD.replaced(tenancy=tenancy("o", {"env": "x"}, {}))
-    assert told(only_owner, "team") is None, "an ordinary key: the worker keeps its id alone"
-    assert told(msgspec.structs.replace(record, deleted_at_ms=1), "team") is None
+    assert told(record) == Tenant(headers, ())
+    assert told(record, ("team", "a"), ("env", "x")) == Tenant(headers, (("team", "a"),))
+    assert told(RECORD, ("team", "a")) is None
+    only_owner = RECORD.replaced(tenancy=tenancy("o", {"team": "b"}, {}))
+    assert told(only_owner, ("team", "a")) is None, "an ordinary key: its id is all that is kept"
+    assert told(msgspec.structs.replace(record, deleted_at_ms=1), ("team", "a")) is None
 
 
 def test_json_has_what_is_set_and_gives_it_back() -> None:
