@@ -7,7 +7,7 @@ Works without a running gateway: commands use it directly, a running gateway thr
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gateway.keys import rules, tenancy_rules
@@ -15,9 +15,9 @@ from gateway.keys.api_key import ApiKey
 from gateway.keys.audit import GATEWAY, Actor
 from gateway.keys.errors import InvalidInputError, KeyNotFoundError
 from gateway.keys.record import KeyRecord, limits_as_json
-from gateway.keys.store import KeyRepository, KeySpec, KeyUpdate, NewKey
+from gateway.keys.store import ImportedKey, KeyRepository, KeySpec, KeyUpdate, NewKey
 from gateway.keys.times import DAY_MS, LATEST_MS, now_unix_ms
-from gateway.model import KeyLimits
+from gateway.model import KeyDigest, KeyLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,26 @@ class KeyCommands:
     async def adopt(self, key: ApiKey, spec: KeySpec) -> Issued:
         """Store a key that exists elsewhere. As `create`; raises `DuplicateKeyError` besides."""
         return await self._add(key, spec, is_adopted=True)
+
+    def check_import(self, key: ImportedKey) -> ImportedKey:
+        """Return a key as it would be stored. Raises as `adopt` does; nothing is stored."""
+        return dataclasses.replace(key, spec=self._checked(key.digest, key.spec, self._now_ms()))
+
+    async def known(self, keys: Sequence[ImportedKey]) -> list[KeyRecord]:
+        """Return the records that have the digest or the id of one of these."""
+        ids = [key.id for key in keys if key.id is not None]
+        return await self._repository.known([key.digest for key in keys], ids)
+
+    async def find_key(self, key: ApiKey) -> KeyRecord:
+        """Return whose key it is, be it deleted. Raises `KeyNotFoundError`."""
+        for record in await self._repository.known([key.digest], []):
+            return record
+        msg = "no key of this store is this one"
+        raise KeyNotFoundError(msg)
+
+    async def add_all(self, keys: Sequence[ImportedKey]) -> list[KeyRecord]:
+        """Store checked keys that are not known yet, all or none; return those."""
+        return await self._repository.add_all(keys, self._now_ms(), self._by)
 
     async def update(self, key_id: int, update: KeyUpdate) -> KeyRecord:
         """Change a key's name, description, whether it is enabled, what and how much it may send,
@@ -116,6 +136,12 @@ class KeyCommands:
         return Rotated(Issued(successor, key), predecessor)
 
     async def _add(self, key: ApiKey, spec: KeySpec, *, is_adopted: bool) -> Issued:
+        now_ms = self._now_ms()
+        new = NewKey(key.digest, self._checked(key.digest, spec, now_ms), is_adopted)
+        return Issued(await self._repository.create(new, now_ms, self._by), key)
+
+    @staticmethod
+    def _checked(digest: KeyDigest, spec: KeySpec, now_ms: int) -> KeySpec:
         signals = rules.normal_signals(spec.signals)
         rules.check_name(spec.name)
         rules.check_description(spec.description)
@@ -124,16 +150,13 @@ class KeyCommands:
             tenancy_rules.check_tenancy(tenancy)
             maps = dict(tenancy.labels), dict(tenancy.headers)
             texts += tenancy_rules.texts_of(tenancy.owner, *maps)
-        rules.check_not_the_key(key.digest, *texts)
-        now_ms = self._now_ms()
+        rules.check_not_the_key(digest, *texts)
         rules.check_expiry(spec.expires_at_ms, now_ms)
         rules.check_limits(limits_as_json(spec.limits or KeyLimits()))
         limits = None if spec.limits == KeyLimits() else spec.limits
-        spec = dataclasses.replace(
+        return dataclasses.replace(
             spec, description=spec.description or None, signals=signals, limits=limits
         )
-        new = NewKey(key.digest, spec, is_adopted)
-        return Issued(await self._repository.create(new, now_ms, self._by), key)
 
     async def _same_lifetime(self, key_id: int, now_ms: int) -> int | None:
         found = await self._repository.find(key_id)

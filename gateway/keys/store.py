@@ -47,6 +47,17 @@ class NewKey:
 
 
 @dataclass(frozen=True, slots=True)
+class ImportedKey:
+    """A key of another store, to be stored as it was there."""
+
+    digest: KeyDigest
+    spec: KeySpec
+    id: int | None = None
+    """None = the store chooses it."""
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class KeyUpdate:
     """What is to be changed of a key; None = leave it as it is."""
 
@@ -168,6 +179,18 @@ class KeyRepository(Protocol):
         """Store a key; on return it is on disk.
 
         Raises `DuplicateKeyError` if its digest is known, be it a tombstone's.
+        """
+
+    async def known(self, digests: Collection[bytes], ids: Collection[int]) -> list[KeyRecord]:
+        """Read the records with these digests or ids, tombstones included."""
+
+    async def add_all(
+        self, keys: Sequence[ImportedKey], now_ms: int, by: Actor = GATEWAY
+    ) -> list[KeyRecord]:
+        """Store those of which the digest is not known, all or none; on return they are on disk.
+
+        Each makes a revision of its own, in one transaction. Raises `DuplicateKeyError` if an id
+        is another key's.
         """
 
     async def update(

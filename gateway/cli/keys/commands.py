@@ -13,6 +13,7 @@ import typer
 
 from gateway.cli.keys import tables
 from gateway.cli.keys.access import Members
+from gateway.cli.keys.bulk_commands import add_to
 from gateway.cli.keys.options import (
     BytesLimitOption,
     ConcurrentLimitOption,
@@ -334,6 +335,9 @@ def audit(
         tables.print_audit(entries)
     else:
         info("No changes found.")
+
+
+add_to(app)
 
 
 def _say_updated(session: Session, updated: Members, done: str) -> None:

@@ -104,6 +104,32 @@ class StoredKeys:
 
         return [members_of(audit_json(record)) for record in asyncio.run(read())]
 
+    def export(self) -> list[KeyRecord]:
+        """Read all keys that are not deleted, by name. Raises `KeysError`."""
+        return asyncio.run(self._read_all())[0]
+
+    def whose(self, key: ApiKey) -> Members:
+        """Find whose key it is. Raises `KeyNotFoundError`, other `KeysError`."""
+
+        async def find() -> KeyRecord:
+            async with self._opened(create=False) as commands:
+                return await commands.find_key(key)
+
+        return members_of(key_json(asyncio.run(find())))
+
+    def bring_in(self, run: Callable[[KeyCommands], Awaitable[int]], *, create: bool) -> None:
+        """Run an import, which returns the store's revision, or 0 where nothing was changed; wait
+        until it is in force. `create` makes a missing store. Raises `KeysError`.
+        """
+
+        async def change_and_wait() -> None:
+            async with self._opened(create=create) as commands:
+                revision = await run(commands)
+            if revision:
+                await _wait_in_force(self._store, revision)
+
+        asyncio.run(change_and_wait())
+
     def _change(
         self,
         run: Callable[[KeyCommands], Awaitable[_Result]],

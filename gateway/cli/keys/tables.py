@@ -72,19 +72,42 @@ def print_table(keys: Iterable[Members]) -> None:
     )
 
 
+def print_key(key: Members) -> None:
+    """Write all that is known of one key, a line for each."""
+    expires, used, usage = key.get("expiration"), key.get("lastUsedTimestamp"), key.get("usage")
+    lines = {
+        "ID": str(key["id"]),
+        "Name": key["name"],
+        "Description": key.get("description") or _NONE,
+        "Enabled": "yes" if key.get("enabled", True) else "no",
+        "Expiration": _NONE if expires is None else f"{_expiration(expires)} UTC",
+        "Signals": _change("signals", key.get("signals")),
+        "Limits": _change("limits", key.get("limits")),
+        "Owner": key.get("owner") or _NONE,
+        "Labels": _change("labels", key.get("labels")),
+        "Headers": _change("headers", key.get("headers")),
+        "Last change": f"{_moment(key['lastUpdateTimestamp'])} UTC",
+        "Last used": f"{_moment(used)} UTC" if used else _NONE,
+    }
+    for name in ("requests", "bytes", "refusals"):
+        if usage and name in usage:
+            lines[name.capitalize()] = str(usage[name])
+    _print_rows([(f"{name}:", value) for name, value in lines.items()], between=" ")
+
+
 def print_audit(entries: Iterable[Members]) -> None:
     """Write the audit log as a table."""
     _print_rows([_AUDIT_COLUMNS, *(_audit_row(entry) for entry in entries)])
 
 
-def _print_rows(rows: Sequence[tuple[str, ...]]) -> None:
+def _print_rows(rows: Sequence[tuple[str, ...]], between: str = " | ") -> None:
     lines = [tuple(map(escaped, row)) for row in rows]  # a line break would begin a row
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         padded = (
             text + " " * (width - cell_len(text)) for text, width in zip(line, widths, strict=True)
         )
-        info(" | ".join(padded))
+        info(between.join(padded).rstrip() if between == " " else between.join(padded))
 
 
 def _row(key: Members) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -24,18 +24,30 @@ async def write(
     changes: Mapping[str, Any],
 ) -> None:
     """Add a record of a change that has just made `record` what it is."""
-    await connection.execute(
-        sa.insert(audit_table).values(
-            revision=record.revision,
-            at_ms=record.updated_ms,
-            action=action.value,
-            key_id=record.id,
-            key_name=record.name,
-            who=by.who,
-            origin=by.origin,
-            changes=dict(changes),
-        )
-    )
+    await write_all(connection, action, [(record, changes)], by)
+
+
+async def write_all(
+    connection: AsyncConnection,
+    action: Action,
+    changed: Iterable[tuple[KeyRecord, Mapping[str, Any]]],
+    by: Actor,
+) -> None:
+    """Add a record for each of several keys; each has a revision of its own."""
+    rows = [
+        {
+            "revision": record.revision,
+            "at_ms": record.updated_ms,
+            "action": action.value,
+            "key_id": record.id,
+            "key_name": record.name,
+            "who": by.who,
+            "origin": by.origin,
+            "changes": dict(changes),
+        }
+        for record, changes in changed
+    ]
+    await connection.execute(sa.insert(audit_table), rows)
 
 
 async def read(

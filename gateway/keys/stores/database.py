@@ -125,14 +125,15 @@ class Transactions:
                 yield connection
 
     @contextlib.asynccontextmanager
-    async def writing(self) -> AsyncIterator[tuple[AsyncConnection, int]]:
-        """Begin a transaction that holds the next revision, and with it the right to write.
+    async def writing(self, count: int = 1) -> AsyncIterator[tuple[AsyncConnection, int]]:
+        """Begin a transaction that holds the next `count` revisions, and with them the right to
+        write. Returns the connection and the last of them.
 
         Raises `StoreError`; after the commit too, if it may not be stored.
         """
         self.database.check_place()
         async with self.transaction() as connection:
-            following = sa.update(store_table).values(revision=store_table.c.revision + 1)
+            following = sa.update(store_table).values(revision=store_table.c.revision + count)
             result = await connection.execute(
                 following.returning(store_table.c.revision, store_table.c.store_id)
             )

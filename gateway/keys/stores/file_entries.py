@@ -1,9 +1,9 @@
 """What stands in a file of keys: a YAML list, or a folder with one key in each file.
 
 An entry has `digest: sha256:HEX` or `key: TEXT`, and may have `id`, `name`, `description`,
-`expiration: yyyy-MM-dd`, `enabled`, `signals: [traces, …]`, `limits`, `owner`, `labels`, `headers`.
-An id that is not given is made from the digest, so that it stays the same. Noticing changes belongs
-to `stores.file`.
+`expiration: yyyy-MM-dd` (or Unix milliseconds), `enabled`, `signals: [traces, …]`, `limits`,
+`owner`, `labels`, `headers`. An id that is not given is made from the digest, so that it stays the
+same. Noticing changes belongs to `stores.file`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gateway.keys.api_key import ApiKey, InvalidKeyError, looks_issued
 from gateway.keys.errors import InvalidInputError, StoreDamagedError, StoreUnavailableError
 from gateway.keys.rules import check_not_the_key
 from gateway.keys.tenancy import Tenancy, tenancy
-from gateway.keys.times import parse_expiration
+from gateway.keys.times import LATEST_MS, parse_expiration
 from gateway.model import MAX_KEY_ID, KeyDigest, KeyLimits, Signal
 
 _MAX_BYTES: Final = 256 * 1024 * 1024
@@ -130,13 +130,16 @@ def _from_yaml(path: Path, errors: list[str]) -> Iterator[Entry]:
         return
     for place, entry in enumerate(entries, start=1):
         try:
-            yield _parsed(entry, place)
+            yield parse_entry(entry, place)
         except (InvalidInputError, InvalidKeyError) as error:
             errors.append(f"key {place}: {error}")
 
 
-def _parsed(entry: Any, place: int) -> Entry:  # noqa: ANN401 - whatever YAML can say
-    """Check one entry. Raises `InvalidInputError`, `InvalidKeyError`; texts show no values."""
+def parse_entry(entry: Any, place: int) -> Entry:  # noqa: ANN401 - whatever YAML can say
+    """Check one entry; `place` names it where it has no name.
+
+    Raises `InvalidInputError`, `InvalidKeyError`; texts show no values.
+    """
     if not isinstance(entry, dict):
         msg = "it is no mapping: write '- digest: sha256:…'"
         raise InvalidInputError(msg)
@@ -205,6 +208,8 @@ def _text(entry: dict[str, Any], member: str) -> str | None:
 def _expiry(value: object) -> int | None:
     if value is None:
         return None
+    if type(value) is int and 0 <= value <= LATEST_MS:
+        return value  # as an export has what is no beginning of a day
     # YAML reads an unquoted 2030-12-31 as a date.
     return parse_expiration(value.isoformat() if type(value) is date else str(value))
 

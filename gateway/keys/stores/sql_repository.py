@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -13,10 +13,10 @@ from gateway.keys.api_key import new_key_id
 from gateway.keys.audit import GATEWAY, Action, Actor, AuditRecord
 from gateway.keys.errors import DuplicateKeyError, KeyNotFoundError
 from gateway.keys.record import KeyRecord
-from gateway.keys.store import KeySpec, KeyUpdate, NewKey
+from gateway.keys.store import ImportedKey, KeySpec, KeyUpdate, NewKey
 from gateway.keys.stores import audit_log
 from gateway.keys.stores.database import Transactions
-from gateway.keys.stores.rows import columns_of, read_one
+from gateway.keys.stores.rows import COLUMNS, columns_of, read, read_one
 from gateway.keys.stores.schema import keys_table
 from gateway.keys.tenancy import tenancy_as_json
 from gateway.keys.tenancy_rules import check_tenancy
@@ -42,6 +42,35 @@ class SqlRepository:
             action = Action.ADOPT if key.is_adopted else Action.CREATE
             await audit_log.write(connection, action, record, by, _facts(record))
             return record
+
+    async def known(self, digests: Collection[bytes], ids: Collection[int]) -> list[KeyRecord]:
+        """See `KeyRepository`."""
+        async with self._transactions.reading() as connection:
+            return await read(connection, _known(digests, ids))
+
+    async def add_all(
+        self, keys: Sequence[ImportedKey], now_ms: int, by: Actor = GATEWAY
+    ) -> list[KeyRecord]:
+        """See `KeyRepository`."""
+        async with self._transactions.writing(len(keys)) as (connection, last):
+            given = [new_key_id() if key.id is None else key.id for key in keys]
+            found = await read(connection, _known([key.digest for key in keys], given))
+            digests, ids = ({each.digest for each in found}, {each.id for each in found})
+            records = []
+            for number, (key, key_id) in enumerate(zip(keys, given, strict=True)):
+                if key.digest in digests:
+                    continue
+                if key_id in ids:
+                    msg = f"the id {key_id} is another key's: leave it out"
+                    raise DuplicateKeyError(msg, key_id)
+                revision = last - len(keys) + 1 + number
+                records.append(_imported(key, key_id, revision, now_ms))
+            if records:
+                rows = [columns_of(record) for record in records]
+                await connection.execute(sa.insert(keys_table), rows)
+                facts = [(record, _facts(record)) for record in records]
+                await audit_log.write_all(connection, Action.ADOPT, facts, by)
+            return records
 
     async def update(
         self, key_id: int, update: KeyUpdate, now_ms: int, by: Actor = GATEWAY
@@ -116,6 +145,29 @@ class SqlRepository:
             return await audit_log.read(connection, limit, before, key_id)
 
 
+def _known(digests: Collection[bytes], ids: Collection[int]) -> sa.Select[Any]:
+    is_known = keys_table.c.digest.in_(digests) | keys_table.c.id.in_(ids)
+    return sa.select(*COLUMNS).where(is_known)
+
+
+def _imported(key: ImportedKey, key_id: int, revision: int, now_ms: int) -> KeyRecord:
+    spec = key.spec
+    record = KeyRecord(
+        id=key_id,
+        digest=key.digest,
+        name=spec.name,
+        created_ms=now_ms,
+        updated_ms=now_ms,
+        revision=revision,
+        description=spec.description,
+        expires_at_ms=spec.expires_at_ms,
+        enabled=key.enabled,
+        signals=spec.signals,
+        limits=spec.limits,
+    )
+    return record if spec.tenancy is None else record.replaced(tenancy=spec.tenancy)
+
+
 async def _not_deleted(connection: AsyncConnection, key_id: int) -> KeyRecord:
     found = await read_one(connection, keys_table.c.id == key_id)
     if found is None:
@@ -133,21 +185,8 @@ async def _insert(
     twin = await read_one(connection, keys_table.c.digest == key.digest)
     if twin is not None:
         raise DuplicateKeyError(_twin_text(twin), twin.id)
-    spec = key.spec
-    record = KeyRecord(
-        id=await _free_id(connection),
-        digest=key.digest,
-        name=spec.name,
-        created_ms=now_ms,
-        updated_ms=now_ms,
-        revision=revision,
-        description=spec.description,
-        expires_at_ms=spec.expires_at_ms,
-        signals=spec.signals,
-        limits=spec.limits,
-    )
-    if spec.tenancy is not None:
-        record = record.replaced(tenancy=spec.tenancy)
+    same = ImportedKey(key.digest, key.spec)
+    record = _imported(same, await _free_id(connection), revision, now_ms)
     await connection.execute(sa.insert(keys_table).values(**columns_of(record)))
     return record
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from gateway.keys.errors import DuplicateKeyError, KeyNotFoundError, StoreDamagedError
 from gateway.keys.record import KeyRecord
-from gateway.keys.store import KeySpec, KeyUpdate, NewKey
+from gateway.keys.store import ImportedKey, KeySpec, KeyUpdate, NewKey
 from gateway.keys.stores.schema import keys_table, store_table
 from gateway.keys.stores.sql_store import SqlStore
 from gateway.keys.tenancy import TenancyUpdate, tenancy, tenancy_as_json
@@ -335,3 +335,43 @@ async def test_what_nobody_wrote_as_a_tenancy_is_damage(store: SqlStore) -> None
     with pytest.raises(StoreDamagedError, match="X-Tenant cannot be sent") as caught:
         await store.feed.live()
     assert str(caught.value).isprintable()
+
+
+def _imported(number: int, key_id: int | None = None, **more: object) -> ImportedKey:
+    new = _new(number, **more)
+    return ImportedKey(new.digest, new.spec, key_id, enabled=number % 2 == 0)
+
+
+async def test_many_keys_are_stored_at_once_each_with_a_revision(store: SqlStore) -> None:
+    there = await store.repository.create(_new(2), 5)
+    given = tenancy("o", {"team": "a"}, {})
+    many = [_imported(1, 11), _imported(2), _imported(3, tenancy=given, limits=KeyLimits(5))]
+    many += [_imported(number) for number in range(4, 60)]
+
+    added = await store.repository.add_all(many, 9)
+
+    assert [record.name for record in added] == ["name-1", "name-3"] + [
+        f"name-{number}" for number in range(4, 60)
+    ]
+    assert (added[0].id, added[0].enabled, added[1].tenancy) == (11, False, given)
+    everything = await read_all(store)
+    assert {record.id: record for record in everything.records} == {
+        record.id: record for record in (there, *added)
+    }
+    assert everything.revision == added[-1].revision
+    assert len({record.revision for record in everything.records}) == len(everything.records)
+    log = await store.repository.audit(100)
+    assert [entry.key_id for entry in log] == [each.id for each in (*added[::-1], there)]
+    assert dict(log[-3].changes) == {"limits": {"requests": 5}, **tenancy_as_json(given)}
+    known = await store.repository.known([there.digest], [11])
+    assert {record.id for record in known} == {11, there.id}
+
+
+async def test_of_keys_that_cannot_all_be_stored_none_is(store: SqlStore) -> None:
+    there = await store.repository.create(_new(1), 5)
+
+    with pytest.raises(DuplicateKeyError, match=f"the id {there.id} is another key's"):
+        await store.repository.add_all([_imported(2), _imported(3, there.id)], 9)
+
+    assert [record.id for record in (await read_all(store)).records] == [there.id]
+    assert (await read_all(store)).revision == 1
