@@ -216,6 +216,20 @@ KEY_BYTES: Final = Metric(
     ("key_id", "key_name", "outcome"),
     from_worker=False,
 )
+TENANT_REQUESTS: Final = Metric(
+    "gateway_tenant_requests_total",
+    Kind.COUNTER,
+    "Requests by the value that their keys have for the label metrics.tenant_label",
+    ("tenant", "outcome"),
+    from_worker=False,
+)
+TENANT_BYTES: Final = Metric(
+    "gateway_tenant_bytes_total",
+    Kind.COUNTER,
+    "Bytes of request bodies by the value that their keys have for metrics.tenant_label",
+    ("tenant", "outcome"),
+    from_worker=False,
+)
 KEY_LAST_USED: Final = Metric(
     "gateway_key_last_used_timestamp_seconds",
     Kind.GAUGE,
@@ -381,6 +395,12 @@ UNKNOWN_VERSION: Final = "none"
 NO_VERSIONS: Final = (UNKNOWN_VERSION, OTHER_VERSION)
 """Values of the label `version` that are not versions: `none` if the headers have none, `other` if
 it is unreadable, or if there are more versions than the limit.
+"""
+NO_TENANT: Final = "none"
+OTHER_TENANT: Final = "other"
+NO_TENANTS: Final = (NO_TENANT, OTHER_TENANT)
+"""Values of the label `tenant` that are not tenants: `none` if the key lacks the label, `other` if
+there are more of them than `metrics.max_tenants`.
 """
 SOURCES: Final = ("keyring", "cache", "stale", "authority", "none")
 """Values of the label `source`."""

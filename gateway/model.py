@@ -80,6 +80,19 @@ class KeyLimits(NamedTuple):
     """Concurrent requests."""
 
 
+Pairs = tuple[tuple[str, str], ...]
+"""Names with values, each name once."""
+
+
+class Tenant(NamedTuple):
+    """What a worker knows of whose data a key sends, as far as requests need it."""
+
+    headers: Pairs = ()
+    """Sent to the backend with the key's requests."""
+    labels: Pairs = ()
+    """Those of the key's labels by which a backend is chosen."""
+
+
 class Principal(NamedTuple):
     """What a worker knows about a key: the value for a digest in its keyring.
 
@@ -100,6 +113,8 @@ class Principal(NamedTuple):
     """
     limits: KeyLimits | None = None
     """The key's own limits; None = it has none."""
+    tenant: Tenant | None = None
+    """None = nothing about the key's requests depends on whose they are."""
 
 
 class KeyEntry(NamedTuple):

@@ -461,6 +461,14 @@ REFUSALS: Final = _refusals(
         "no backend is configured for the agent intake: the operator must set backends.intake.urls",
     ),
     (
+        "NO_BACKEND_ROUTE",
+        BACKEND_UNREACHABLE,
+        (
+            "no backend is configured for this protocol and the labels of the API key: the "
+            "operator must add one to the entry in backends.routes"
+        ),
+    ),
+    (
         "BACKEND_LOST",
         BACKEND_LOST,
         "the connection to the backend broke before it responded: try again",

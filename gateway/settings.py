@@ -78,6 +78,13 @@ class BackendSettings(msgspec.Struct, frozen=True):
     max_connection_age_s: float = 600.0
 
 
+class LabelRoute(msgspec.Struct, frozen=True):
+    """The backends of keys that have all of these labels, by kind in `BackendSettings.name`."""
+
+    labels: tuple[tuple[str, str], ...]
+    backends: tuple[BackendSettings, ...]
+
+
 class IntakeSettings(msgspec.Struct, frozen=True):
     """The settings of the agents' intake (`backends.intake`)."""
 
@@ -188,6 +195,8 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     cors: CorsSettings = CorsSettings()
     intake: IntakeSettings = IntakeSettings()
     trusted_networks: tuple[str, ...] = ()
+    routes: tuple[LabelRoute, ...] = ()
+    """The first whose labels a key has counts instead of `backends`."""
     authority: AuthoritySettings | None = None
     quotas: QuotaPlace | None = None
     """None = this worker has no column, and uses its share of each key's limits."""

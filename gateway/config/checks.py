@@ -19,6 +19,7 @@ from gateway.config.tls_files import check_ca, check_chain
 from gateway.config.tree import BackendConfig, Config, TlsClientConfig, TlsServerConfig
 from gateway.config.values import port_of, split_address, split_url
 from gateway.intake import SIZE_KEYS
+from gateway.model import BackendName
 
 _LEAST_BODY: Final = 1024
 """Bytes. No request of a real sender stays below a smaller limit."""
@@ -69,8 +70,24 @@ def _listening(config: Config) -> list[tuple[Path, str]]:
 
 
 def _backends(config: Config) -> list[tuple[Path, BackendConfig]]:
-    found = {name: getattr(config.backends, name) for name in type(config.backends).model_fields}
-    return [(("backends", name), backend) for name, backend in found.items() if backend is not None]
+    return [(("backends", *path), backend) for path, _, backend in config.backends.each()]
+
+
+def _check_routes(config: Config) -> Iterator[Finding]:
+    routes = config.backends.routes
+    for place, route in enumerate(routes):
+        path: Path = ("backends", "routes", place)
+        if route.otlp_grpc is None and route.otlp_http is None and route.intake is None:
+            message = "has no backend: set otlp_grpc, otlp_http or intake, or remove the route"
+            yield Finding(path, message)
+        for first, earlier in enumerate(routes[:place]):
+            if earlier.label.items() <= route.label.items():
+                message = (
+                    "is never used, because every key with these labels has those of {other},"
+                    " which comes first: move it before that one, or remove it"
+                )
+                yield Finding((*path, "label"), message, ("backends", "routes", first))
+                break
 
 
 def _check_overlaps(config: Config) -> Iterator[Finding]:
@@ -208,6 +225,7 @@ _ERROR_CHECKS: Final[tuple[Check, ...]] = (
     _check_overlaps,
     _check_own_backends,
     _check_backends,
+    _check_routes,
     _check_intake,
     _check_tls,
     _check_forward,
@@ -252,6 +270,19 @@ def _warn_of_unshared_keys(config: Config) -> Iterator[Finding]:
     yield Finding(("forward", "key"), message)
 
 
+def _warn_of_incomplete_routes(config: Config) -> Iterator[Finding]:
+    """No data of a tenant goes to the backend for all, so keys with these labels are refused."""
+    for place, route in enumerate(config.backends.routes):
+        for kind in BackendName:
+            is_for_all = getattr(config.backends, kind.value) is not None
+            if is_for_all and getattr(route, kind.value) is None:
+                message = (
+                    f"has no {kind.value}, and backends.{kind.value} is not used instead: keys with"
+                    " these labels are told to keep such data; add it to the route if they send any"
+                )
+                yield Finding(("backends", "routes", place), message)
+
+
 def _warn_of_no_effect(config: Config) -> Iterator[Finding]:
     forward = config.forward
     if forward.gateway_key is not None and forward.key != "gateway":
@@ -287,6 +318,7 @@ _WARNING_CHECKS: Final[tuple[Check, ...]] = (
     _warn_of_authorities,
     _warn_of_cleartext,
     _warn_of_unshared_keys,
+    _warn_of_incomplete_routes,
     _warn_of_no_effect,
     _warn_of_unverified_backends,
     _warn_of_bytes,

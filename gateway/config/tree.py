@@ -6,6 +6,7 @@ seconds and sizes bytes (`units`), in whatever unit the file has them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
@@ -18,6 +19,8 @@ from gateway.config.values import (
     DroppedField,
     FilePath,
     HostPattern,
+    LabelName,
+    LabelValue,
     Network,
     Origin,
     Secret,
@@ -25,11 +28,13 @@ from gateway.config.values import (
     Token,
     Url,
 )
+from gateway.model import BackendName
 
 _MAX_WORKERS = 1024
 _MAX_STREAMS = 2**31 - 1
 _PROCESS_AGENT_WAITS_S = 30.0
 """Then it gives up, and drops its data."""
+_MAX_TENANTS = 10_000
 _MIN_BUFFER_MEMORY = 1024 * 1024
 
 
@@ -114,12 +119,42 @@ class IntakeBackendConfig(HttpBackendConfig):
     max_body: dict[str, PositiveSize] = {"/support/flare": 512 * 1024 * 1024}
 
 
+class LabelRouteConfig(Node):
+    """Where requests of keys with these labels go instead."""
+
+    label: Annotated[dict[LabelName, LabelValue], Field(min_length=1)]
+    otlp_grpc: BackendConfig | None = None
+    otlp_http: HttpBackendConfig | None = None
+    intake: HttpBackendConfig | None = None
+
+
 class BackendsConfig(Node):
     """Where requests go, by kind."""
 
     otlp_grpc: BackendConfig | None = None
     otlp_http: HttpBackendConfig | None = None
     intake: IntakeBackendConfig | None = None
+    routes: list[LabelRouteConfig] = []
+
+    @property
+    def route_labels(self) -> frozenset[tuple[str, str]]:
+        """Names and values of all labels by which a route is chosen."""
+        return frozenset(pair for route in self.routes for pair in route.label.items())
+
+    def each(self) -> Iterator[tuple[tuple[str | int, ...], str, BackendConfig]]:
+        """Yield every backend: its path below `backends`, its kind, itself; first those for all."""
+        yield from _kinds_of(self, ())
+        for place, route in enumerate(self.routes):
+            yield from _kinds_of(route, ("routes", place))
+
+
+def _kinds_of(
+    backends: BackendsConfig | LabelRouteConfig, path: tuple[str | int, ...]
+) -> Iterator[tuple[tuple[str | int, ...], str, BackendConfig]]:
+    for name in BackendName:
+        backend: BackendConfig | None = getattr(backends, name.value)
+        if backend is not None:
+            yield (*path, name.value), name.value, backend
 
 
 class ForwardConfig(Node):
@@ -266,6 +301,13 @@ class AdminConfig(Node):
         return [_named(item, f"token-{place}", "token") for place, item in enumerate(value, 1)]
 
 
+class MetricsConfig(Node):
+    """What metrics tell apart."""
+
+    tenant_label: LabelName | None = None
+    max_tenants: Annotated[int, Field(ge=1, le=_MAX_TENANTS)] = 100
+
+
 class LogConfig(Node):
     """Log level and format."""
 
@@ -298,6 +340,7 @@ class Config(Node):
     cors: CorsConfig = CorsConfig()
     trusted_networks: list[Network] = []
     admin: AdminConfig = AdminConfig()
+    metrics: MetricsConfig = MetricsConfig()
     workers: Annotated[int | Literal["auto"], BeforeValidator(_parse_workers)] = "auto"
     log: LogConfig = LogConfig()
     state_dir: FilePath

@@ -10,6 +10,7 @@ from gateway import settings
 from gateway.config import tree
 from gateway.config.tls_contents import TlsContents
 from gateway.config.values import port_of, split_url
+from gateway.model import BackendName
 
 
 def worker_settings(  # noqa: PLR0913 - what differs by worker, and by generation
@@ -38,6 +39,7 @@ def worker_settings(  # noqa: PLR0913 - what differs by worker, and by generatio
         counts_fd=counts_fd,
         listeners=tuple(_listener(config.listen[place], fd, contents) for place, fd in fds),
         backends=tuple(_backends(config.backends, contents)),
+        routes=tuple(_route(route, contents) for route in config.backends.routes),
         forward=_forward(config.forward),
         schemes=tuple(config.auth.schemes),
         limits=_limits(config.limits, workers, max_connections_share),
@@ -94,12 +96,16 @@ def _path(path: Path | None) -> str | None:
 
 
 def _backends(
-    backends: tree.BackendsConfig, contents: TlsContents
+    backends: tree.BackendsConfig | tree.LabelRouteConfig, contents: TlsContents
 ) -> Iterator[settings.BackendSettings]:
-    for name in type(backends).model_fields:
-        backend = getattr(backends, name)
+    for name in BackendName:
+        backend = getattr(backends, name.value)
         if backend is not None:
-            yield _backend(name, backend, contents)
+            yield _backend(name.value, backend, contents)
+
+
+def _route(route: tree.LabelRouteConfig, contents: TlsContents) -> settings.LabelRoute:
+    return settings.LabelRoute(tuple(route.label.items()), tuple(_backends(route, contents)))
 
 
 def _backend(

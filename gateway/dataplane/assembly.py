@@ -7,7 +7,7 @@ listening side.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,6 +25,7 @@ from gateway.dataplane.core.cors import CorsPolicy
 from gateway.dataplane.core.counters import Counters
 from gateway.dataplane.core.forwarded_fields import forwarded_fields
 from gateway.dataplane.core.heads import FieldKinds
+from gateway.dataplane.core.label_routes import LabelRoutes
 from gateway.dataplane.core.open_connections import OpenConnections
 from gateway.dataplane.core.routes import Route, Router
 from gateway.dataplane.core.seams import ConnectionOwner
@@ -58,7 +59,7 @@ from gateway.dataplane.http2.server import Http2Server
 from gateway.dataplane.http2.upstream import Http2Upstream
 from gateway.dataplane.upstream.connector import Resolve, SocketConnector, resolve_by_system
 from gateway.dataplane.upstream.pool import Pool
-from gateway.model import BackendName, Protocol
+from gateway.model import BackendName, Pairs, Protocol
 from gateway.outcome import REFUSALS
 from gateway.settings import BackendSettings, WorkerSettings
 
@@ -75,7 +76,15 @@ class DataPath:
     tracer: Tracer
     health: HealthService
     pools: Mapping[BackendName, Pool]
+    """Those for all keys."""
+    route_pools: Sequence[Pool]
+    """Those for keys with some labels; they may be others, or among those for all."""
     acceptor: Acceptor
+
+    @property
+    def all_pools(self) -> list[Pool]:
+        """Connections to all backends, each once."""
+        return list(dict.fromkeys([*self.pools.values(), *self.route_pools]))
 
 
 def assemble(
@@ -92,7 +101,8 @@ def assemble(
     counts = SharedCounts(settings.counts_fd, settings.index, settings.workers)
     context = _context(settings, loop, counts)
     counters = context.counters
-    keyring = Keyring(is_partial=settings.authority is not None)
+    kinds = FieldKinds(settings.forward.drop_headers)
+    keyring = Keyring(kinds, is_partial=settings.authority is not None)
     lookups = (
         KeyLookups(context, keyring, settings.authority, send)
         if settings.authority is not None
@@ -100,7 +110,7 @@ def assemble(
     )
     refusals = RefusalLog()
     credentials = CredentialReader(settings.schemes, forward_scheme=settings.forward.scheme)
-    pools = _pools(context, settings.backends, resolve)
+    pools, routes = _pools(context, settings, resolve)
     health = HealthService(context, Readiness(context, keyring))
     services = ExchangeServices(
         context,
@@ -115,13 +125,10 @@ def assemble(
         lookups,
         refusals,
         Quotas(settings.limits.per_key, _quota_rows(settings), counters),
+        LabelRoutes(routes),
     )
-    acceptor = Acceptor(
-        context,
-        counts,
-        settings.trusted_networks,
-        _server_maker(context, pipeline, credentials, FieldKinds(settings.forward.drop_headers)),
-    )
+    servers = _server_maker(context, pipeline, credentials, kinds)
+    acceptor = Acceptor(context, counts, settings.trusted_networks, servers)
     return DataPath(
         context=context,
         keyring=keyring,
@@ -131,6 +138,7 @@ def assemble(
         tracer=Tracer(loop, send),
         health=health,
         pools=pools,
+        route_pools=[pool for _, of_route in routes for pool in of_route.values()],
         acceptor=acceptor,
     )
 
@@ -150,14 +158,29 @@ def _quota_rows(settings: WorkerSettings) -> QuotaRows | None:
 
 
 def _pools(
-    context: WorkerContext, backends: tuple[BackendSettings, ...], resolve: Resolve
-) -> dict[BackendName, Pool]:
+    context: WorkerContext, settings: WorkerSettings, resolve: Resolve
+) -> tuple[dict[BackendName, Pool], list[tuple[Pairs, dict[str, Pool]]]]:
+    """Return the connections to the backends for all keys, and for keys with some labels."""
+    make = _pool_maker(context, resolve)
+    pools = {BackendName(backend.name): make(backend) for backend in settings.backends}
+    routes = [
+        (route.labels, {backend.name: make(backend) for backend in route.backends})
+        for route in settings.routes
+    ]
+    return pools, routes
+
+
+def _pool_maker(context: WorkerContext, resolve: Resolve) -> Callable[[BackendSettings], Pool]:
+    """Return what makes pools; those of equal settings are one."""
     sections = AnswerSections()
     answers = KnownAnswers()
-    pools = {}
-    for backend in backends:
-        name = BackendName(backend.name)
-        if name is BackendName.OTLP_GRPC:
+    made: list[tuple[BackendSettings, Pool]] = []
+
+    def make(backend: BackendSettings) -> Pool:
+        for known, pool in made:
+            if known == backend:
+                return pool
+        if BackendName(backend.name) is BackendName.OTLP_GRPC:
             connector = SocketConnector(
                 context.loop,
                 backend,
@@ -176,8 +199,11 @@ def _pools(
                 make_probe=partial(_probe, context.loop, backend.host),
                 resolve=resolve,
             )
-        pools[name] = Pool(context, backend, connector)
-    return pools
+        pool = Pool(context, backend, connector)
+        made.append((backend, pool))
+        return pool
+
+    return make
 
 
 def _probe(

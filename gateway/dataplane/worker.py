@@ -126,7 +126,7 @@ class Worker:
 
     def start(self) -> None:
         """Begin to connect to the backends, and to accept."""
-        for pool in self.path.pools.values():
+        for pool in self.path.all_pools:
             pool.maintain()
         self.path.acceptor.open()
 
@@ -167,7 +167,7 @@ class Worker:
         for connection in context.connections:
             connection.sweep(now)
             yield
-        for pool in path.pools.values():
+        for pool in path.all_pools:
             pool.sweep(now)
         path.services.holding.sweep(now)
         path.health.sweep(now)
@@ -218,7 +218,7 @@ class Worker:
         await path.acceptor.abort()
         for connection in path.context.connections:
             connection.abort()
-        for pool in path.pools.values():
+        for pool in path.all_pools:
             await pool.close()
         await asyncio.sleep(0)  # the loop closes in its next turn what was aborted in this one
         path.context.backlog.finish()  # and what was open on it is ended now

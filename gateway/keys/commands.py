@@ -7,17 +7,17 @@ Works without a running gateway: commands use it directly, a running gateway thr
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gateway.keys import rules
+from gateway.keys import rules, tenancy_rules
 from gateway.keys.api_key import ApiKey
 from gateway.keys.audit import GATEWAY, Actor
 from gateway.keys.errors import InvalidInputError, KeyNotFoundError
 from gateway.keys.record import KeyRecord, limits_as_json
-from gateway.keys.store import KeyRepository, KeySpec, KeyUpdate, NewKey
+from gateway.keys.store import ImportedKey, KeyRepository, KeySpec, KeyUpdate, NewKey
 from gateway.keys.times import DAY_MS, LATEST_MS, now_unix_ms
-from gateway.model import KeyLimits
+from gateway.model import KeyDigest, KeyLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +64,50 @@ class KeyCommands:
         """Store a key that exists elsewhere. As `create`; raises `DuplicateKeyError` besides."""
         return await self._add(key, spec, is_adopted=True)
 
+    def check_import(self, key: ImportedKey) -> ImportedKey:
+        """Return a key as it would be stored. Raises as `adopt` does; nothing is stored."""
+        return dataclasses.replace(key, spec=self._checked(key.digest, key.spec, self._now_ms()))
+
+    async def known(self, keys: Sequence[ImportedKey]) -> list[KeyRecord]:
+        """Return the records that have the digest or the id of one of these."""
+        ids = [key.id for key in keys if key.id is not None]
+        return await self._repository.known([key.digest for key in keys], ids)
+
+    async def find_key(self, key: ApiKey) -> KeyRecord:
+        """Return whose key it is, be it deleted. Raises `KeyNotFoundError`."""
+        for record in await self._repository.known([key.digest], []):
+            return record
+        msg = "no key of this store is this one"
+        raise KeyNotFoundError(msg)
+
+    async def add_all(self, keys: Sequence[ImportedKey]) -> list[KeyRecord]:
+        """Store checked keys that are not known yet, all or none; return those."""
+        return await self._repository.add_all(keys, self._now_ms(), self._by)
+
     async def update(self, key_id: int, update: KeyUpdate) -> KeyRecord:
-        """Change a key's name, description, whether it is enabled, what and how much it may send.
+        """Change a key's name, description, whether it is enabled, what and how much it may send,
+        whose data it sends.
 
         Raises `KeyNotFoundError`, and `InvalidInputError` as `create` does.
         """
         rules.check_limits(update.limits or {})
         if not update.fields(None):
-            msg = "nothing is to be changed: give a name, description, enabled, signals or limits"
+            msg = (
+                "nothing is to be changed: give a name, description, enabled, signals, limits,"
+                " owner, labels or headers"
+            )
             raise InvalidInputError(msg)
         rules.check_name(update.name)
         rules.check_description(update.description)
         rules.normal_signals(update.signals)
+        texts = [update.name, update.description]
+        if update.tenancy is not None:
+            tenancy = update.tenancy
+            tenancy_rules.check_update(tenancy)
+            texts += tenancy_rules.texts_of(tenancy.owner, tenancy.labels, tenancy.headers)
         found = await self._repository.find(key_id)
         if found is not None:
-            rules.check_not_the_key(found.digest, update.name, update.description)
+            rules.check_not_the_key(found.digest, *texts)
         return await self._repository.update(key_id, update, self._now_ms(), self._by)
 
     async def delete(self, key_id: int) -> KeyRecord:
@@ -107,19 +136,27 @@ class KeyCommands:
         return Rotated(Issued(successor, key), predecessor)
 
     async def _add(self, key: ApiKey, spec: KeySpec, *, is_adopted: bool) -> Issued:
+        now_ms = self._now_ms()
+        new = NewKey(key.digest, self._checked(key.digest, spec, now_ms), is_adopted)
+        return Issued(await self._repository.create(new, now_ms, self._by), key)
+
+    @staticmethod
+    def _checked(digest: KeyDigest, spec: KeySpec, now_ms: int) -> KeySpec:
         signals = rules.normal_signals(spec.signals)
         rules.check_name(spec.name)
         rules.check_description(spec.description)
-        rules.check_not_the_key(key.digest, spec.name, spec.description)
-        now_ms = self._now_ms()
+        texts = [spec.name, spec.description]
+        if (tenancy := spec.tenancy) is not None:
+            tenancy_rules.check_tenancy(tenancy)
+            maps = dict(tenancy.labels), dict(tenancy.headers)
+            texts += tenancy_rules.texts_of(tenancy.owner, *maps)
+        rules.check_not_the_key(digest, *texts)
         rules.check_expiry(spec.expires_at_ms, now_ms)
         rules.check_limits(limits_as_json(spec.limits or KeyLimits()))
         limits = None if spec.limits == KeyLimits() else spec.limits
-        spec = dataclasses.replace(
+        return dataclasses.replace(
             spec, description=spec.description or None, signals=signals, limits=limits
         )
-        new = NewKey(key.digest, spec, is_adopted)
-        return Issued(await self._repository.create(new, now_ms, self._by), key)
 
     async def _same_lifetime(self, key_id: int, now_ms: int) -> int | None:
         found = await self._repository.find(key_id)

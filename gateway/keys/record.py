@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import msgspec
 
 from gateway.keys.api_key import ApiKey
+from gateway.keys.tenancy import Label, Tenancy
 from gateway.model import (
     ALL_SIGNALS,
     KeyDigest,
@@ -73,8 +74,23 @@ class KeyRecord(msgspec.Struct, frozen=True, gc=False, array_like=True):
             return KeyState.REVOKED
         return KeyState.ACTIVE if self.enabled else KeyState.DISABLED
 
-    def principal(self, *, with_name: bool) -> Principal:
-        """What a worker keeps of the key."""
+    @property
+    def tenancy(self) -> Tenancy | None:
+        """Whose data it sends; None = nobody said. Those that have one are `TenantRecord`s."""
+        return None
+
+    def replaced(self, *, tenancy: Tenancy | None, **fields: Any) -> KeyRecord:  # noqa: ANN401 - by field names
+        """Return it with other values of some fields, and with this tenancy."""
+        members = {name: getattr(self, name) for name in KeyRecord.__struct_fields__} | fields
+        return KeyRecord(**members) if tenancy is None else TenantRecord(**members, tenancy=tenancy)
+
+    def principal(
+        self,
+        *,
+        with_name: bool,
+        route_labels: frozenset[Label] = frozenset(),  # noqa: ARG002 - see `TenantRecord`
+    ) -> Principal:
+        """What a worker keeps of the key; `route_labels` are those that its settings name."""
         # By position, and plain numbers: a million of these are made for each new worker.
         if self.deleted_at_ms is not None:
             state = _REVOKED
@@ -84,6 +100,21 @@ class KeyRecord(msgspec.Struct, frozen=True, gc=False, array_like=True):
         name = self.name if with_name else ""
         expires_at_ms = self.expires_at_ms or 0
         return Principal(str(self.id), state, expires_at_ms, signals, name, False, self.limits)  # noqa: FBT003 - as above
+
+
+class TenantRecord(KeyRecord, frozen=True, gc=False, array_like=True):
+    """A key that says whose data it sends. A type of its own: others do not pay for the field."""
+
+    tenancy: Tenancy = Tenancy()
+
+    def principal(
+        self, *, with_name: bool, route_labels: frozenset[Label] = frozenset()
+    ) -> Principal:
+        """See `KeyRecord`."""
+        principal = KeyRecord.principal(self, with_name=with_name)
+        if self.state is not KeyState.ACTIVE:
+            return principal
+        return principal._replace(tenant=self.tenancy.tenant(route_labels))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +131,12 @@ class StaticKey:
         """The id as workers, logs and metrics say it."""
         return STATIC_PREFIX + self.name
 
-    def principal(self, *, with_name: bool) -> Principal:
+    def principal(
+        self,
+        *,
+        with_name: bool,
+        route_labels: frozenset[Label] = frozenset(),  # noqa: ARG002 - as `KeyRecord.principal`
+    ) -> Principal:
         """What a worker keeps of the key."""
         return Principal(key_id=self.key_id, name=self.name if with_name else "")
 

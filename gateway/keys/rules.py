@@ -57,9 +57,9 @@ def check_description(description: str | None) -> None:
 
 
 def check_not_the_key(digest: KeyDigest, *texts: str | None) -> None:
-    """Refuse names and descriptions that are the key itself."""
+    """Refuse texts that are the key itself."""
     if any(text and digest_of(text.encode("utf-8", "replace")) == digest for text in texts):
-        msg = "the name or description is the key itself: names are shown everywhere"
+        msg = "the name or another text is the key itself: they are shown everywhere, keys are not"
         raise InvalidInputError(msg)
 
 

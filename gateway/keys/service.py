@@ -8,7 +8,7 @@ a store without a gateway use `keys.commands`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,7 @@ from gateway.keys.record import KeyDelta, KeyUsage, KnownKey, StaticKey
 from gateway.keys.service_commands import ServiceCommands
 from gateway.keys.store import KeyStore, UsageStore
 from gateway.keys.stores.sqlite_usage import SqliteUsage
+from gateway.keys.tenancy import Label
 from gateway.keys.times import now_unix_ms
 from gateway.keys.usage import UsageRecorder
 from gateway.model import KeyDigest, KeyEntry
@@ -45,6 +46,7 @@ class KeyService:
         *,
         tombstones_s: float,
         with_names: bool = False,
+        route_labels: Iterable[Label] = (),
         max_stale_s: float = 86_400.0,
         state_dir: Path | None = None,
         on_status: Callable[[StoreStatus], None] = lambda _: None,
@@ -52,6 +54,7 @@ class KeyService:
         now_ms: Callable[[], int] = now_unix_ms,
     ) -> None:
         self._registry = Registry(static, len(stores), with_names=with_names)
+        self._registry.use_labels(route_labels)
         events = FollowerEvents(self._report, self._on_read, self._on_status, on_problem, now_ms)
         self._followers = [
             StoreFollower(number, store, self._registry, events, state_dir)
@@ -168,6 +171,12 @@ class KeyService:
         Those that have a snapshot must be replaced afterwards.
         """
         self._registry.use_names(with_names=with_names)
+
+    def use_labels(self, labels: Iterable[Label]) -> None:
+        """Have workers told which keys have these labels, from the next snapshot on; as
+        `use_names`, but those that they were told before stay.
+        """
+        self._registry.use_labels(labels)
 
     def replace_static(self, static: Sequence[StaticKey]) -> None:
         """Take over the static keys of a configuration that was read again."""

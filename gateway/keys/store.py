@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from gateway.keys.audit import GATEWAY, Actor, AuditRecord
 from gateway.keys.record import KeyRecord, KeyUsage
+from gateway.keys.tenancy import Tenancy, TenancyUpdate
 from gateway.model import KeyDigest, KeyLimits, Signal
 
 
@@ -31,6 +32,8 @@ class KeySpec:
     """None = everything."""
     limits: KeyLimits | None = None
     """Its own; None = the default ones."""
+    tenancy: Tenancy | None = None
+    """Whose data it sends; None = nobody says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,17 @@ class NewKey:
     spec: KeySpec
     is_adopted: bool = False
     """Whether it existed elsewhere before; only the audit log records it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedKey:
+    """A key of another store, to be stored as it was there."""
+
+    digest: KeyDigest
+    spec: KeySpec
+    id: int | None = None
+    """None = the store chooses it."""
+    enabled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +69,12 @@ class KeyUpdate:
     """All there are = everything, signals of later versions too."""
     limits: Mapping[str, int | None] | None = None
     """Of `KeyLimits`, by name: those that are named, None = the default again."""
+    tenancy: TenancyUpdate | None = None
 
-    def fields(self, limits: KeyLimits | None) -> dict[str, Any]:
+    def fields(self, limits: KeyLimits | None, tenancy: Tenancy | None = None) -> dict[str, Any]:
         """Return the fields of a `KeyRecord` to be replaced, with their new values.
 
-        `limits` are those that it has.
+        `limits` and `tenancy` are those that it has.
         """
         fields: dict[str, Any] = {}
         if self.name is not None:
@@ -73,6 +88,8 @@ class KeyUpdate:
         if self.limits:
             after = (limits or KeyLimits())._replace(**self.limits)
             fields["limits"] = None if after == KeyLimits() else after
+        if self.tenancy is not None:
+            fields["tenancy"] = self.tenancy.applied(tenancy)
         return fields
 
 
@@ -164,6 +181,18 @@ class KeyRepository(Protocol):
         Raises `DuplicateKeyError` if its digest is known, be it a tombstone's.
         """
 
+    async def known(self, digests: Collection[bytes], ids: Collection[int]) -> list[KeyRecord]:
+        """Read the records with these digests or ids, tombstones included."""
+
+    async def add_all(
+        self, keys: Sequence[ImportedKey], now_ms: int, by: Actor = GATEWAY
+    ) -> list[KeyRecord]:
+        """Store those of which the digest is not known, all or none; on return they are on disk.
+
+        Each makes a revision of its own, in one transaction. Raises `DuplicateKeyError` if an id
+        is another key's.
+        """
+
     async def update(
         self, key_id: int, update: KeyUpdate, now_ms: int, by: Actor = GATEWAY
     ) -> KeyRecord:
@@ -181,7 +210,7 @@ class KeyRepository(Protocol):
         now_ms: int,
         by: Actor = GATEWAY,
     ) -> tuple[KeyRecord, KeyRecord]:
-        """Store a successor of a key, with its name, description, signals and limits.
+        """Store a successor of a key, with its name, description, signals, limits and tenancy.
 
         `expires_at_ms` is the successor's; the predecessor's becomes `now_ms + overlap_ms`, unless
         it expires earlier anyway. Returns (successor, predecessor), both in one revision. Raises

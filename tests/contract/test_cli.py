@@ -91,10 +91,27 @@ async def test_all_commands_work_by_the_api_in_the_same_words(gateway: Gateway) 
     less = await at(gateway, "update", *one, *most, "--output", "json")
     assert less.json["ingestion-api-key"]["limits"] == {"concurrent": 4}
 
+    tenant = ("--owner", "team-a", "--label", "team=a", "--header", "X-Scope-OrgID=team-a")
+    await at(gateway, "update", *one, *tenant, "--label", "env=x", "--output", "json")
+    by_label = await at(gateway, "list", "--label", "team=a", "--output", "json")
+    (owned,) = by_label.json["ingestion-api-keys"]
+    assert (owned["owner"], owned["labels"]) == ("team-a", {"env": "x", "team": "a"})
+    none_left = await at(gateway, "list", "--label", "team=b", "--output", "json")
+    assert none_left.json["ingestion-api-keys"] == []
+    await at(gateway, "update", *one, "--label", "env=", "--owner", "")
+    made = await at(gateway, "create", "--name", "tenant", *tenant, "--output", "json")
+    assert made.json["ingestion-api-key"]["headers"] == {"X-Scope-OrgID": "team-a"}
+    await at(gateway, "delete", "--id", str(made.json["ingestion-api-key"]["id"]))
+
     rotated = (await at(gateway, "rotate", *one, "--overlap", "1h", "--output", "json")).json
     successor = rotated["ingestion-api-key"]
     assert rotated["rotated-ingestion-api-key"]["id"] == key["id"]
     assert successor["limits"] == {"concurrent": 4}
+    assert (successor["labels"], successor["headers"]) == (
+        {"team": "a"},
+        {"X-Scope-OrgID": "team-a"},
+    )
+    assert "owner" not in successor
     assert await gateway.send(successor["apiKey"]) == 503
 
     deleted = await at(gateway, "delete", *one)

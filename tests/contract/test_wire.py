@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import pytest
 from aiohttp import web
 
 from gateway.keys.confirmations.lock_files import LockFile
@@ -336,6 +337,73 @@ async def test_a_keys_own_limits_are_obeyed_and_changed_one_by_one(gateway: Gate
     assert "limits" not in none.json
 
 
+async def test_a_key_s_tenancy_is_set_listed_changed_and_kept(gateway: Gateway) -> None:
+    members = {
+        "owner": "team-a",
+        "labels": {"team": "a", "env": "prod"},
+        "headers": {"X-Scope-OrgID": "team-a"},
+    }
+    created = await gateway.create("n", **members)
+    other = await gateway.create("m", labels={"team": "b"})
+    path = f"{KEYS}/{created['id']}"
+    assert {name: created[name] for name in members} == members
+
+    async def listed(query: str) -> list[int]:
+        return [key["id"] for key in (await gateway.ask("GET", f"{KEYS}?{query}")).json]
+
+    assert await listed("label=team%3Da") == [created["id"]]
+    assert await listed("label=team%3Da&label=env%3Ddev") == []
+    assert await listed("owner=team-a") == [created["id"]]
+    assert await listed("label=team%3Db&limit=5") == [other["id"]]
+    for query in ("label=team", "label=%3Da", "owner=", "owner=a&owner=b"):
+        assert (await gateway.ask("GET", f"{KEYS}?{query}")).status == 400, query
+
+    change = {"owner": None, "labels": {"env": None, "team": "c"}, "headers": None}
+    changed = (await gateway.ask("PATCH", path, change)).json
+    assert changed["labels"] == {"team": "c"}
+    assert {"owner", "headers"}.isdisjoint(changed)
+    assert "labels" not in (await gateway.ask("PATCH", path, {"labels": None})).json
+    adopted = {"apiKey": "key-from-elsewhere", "name": "old", "headers": {"X-Tenant": "a"}}
+    assert (await gateway.ask("POST", ADOPT, adopted)).json["headers"] == {"X-Tenant": "a"}
+    log = (await gateway.ask("GET", f"{AUDIT}?keyId={created['id']}")).json
+    assert log[1]["changes"] == change | {"labels": {"team": "c"}}
+    assert log[2]["changes"] == members
+
+
+async def test_pages_of_a_filtered_list_lead_on_with_the_filter(gateway: Gateway) -> None:
+    made = [await gateway.create(f"k{n}", labels={"team": "ab"[n % 2]}) for n in range(6)]
+    wanted = sorted(key["id"] for key in made[::2])
+    found: list[int] = []
+    path = f"{KEYS}?label=team%3Da&limit=2"
+    while path:
+        page = await gateway.ask("GET", path)
+        found += [key["id"] for key in page.json]
+        path = page.headers.get("Link", "").partition(">")[0].removeprefix("<")
+
+    assert found == wanted
+
+
+@pytest.mark.parametrize(
+    "member, text",
+    [
+        ({"owner": 7}, "the owner must be text"),
+        ({"labels": {"team": 7}}, "labels must be an object whose values are text"),
+        ({"labels": {"": "a"}}, "the name of a label cannot be empty"),
+        ({"headers": "X-Tenant: a"}, "headers must be an object whose values are text"),
+        ({"headers": {"te": "a"}}, "the header te cannot be set by a key"),
+        ({"headers": {"X-T": "a", "x_t": "b"}}, "the headers X-T and x_t are one"),
+        ({"headers": {"X-T": ""}}, "the header X-T has no value"),
+    ],
+)
+async def test_each_tenancy_that_cannot_be_is_told(
+    gateway: Gateway, member: dict[str, object], text: str
+) -> None:
+    answered = await gateway.ask("POST", KEYS, {"name": "n", **member})
+    assert answered.status == 400
+    assert text in answered.json["message"]
+    assert (await gateway.ask("GET", KEYS)).json == []
+
+
 async def test_a_patch_that_cannot_be_changes_nothing(gateway: Gateway) -> None:
     created = await gateway.create()
     path = f"{KEYS}/{created['id']}"
@@ -349,6 +417,13 @@ async def test_a_patch_that_cannot_be_changes_nothing(gateway: Gateway) -> None:
         {"limits": {}},
         {"limits": {"requests": -1}},
         {"limits": {"moons": 1}},
+        {"owner": 7},
+        {"labels": {"-": "x"}},
+        {"labels": {"team": ""}},
+        {"labels": []},
+        {"headers": {"Host": "x"}},
+        {"headers": {"X-Tenant": "a\r\nX-Other: b"}},
+        {"headers": {"X-Tenant": 7}},
         {"id": 7},
         [],
     ]

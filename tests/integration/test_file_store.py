@@ -11,7 +11,8 @@ from gateway.keys.errors import KeyRefusedError, StoreDamagedError, StoreUnavail
 from gateway.keys.record import KeyRecord
 from gateway.keys.store import KeySpec
 from gateway.keys.stores.file import file_store
-from gateway.model import KeyLimits, KeyState, Signal, digest_of
+from gateway.keys.tenancy import tenancy
+from gateway.model import KeyLimits, KeyState, Signal, Tenant, digest_of
 from tests.support.keys import read_all, running_keys
 
 DIGEST = digest_of(b"a key in the clear")
@@ -35,7 +36,8 @@ async def test_an_entry_is_read_with_all_its_members(tmp_path: Path) -> None:
     path.write_text(
         f"- digest: sha256:{DIGEST.hex()}\n  id: 7\n  name: agent-eu\n  description: EU agents\n"
         "  expiration: 2999-12-31\n  enabled: false\n  signals: [logs, traces]\n"
-        "  limits: {requests: 100, bytes: 0}\n"
+        "  limits: {requests: 100, bytes: 0}\n  owner: team-a\n  labels: {team: a}\n"
+        "  headers: {X-Scope-OrgID: team-a}\n"
     )
 
     (record,) = await _read(path)
@@ -46,6 +48,7 @@ async def test_an_entry_is_read_with_all_its_members(tmp_path: Path) -> None:
     assert record.state is KeyState.DISABLED
     assert record.signals == frozenset({Signal.LOGS, Signal.TRACES})
     assert record.limits == KeyLimits(100, 0, None)
+    assert record.tenancy == tenancy("team-a", {"team": "a"}, {"X-Scope-OrgID": "team-a"})
 
 
 async def test_an_id_that_is_not_given_stays_the_same(tmp_path: Path) -> None:
@@ -104,6 +107,15 @@ async def test_a_folder_as_kubernetes_mounts_it_has_a_key_in_each_file(tmp_path:
         ("- {key: a, limits: {requests: 1.5}}", "limits is no mapping"),
         ("- {key: a, limits: {requests: -1}}", "limits is no mapping"),
         ("- {key: a, limits: {requests: true}}", "limits is no mapping"),
+        ("- {key: a, owner: 7}", "its owner is no text"),
+        ("- {key: a, owner: ' x'}", "the owner begins or ends"),
+        ("- {key: a, labels: team}", "labels is no mapping of names to texts"),
+        ("- {key: a, labels: {team: 7}}", "labels is no mapping of names to texts"),
+        ("- {key: a, labels: {-: x}}", "the name of a label cannot be '-'"),
+        ("- {key: a, headers: [x]}", "headers is no mapping of names to texts"),
+        ("- {key: a, headers: {te: x}}", "the header te cannot be set by a key"),
+        ("- {key: a, headers: {X-T: a, x_t: b}}", "X-T and x_t are one"),
+        ("- {key: a, headers: {X-T: a}}", "the key itself"),
         ("- {key: a}\n- {key: a, name: twin}", "key-1 and twin are the same key"),
         ("- {key: a, id: 1}\n- {key: b, id: 1}", "the same id 1"),
     ],
@@ -189,3 +201,18 @@ async def test_keys_of_a_file_are_not_changed_by_command(tmp_path: Path) -> None
             await workers.keys.commands.delete(5)
         with pytest.raises(KeyRefusedError, match="no key store that can be written"):
             await workers.keys.commands.create(KeySpec("new"))
+
+
+async def test_a_key_whose_headers_change_in_the_file_is_changed(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_text("- {key: plain-key, headers: {X-Tenant: a}}\n")
+    digest = digest_of(b"plain-key")
+    async with running_keys([file_store(path, interval_s=0.005)]) as workers:
+        assert workers.keyring[digest].tenant == Tenant((("X-Tenant", "a"),))
+        for headers, tenant in (
+            ("{X-Tenant: b}", Tenant((("X-Tenant", "b"),))),
+            ("{}", None),
+            ("{X-Tenant: c}", Tenant((("X-Tenant", "c"),))),
+        ):
+            _write(path, f"- {{key: plain-key, headers: {headers}}}\n")
+            await workers.until(lambda expected=tenant: workers.keyring[digest].tenant == expected)  # type: ignore[misc]  # a default of a lambda

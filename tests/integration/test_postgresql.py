@@ -29,6 +29,7 @@ from gateway.keys.stores import postgresql, postgresql_connector, postgresql_wat
 from gateway.keys.stores.postgresql import postgresql_store
 from gateway.model import digest_of
 from tests.support.keys import HANG_S, Workers, read_all, running_keys
+from tests.support.old_schema import check_brought_up_to_date, version_2
 from tests.support.postgresql import PostgresqlServer
 
 NEVER_S = 3_600.0
@@ -211,6 +212,18 @@ async def test_a_newer_schema_is_refused_and_left_alone(url: str) -> None:
             await store.feed.open(create=True)
 
         assert await connection.fetchval("SELECT schema_version FROM gateway_key_store") == 99
+
+
+async def test_tables_without_tenancy_get_it_and_keep_their_keys(url: str) -> None:
+    async with connected(url) as connection:
+        for statement in version_2("postgresql", digest_of(b"k")):
+            await connection.execute(statement)
+    store = postgresql_store(url)
+    await store.feed.open(create=False)
+    try:
+        await check_brought_up_to_date(store)
+    finally:
+        await store.feed.close()
 
 
 async def test_gateways_that_start_at_once_make_the_tables_once(url: str) -> None:

@@ -19,6 +19,7 @@ from gateway.keys.state_file import StateFileError
 from gateway.keys.store import KeySpec
 from gateway.keys.stores.file import file_store
 from gateway.keys.stores.postgresql import postgresql_store
+from gateway.keys.tenancy import tenancy
 from gateway.keys.times import now_unix_ms
 from gateway.model import KeyState, Signal, digest_of
 from tests.support.keys import running_keys
@@ -55,6 +56,7 @@ async def test_what_is_written_is_read_back(snapshot: SnapshotFile) -> None:
     records = [
         _record(1, description="EU", expires_at_ms=9, signals=frozenset({Signal.LOGS})),
         *(_record(number) for number in range(2, 5_000)),
+        _record(5_000).replaced(tenancy=tenancy("o", {"team": "a"}, {"X-Tenant": "a"})),
     ]
 
     await snapshot.write(records, NOW_MS)

@@ -428,7 +428,7 @@ class Core:
         kinds = FieldKinds(forward.drop_headers)
         self._lines = KnownLines(self.credentials, kinds)
         self._fields = KnownFields(self.credentials, kinds)
-        self.keyring = Keyring(is_partial=authority is not None)
+        self.keyring = Keyring(kinds, is_partial=authority is not None)
         self.keyring.load(keys, 1, first=True, last=True)
         self.sent: list[Up] = []
         self.lookups = (

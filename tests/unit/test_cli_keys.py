@@ -148,6 +148,89 @@ def test_limits_are_set_and_changed_and_the_audit_log_says_so(keys: Keys) -> Non
     ]
 
 
+def test_tenancy_is_set_changed_listed_and_logged(keys: Keys) -> None:
+    created = keys.create(
+        "agent-a",
+        *("--owner", "Team A <a@example.com>", "--label", "team=a", "--label", "env=prod"),
+        *("--header", "X-Scope-OrgID=team-a"),
+    )
+    keys.create("agent-b", "--label", "team=b")
+    keys.create("plain")
+    one = ("--id", str(created["id"]))
+
+    assert (created["owner"], created["labels"]) == (
+        "Team A <a@example.com>",
+        {"team": "a", "env": "prod"},
+    )
+    assert created["headers"] == {"X-Scope-OrgID": "team-a"}
+    table = keys.run("list").stdout.splitlines()
+    assert re.split(r" +\| +", table[0].strip())[-3:] == ["OWNER", "LABELS", "HEADERS"]
+    assert "env=prod, team=a" in table[1]
+    assert "X-Scope-OrgID=team-a" in table[1]
+
+    def listed(*options: str) -> list[str]:
+        return [key["name"] for key in keys.json("list", *options)["ingestion-api-keys"]]
+
+    assert listed("--label", "team=a") == ["agent-a"]
+    assert listed("--label", "team=a", "--label", "env=dev") == []
+    assert listed("--owner", "Team A <a@example.com>") == ["agent-a"]
+    assert listed("--owner", "nobody") == []
+
+    rotated = keys.json("rotate", *one, "--overlap", "1h")["ingestion-api-key"]
+    assert (rotated["labels"], rotated["headers"]) == (created["labels"], created["headers"])
+    changed = keys.json(
+        "update",
+        *one,
+        *("--owner", "", "--label", "env=", "--label", "team=c", "--header", "x-scope-orgid="),
+    )["ingestion-api-key"]
+    assert {"owner", "headers"}.isdisjoint(changed)
+    assert changed["labels"] == {"team": "c"}
+    lines = keys.run("audit", *one).stdout.splitlines()
+    log = [line.rpartition(" | ")[2].strip() for line in lines]
+    assert log[1] == "owner: -; labels: team=c; headers: -"
+    assert log[3] == (
+        "owner: Team A <a@example.com>; labels: env=prod, team=a; headers: X-Scope-OrgID=team-a"
+    )
+
+
+def test_the_table_of_keys_without_tenancy_is_the_sts_cli_s(keys: Keys) -> None:
+    keys.create("plain")
+    assert keys.run("list").stdout.splitlines()[0].rstrip().endswith("LAST USED")
+
+
+@pytest.mark.parametrize(
+    "arguments, text",
+    [
+        (("create", "-n", "n", "--label", "team"), "--label: write NAME=VALUE, as in team=a"),
+        (("create", "-n", "n", "--label", "team="), "the value of the label team is empty"),
+        (("create", "-n", "n", "--label", "=a"), "the name of a label cannot be empty"),
+        (("create", "-n", "n", "--label", "a=1", "--label", "a=2"), "one name is given twice"),
+        (("create", "-n", "n", "--header", "X-Tenant"), "--header: write NAME=VALUE"),
+        (("create", "-n", "n", "--header", "X-Tenant="), "the header X-Tenant has no value"),
+        (
+            ("create", "-n", "n", "--header", "X-T=1", "--header", "x_t=2"),
+            "one name is given twice",
+        ),
+        (("create", "-n", "n", "--header", "Host=x"), "the header Host cannot be set by a key"),
+        (("create", "-n", "n", "--owner", "a\x1b[2J"), "the owner contains line breaks or control"),
+        (("update", "--id", "5", "--header", "te=x"), "the header te cannot be set by a key"),
+        (("update", "--id", "5", "--label", "team"), "--label: write NAME=VALUE"),
+        (("list", "--label", "team"), "a label to list by is written NAME=VALUE"),
+        (("list", "--owner", ""), "the owner is empty"),
+    ],
+)
+def test_each_tenancy_that_cannot_be_has_a_text_of_its_own(
+    keys: Keys, arguments: tuple[str, ...], text: str
+) -> None:
+    keys.create("there")
+    done = keys.run(*arguments)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert text in done.stderr
+    assert "\x1b" not in done.stderr
+    assert keys.names() == ["there"]
+
+
 def test_the_list_is_a_table_by_name(keys: Keys) -> None:
     plain = keys.create("my-ingestion-api-key")
     full = keys.create("agent-eu", "--description", "EU agents", "--expiration", "2099-12-31")

@@ -110,7 +110,7 @@ def _as_yaml(value: object) -> str:
     return text.removesuffix("\n...\n").strip().strip("'")
 
 
-_SHARED: Final = re.compile(r"backends\.(otlp_grpc|otlp_http|intake)\.(.+)")
+_SHARED: Final = re.compile(r"backends\.(?:routes\[\]\.)?(otlp_grpc|otlp_http|intake)\.(.+)")
 _BACKEND_KEYS: Final = {
     key.removeprefix("backends.otlp_grpc.")
     for key, _ in _documented_keys(Config)
@@ -312,12 +312,18 @@ def _commands() -> Iterator[tuple[str, TyperCommand | TyperGroup]]:
 
 
 def _options(command: TyperCommand | TyperGroup) -> dict[str, str]:
-    """List a command's options as `--long, -s` with their defaults."""
+    """List a command's options as `--long, -s`, its arguments as `NAME`, with their defaults."""
     return {
-        ", ".join(sorted(option.opts, key=len, reverse=True)): _option_default(option)
+        _option_names(option): _option_default(option)
         for option in command.params
         if not getattr(option, "hidden", False)
     }
+
+
+def _option_names(option: Any) -> str:
+    if option.param_type_name == "argument":
+        return str(option.metavar)
+    return ", ".join(sorted(option.opts, key=len, reverse=True))
 
 
 def _option_default(option: Any) -> str:
@@ -341,7 +347,7 @@ def test_every_command_is_documented_and_no_other() -> None:
 def test_a_commands_options_and_defaults_are_the_real_ones(command: str) -> None:
     tables = [table for heading, table in _tables("commands.md") if heading == command]
     documented = {
-        ", ".join(re.findall(r"`(-[^` ]+)", row["Option"])): _code(row["Default"])
+        ", ".join(re.findall(r"`(-[^` ]+|[A-Z]+(?=`))", row["Option"])): _code(row["Default"])
         for table in tables
         for row in table
     }

@@ -56,11 +56,14 @@ ROOMS: Final = {
     "keys.api_key": _room("model"),
     "keys.times": _room("keys.errors"),
     "keys.state_file": _room(libraries="structlog"),
-    "keys.record": _room("keys.api_key model", "msgspec"),
-    "keys.store": _room("keys.audit keys.record model"),
+    "keys.tenancy": _room("model"),
+    "keys.tenancy_rules": _room("keys.api_key keys.errors keys.tenancy"),
+    "keys.record": _room("keys.api_key keys.tenancy model", "msgspec"),
+    "keys.store": _room("keys.audit keys.record keys.tenancy model"),
     "keys.rules": _room("keys.api_key keys.errors keys.times model"),
     "keys.commands": _room(
-        "keys.api_key keys.audit keys.errors keys.record keys.rules keys.store keys.times model",
+        "keys.api_key keys.audit keys.errors keys.record keys.rules keys.store keys.tenancy_rules "
+        "keys.times model",
     ),
     "keys.usage": _room("keys.errors keys.record keys.store"),
     "keys.confirmations": _room("keys.errors keys.state_file keys.store", "asyncpg"),
@@ -69,19 +72,24 @@ ROOMS: Final = {
         "aiohttp cachetools msgspec tenacity",
     ),
     "keys.stores": _room(
-        "keys.api_key keys.audit keys.confirmations keys.errors keys.record keys.state_file "
-        "keys.store keys.times model",
+        "keys.api_key keys.audit keys.confirmations keys.errors keys.record keys.rules "
+        "keys.state_file keys.store keys.tenancy keys.tenancy_rules keys.times model",
         "aiosqlite asyncpg msgspec yaml",
     ),
-    "keys.following": _room("keys.errors keys.record keys.state_file keys.store model", "msgspec"),
+    "keys.following": _room(
+        "keys.errors keys.record keys.state_file keys.store keys.tenancy model", "msgspec"
+    ),
     "keys.service_commands": _room(
         "keys.api_key keys.audit keys.commands keys.errors keys.following keys.record keys.store",
     ),
     "keys.service": _room(
         "keys.errors keys.following keys.record keys.service_commands keys.store keys.stores "
-        "keys.times keys.usage model",
+        "keys.tenancy keys.times keys.usage model",
     ),
-    "config": _room("intake keys.api_key model settings", "pydantic pydantic_core yaml"),
+    "config": _room(
+        "intake keys.api_key keys.errors keys.tenancy_rules model settings",
+        "pydantic pydantic_core yaml",
+    ),
     # the two kinds of process, which never import each other; first the rooms of a worker
     "dataplane.core": _room("channel metrics model outcome settings wire", "structlog"),
     "dataplane.auth": _room(
@@ -140,7 +148,8 @@ ROOMS: Final = {
     "control.admin": _room(
         "channel config control.core control.metrics control.workers crowds keys.api_key "
         "keys.audit keys.commands keys.errors keys.following keys.record keys.rules keys.service "
-        "keys.state_file keys.store keys.times metrics model outcome",
+        "keys.state_file keys.store keys.tenancy keys.tenancy_rules keys.times metrics model "
+        "outcome",
         "aiohttp msgspec structlog",
     ),
     "control.lifecycle": _room(

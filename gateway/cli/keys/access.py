@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Protocol
 
+from gateway.control.admin.api.key_filter import KeyFilter
 from gateway.keys.api_key import ApiKey
 from gateway.keys.store import KeySpec, KeyUpdate
 
@@ -25,8 +26,8 @@ class KeyAccess(Protocol):
     def create(self, spec: KeySpec, adopted: ApiKey | None) -> Members:
         """Make a key, or take over `adopted`. A new one stands under `apiKey`, an adopted not."""
 
-    def list_keys(self) -> list[Members]:
-        """Return all keys, by name, then age."""
+    def list_keys(self, chosen: KeyFilter) -> list[Members]:
+        """Return the keys that are `chosen`, by name, then age."""
 
     def update(self, key_id: int, update: KeyUpdate) -> Members:
         """Change a key."""

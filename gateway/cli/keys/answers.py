@@ -25,6 +25,12 @@ class Key(Struct, rename="camel", kw_only=True):
     expiration: Millis | UnsetType | None = UNSET
     enabled: bool = True
     last_used_timestamp: Millis | UnsetType | None = UNSET
+    signals: list[str] | UnsetType | None = UNSET
+    limits: dict[str, int] | UnsetType | None = UNSET
+    usage: dict[str, int] | UnsetType | None = UNSET
+    owner: str | UnsetType | None = UNSET
+    labels: dict[str, str] | UnsetType | None = UNSET
+    headers: dict[str, str] | UnsetType | None = UNSET
 
 
 class GeneratedKey(Key, kw_only=True):

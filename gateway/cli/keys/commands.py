@@ -13,15 +13,19 @@ import typer
 
 from gateway.cli.keys import tables
 from gateway.cli.keys.access import Members
+from gateway.cli.keys.bulk_commands import add_to
 from gateway.cli.keys.options import (
     BytesLimitOption,
     ConcurrentLimitOption,
     DescriptionOption,
     ExpirationOption,
+    HeadersOption,
     IdOption,
+    LabelsOption,
     NameOption,
     Output,
     OutputOption,
+    OwnerOption,
     RequestsLimitOption,
     Session,
     SignalsOption,
@@ -29,11 +33,14 @@ from gateway.cli.keys.options import (
     examples,
     explained,
 )
+from gateway.cli.keys.tenancy import parse_tenancy, parse_tenancy_update
 from gateway.cli.keys.unseen import deleted_unless_shown
 from gateway.cli.keys.values import duration_ms, parse_id, parse_limits, parse_signals, read_key
 from gateway.cli.output import info, success
+from gateway.control.admin.api.key_filter import KeyFilter
 from gateway.keys.api_key import new_key_id
 from gateway.keys.store import KeySpec, KeyUpdate
+from gateway.keys.tenancy import tenancy_as_json
 from gateway.keys.times import describe_day, parse_expiration
 from gateway.model import KeyLimits
 
@@ -51,6 +58,7 @@ app = typer.Typer(
     epilog=examples(
         "gateway keys create --name agent-eu --expiration 2030-12-31",
         "gateway keys create --name agent-eu --limit-requests 100 --output json",
+        "gateway keys create --name agent-eu --label team=a --header X-Scope-OrgID=team-a",
         "gateway keys create --name old-receiver-key --key-file - < key.txt",
     )
 )
@@ -65,6 +73,9 @@ def create(
     limit_requests: RequestsLimitOption = None,
     limit_bytes: BytesLimitOption = None,
     limit_concurrent: ConcurrentLimitOption = None,
+    owner: OwnerOption = None,
+    label: LabelsOption = None,
+    header: HeadersOption = None,
     key_file: Annotated[
         str | None,
         typer.Option(
@@ -82,7 +93,8 @@ def create(
     adopted = None if key_file is None else read_key(key_file)
     limits = KeyLimits(**parse_limits(limit_requests, limit_bytes, limit_concurrent))
     own = None if limits == KeyLimits() else limits
-    spec = KeySpec(name, description, expires_at_ms, parse_signals(signals), own)
+    tenancy = parse_tenancy(owner, label, header)
+    spec = KeySpec(name, description, expires_at_ms, parse_signals(signals), own, tenancy)
     keys = session.keys()
     created = keys.create(spec, adopted)
     if adopted is not None:
@@ -98,16 +110,32 @@ def create(
     name="list",
     epilog=examples(
         "gateway keys list",
+        "gateway keys list --label team=a",
         "gateway keys list --config /etc/gateway/gateway.yaml --output json",
     ),
 )
 @command_on_keys
-def list_keys(session: Session) -> None:
+def list_keys(
+    session: Session,
+    *,
+    owner: Annotated[
+        str | None, typer.Option("--owner", metavar="TEXT", help="Only keys of this owner.")
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label",
+            metavar="NAME=VALUE",
+            help="Only keys with this label; repeat it for keys with all of several.",
+        ),
+    ] = None,
+) -> None:
     """List all keys that are not deleted, by name; never the keys themselves.
 
-    Times are UTC. LAST USED is up to 5 seconds late while a gateway runs.
+    Times are UTC. LAST USED is up to 5 seconds late while a gateway runs. Owners, labels and
+    headers have columns where keys have some.
     """
-    keys = session.keys().list_keys()
+    keys = session.keys().list_keys(KeyFilter.of(owner, label or ()))
     if session.wrote_json({"ingestion-api-keys": keys}):
         return
     if keys:
@@ -175,6 +203,9 @@ def hash_key(
     ] = None,
     description: DescriptionOption = None,
     expiration: ExpirationOption = None,
+    owner: OwnerOption = None,
+    label: LabelsOption = None,
+    header: HeadersOption = None,
     key_file: Annotated[
         str,
         typer.Option("--key-file", metavar="FILE", help="Where the key is (- is standard input)."),
@@ -191,6 +222,7 @@ def hash_key(
             entry["description"] = description
         if expiration is not None:
             entry["expiration"] = describe_day(parse_expiration(expiration))
+        entry |= tenancy_as_json(parse_tenancy(owner, label, header))
     if output is Output.JSON:
         tables.print_json(entry)
         return
@@ -204,6 +236,7 @@ def hash_key(
         "gateway keys update --id 250558013078953 --name agent-eu-2",
         "gateway keys update --id 250558013078953 --signals traces,metrics",
         "gateway keys update --id 250558013078953 --limit-bytes 5MiB --limit-requests default",
+        "gateway keys update --id 250558013078953 --owner team-a --label team=a --label env=",
     )
 )
 @command_on_keys
@@ -222,14 +255,33 @@ def update(
     limit_requests: RequestsLimitOption = None,
     limit_bytes: BytesLimitOption = None,
     limit_concurrent: ConcurrentLimitOption = None,
+    owner: Annotated[
+        str | None, typer.Option("--owner", metavar="TEXT", help="Its new owner; '' = none.")
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label",
+            metavar="NAME=VALUE",
+            help="A label to set, NAME= to take it away; others stay. May be repeated.",
+        ),
+    ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option("--header", metavar="NAME=VALUE", help="A header, in the same way."),
+    ] = None,
 ) -> None:
-    """Change a key's name, description, what or how much it may send. The key itself stays."""
+    """Change a key's name, description, what or how much it may send, whose data that is.
+
+    The key itself stays.
+    """
     keys = session.keys()
     changes = KeyUpdate(
         name=name,
         description=description,
         signals=parse_signals(signals),
         limits=parse_limits(limit_requests, limit_bytes, limit_concurrent),
+        tenancy=parse_tenancy_update(owner, label, header),
     )
     updated = keys.update(key_id, changes)
     _say_updated(session, updated, "updated")
@@ -283,6 +335,9 @@ def audit(
         tables.print_audit(entries)
     else:
         info("No changes found.")
+
+
+add_to(app)
 
 
 def _say_updated(session: Session, updated: Members, done: str) -> None:

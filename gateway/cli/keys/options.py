@@ -129,6 +129,28 @@ ConcurrentLimitOption = Annotated[
     typer.Option("--limit-concurrent", metavar="N", help="Requests at once; else as above."),
 ]
 
+OwnerOption = Annotated[
+    str | None,
+    typer.Option("--owner", metavar="TEXT", help="Who answers for the key's senders."),
+]
+LabelsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        metavar="NAME=VALUE",
+        help="A label, such as team=a; may be repeated.",
+    ),
+]
+HeadersOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--header",
+        metavar="NAME=VALUE",
+        help="A header that the backend gets with the key's requests, such as"
+        " X-Scope-OrgID=team-a; may be repeated.",
+    ),
+]
+
 
 def examples(*lines: str) -> str:
     """Write examples below a command's help, each on a line of its own."""

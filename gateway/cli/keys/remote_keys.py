@@ -15,6 +15,7 @@ from gateway.cli.keys.access import STANDBYS, Members
 from gateway.cli.keys.answers import Change, GeneratedKey, Key, RotatedKey
 from gateway.cli.output import note, warning
 from gateway.config.addresses import is_loopback
+from gateway.control.admin.api.key_filter import KeyFilter
 from gateway.control.admin.api.paths import (
     ADOPT_PATH,
     AUDIT_PATH,
@@ -33,6 +34,7 @@ from gateway.keys.errors import (
 )
 from gateway.keys.record import limits_as_json
 from gateway.keys.store import KeySpec, KeyUpdate
+from gateway.keys.tenancy import TenancyUpdate, tenancy_as_json, tenancy_from_json
 from gateway.model import Signal
 from gateway.terminal import escaped
 
@@ -77,15 +79,20 @@ class RemoteKeys:
             members["signals"] = sorted(spec.signals)
         if spec.limits is not None:
             members["limits"] = limits_as_json(spec.limits)
+        members |= tenancy_as_json(spec.tenancy)
         if adopted is None:
             return self._change("POST", KEYS_PATH, members, GeneratedKey)
         adopted_members = {**members, "apiKey": adopted.reveal()}
         return self._change("POST", ADOPT_PATH, adopted_members, Key)
 
-    def list_keys(self) -> list[Members]:
+    def list_keys(self, chosen: KeyFilter) -> list[Members]:
         """See `KeyAccess`."""
-        keys: list[Members] = self._ask("GET", KEYS_PATH, None, list[Key])[0]
-        return sorted(keys, key=lambda key: (key["name"], key["id"]))
+        query = urllib.parse.urlencode(chosen.parameters(), doseq=True)
+        path = f"{KEYS_PATH}?{query}" if query else KEYS_PATH
+        keys: list[Members] = self._ask("GET", path, None, list[Key])[0]
+        # An older gateway does not know the parameters, and sends all keys.
+        taken = [key for key in keys if chosen.takes(tenancy_from_json(key))]
+        return sorted(taken, key=lambda key: (key["name"], key["id"]))
 
     def update(self, key_id: int, update: KeyUpdate) -> Members:
         """See `KeyAccess`."""
@@ -95,6 +102,8 @@ class RemoteKeys:
         if "signals" in members and update.signals is not None:
             everything = update.signals == frozenset(Signal)
             members["signals"] = None if everything else sorted(update.signals)
+        members.pop("tenancy", None)
+        members |= _tenancy_members(update.tenancy)
         return self._change("PATCH", f"{KEYS_PATH}/{key_id}", members, Key)
 
     def rotate(self, key_id: int, overlap_ms: int, expires_at_ms: int | None) -> Members:
@@ -189,6 +198,19 @@ class RemoteKeys:
         if status == _TOO_MANY or status >= _SERVER_ERRORS:
             return StoreUnavailableError(text)
         return KeyRefusedError(text)
+
+
+def _tenancy_members(update: TenancyUpdate | None) -> Members:
+    """Write a change as the API takes it: null takes something away."""
+    if update is None:
+        return {}
+    members: Members = {}
+    if update.owner is not None:
+        members["owner"] = update.owner or None
+    for name, change in ("labels", update.labels), ("headers", update.headers):
+        if change:
+            members[name] = dict(change)
+    return members
 
 
 def _checked(url: str) -> urllib.parse.SplitResult:

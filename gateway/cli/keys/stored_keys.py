@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 from gateway.cli.keys.access import STANDBYS, Members
 from gateway.cli.output import note, warning
+from gateway.control.admin.api.key_filter import KeyFilter
 from gateway.control.admin.api.key_json import (
     audit_json,
     issued_json,
@@ -66,10 +67,14 @@ class StoredKeys:
         issued = self._change(add, lambda issued: issued.record.revision, create=True)
         return members_of(issued_json(issued) if adopted is None else key_json(issued.record))
 
-    def list_keys(self) -> list[Members]:
+    def list_keys(self, chosen: KeyFilter) -> list[Members]:
         """See `KeyAccess`."""
         records, usage = asyncio.run(self._read_all())
-        return [members_of(key_json(record, usage.get(record.key_id))) for record in records]
+        return [
+            members_of(key_json(record, usage.get(record.key_id)))
+            for record in records
+            if chosen.takes(record.tenancy)
+        ]
 
     def update(self, key_id: int, update: KeyUpdate) -> Members:
         """See `KeyAccess`."""
@@ -98,6 +103,32 @@ class StoredKeys:
                 return await self._store.repository.audit(limit, key_id=key_id)
 
         return [members_of(audit_json(record)) for record in asyncio.run(read())]
+
+    def export(self) -> list[KeyRecord]:
+        """Read all keys that are not deleted, by name. Raises `KeysError`."""
+        return asyncio.run(self._read_all())[0]
+
+    def whose(self, key: ApiKey) -> Members:
+        """Find whose key it is. Raises `KeyNotFoundError`, other `KeysError`."""
+
+        async def find() -> KeyRecord:
+            async with self._opened(create=False) as commands:
+                return await commands.find_key(key)
+
+        return members_of(key_json(asyncio.run(find())))
+
+    def bring_in(self, run: Callable[[KeyCommands], Awaitable[int]], *, create: bool) -> None:
+        """Run an import, which returns the store's revision, or 0 where nothing was changed; wait
+        until it is in force. `create` makes a missing store. Raises `KeysError`.
+        """
+
+        async def change_and_wait() -> None:
+            async with self._opened(create=create) as commands:
+                revision = await run(commands)
+            if revision:
+                await _wait_in_force(self._store, revision)
+
+        asyncio.run(change_and_wait())
 
     def _change(
         self,

@@ -20,6 +20,8 @@ _DEFAULT: Final = "default"
 _DAY_MS: Final = 86_400_000
 _UNITS: Final = {"requests": "/s", "bytes": "/s", "concurrent": ""}
 _COLUMNS: Final = ("ID", "NAME", "EXPIRATION", "DESCRIPTION", "LAST USED")
+_TENANCY: Final = {"owner": "OWNER", "labels": "LABELS", "headers": "HEADERS"}
+"""Members with a column of their own where keys have some."""
 _AUDIT_COLUMNS: Final = ("TIME", "WHO", "FROM", "ACTION", "KEY ID", "KEY NAME", "CHANGES")
 
 
@@ -61,8 +63,36 @@ def _json_character(char: str) -> str:
 
 
 def print_table(keys: Iterable[Members]) -> None:
-    """Write the keys as a table like the `sts` CLI's, with one more column."""
-    _print_rows([_COLUMNS, *(_row(key) for key in keys)])
+    """Write the keys as a table like the `sts` CLI's, with more columns behind."""
+    keys = list(keys)
+    more = [member for member in _TENANCY if any(key.get(member) for key in keys)]
+    names = (*_COLUMNS, *(_TENANCY[member] for member in more))
+    _print_rows(
+        [names, *((*_row(key), *(_change(each, key.get(each)) for each in more)) for key in keys)]
+    )
+
+
+def print_key(key: Members) -> None:
+    """Write all that is known of one key, a line for each."""
+    expires, used, usage = key.get("expiration"), key.get("lastUsedTimestamp"), key.get("usage")
+    lines = {
+        "ID": str(key["id"]),
+        "Name": key["name"],
+        "Description": key.get("description") or _NONE,
+        "Enabled": "yes" if key.get("enabled", True) else "no",
+        "Expiration": _NONE if expires is None else f"{_expiration(expires)} UTC",
+        "Signals": _change("signals", key.get("signals")),
+        "Limits": _change("limits", key.get("limits")),
+        "Owner": key.get("owner") or _NONE,
+        "Labels": _change("labels", key.get("labels")),
+        "Headers": _change("headers", key.get("headers")),
+        "Last change": f"{_moment(key['lastUpdateTimestamp'])} UTC",
+        "Last used": f"{_moment(used)} UTC" if used else _NONE,
+    }
+    for name in ("requests", "bytes", "refusals"):
+        if usage and name in usage:
+            lines[name.capitalize()] = str(usage[name])
+    _print_rows([(f"{name}:", value) for name, value in lines.items()], between=" ")
 
 
 def print_audit(entries: Iterable[Members]) -> None:
@@ -70,14 +100,14 @@ def print_audit(entries: Iterable[Members]) -> None:
     _print_rows([_AUDIT_COLUMNS, *(_audit_row(entry) for entry in entries)])
 
 
-def _print_rows(rows: Sequence[tuple[str, ...]]) -> None:
+def _print_rows(rows: Sequence[tuple[str, ...]], between: str = " | ") -> None:
     lines = [tuple(map(escaped, row)) for row in rows]  # a line break would begin a row
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         padded = (
             text + " " * (width - cell_len(text)) for text, width in zip(line, widths, strict=True)
         )
-        info(" | ".join(padded))
+        info(between.join(padded).rstrip() if between == " " else between.join(padded))
 
 
 def _row(key: Members) -> tuple[str, ...]:
@@ -118,6 +148,8 @@ def _change(name: str, value: Any) -> str:  # noqa: ANN401 - JSON
         case "limits", dict():
             known = (each for each in _UNITS if each in value)
             text = ", ".join(f"{each} {value[each]}{_UNITS[each]}" for each in known)
+        case (("labels" | "headers"), dict()):
+            text = ", ".join(f"{each}={value[each]}" for each in value)
         case _:
             text = _NONE if value is None else str(value)
     return text

@@ -37,12 +37,10 @@ class CurrentConfig:
 
 def backends_of(config: Config) -> Backends:
     """Return a configuration's backends, each with its addresses as workers name them."""
-    fields = {name: getattr(config.backends, name) for name in type(config.backends).model_fields}
-    return [
-        (name, [_address(url) for url in backend.urls])
-        for name, backend in fields.items()
-        if backend is not None
-    ]
+    addresses: dict[str, dict[str, None]] = {}
+    for _, kind, backend in config.backends.each():
+        addresses.setdefault(kind, {}).update((_address(url), None) for url in backend.urls)
+    return [(kind, list(found)) for kind, found in addresses.items()]
 
 
 def _address(url: str) -> str:

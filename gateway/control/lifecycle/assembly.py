@@ -40,6 +40,7 @@ from gateway.control.metrics.control_gauges import ControlGauges
 from gateway.control.metrics.exposition import Exposition, SeriesByName
 from gateway.control.metrics.metric_totals import MetricTotals
 from gateway.control.metrics.refusal_log import RefusalLog
+from gateway.control.metrics.tenant_traffic import TenantTraffic
 from gateway.control.metrics.worker_reports import WorkerReports
 from gateway.control.workers.key_distribution import KeyDistribution
 from gateway.control.workers.supervisor import Supervisor, Timing
@@ -109,8 +110,14 @@ class Counting:
     busiest_keys: BusiestKeys
     refusal_log: RefusalLog
     reports: WorkerReports
+    tenants: TenantTraffic
     config_metrics: ConfigMetrics
     exposition: Exposition
+
+    @property
+    def observers(self) -> list[WorkerObserver]:
+        """Those that count what workers report."""
+        return [self.reports, self.tenants]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +147,7 @@ def assemble(loaded: Loaded, options: Options) -> Parts:
     health = Health(state.read)
     traces = TraceSessions(base.workers)
     record = WorkerRecord(base.config.config.state_dir)
-    observers: list[WorkerObserver] = [counting.reports, traces, health, base.distribution, record]
+    observers = [*counting.observers, traces, health, base.distribution, record]
     if base.lookups is not None:
         observers.append(base.lookups)
     inherited = take_inherited(os.environ)
@@ -198,6 +205,7 @@ def _foundation(loaded: Loaded) -> Foundation:
         configured_static_keys(config),
         tombstones_s=config.keys.tombstones,
         with_names=config.forward.identity_headers,
+        route_labels=config.backends.route_labels,
         max_stale_s=config.keys.max_stale,
         state_dir=config.state_dir,
         on_status=log_store_status,
@@ -253,6 +261,7 @@ def _counting(base: Foundation, options: Options) -> Counting:
         busiest_keys=busiest_keys,
         refusal_log=refusal_log,
         reports=WorkerReports(totals, busiest_keys, base.keys, refusal_log.take, base.errors),
+        tenants=TenantTraffic(lambda: base.config.config.metrics, base.keys.record, totals),
         config_metrics=ConfigMetrics(base.config, totals, gauges, base.statuses),
         exposition=Exposition(totals, busiest_keys, base.key_name, sources, base.config.backends),
     )

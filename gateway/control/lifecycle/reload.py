@@ -146,6 +146,7 @@ class Reloader:
     async def _replace_workers(self, loaded: Loaded) -> None:
         config = loaded.config
         self._keys.use_names(with_names=config.forward.identity_headers)
+        self._keys.use_labels(config.backends.route_labels)
         sockets = await self._listeners.bind(config)
         contents = await asyncio.to_thread(read_tls_contents, config)
         plan = worker_plan(config, sockets, self._log_format, contents)

@@ -43,8 +43,7 @@ def descriptor_warning(config: Config) -> str:
 
 def upstream_connections(config: Config) -> int:
     """Return the most connections to backends that one worker opens."""
-    fields = [getattr(config.backends, name) for name in type(config.backends).model_fields]
-    return sum(each.connection_limit for each in fields if each is not None)
+    return sum(backend.connection_limit for _, _, backend in config.backends.each())
 
 
 def _settings(

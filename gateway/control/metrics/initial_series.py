@@ -141,6 +141,10 @@ def _closed(backends: Backends) -> Iterator[tuple[Metric, Labels]]:
     yield metrics.INTAKE_HELD_TOTAL, ()
     for metric, outcome in product((metrics.KEY_REQUESTS, metrics.KEY_BYTES), KEY_OUTCOMES):
         yield metric, (OTHER, "", outcome)
+    for metric, tenant, outcome in product(
+        (metrics.TENANT_REQUESTS, metrics.TENANT_BYTES), metrics.NO_TENANTS, KEY_OUTCOMES
+    ):
+        yield metric, (tenant, outcome)
 
 
 def _of_authorities() -> Iterator[tuple[Metric, Labels]]:

@@ -22,6 +22,7 @@ from typing import Final
 import msgspec
 
 from gateway.dataplane.core.credential import Credential
+from gateway.dataplane.core.heads import FieldKinds
 from gateway.model import Denied, KeyEntry, KeyState, Principal, Undecided, Verdict
 
 _SHARDS: Final = 256
@@ -47,7 +48,9 @@ _unpack: Final = msgspec.msgpack.Decoder(Principal).decode
 class Keyring:
     """Digest → principal, with the store's revision that it equals."""
 
-    def __init__(self, *, is_partial: bool = False) -> None:
+    def __init__(self, kinds: FieldKinds | None = None, *, is_partial: bool = False) -> None:
+        """`kinds` is told the headers that keys have: no caller may state them."""
+        self._kinds = kinds
         self.is_partial = is_partial
         """Whether a remote authority may know keys that are not here."""
         self.is_loaded = False
@@ -77,7 +80,7 @@ class Keyring:
         """
         if first:
             self._loading = _empty()
-        _put(self._loading, entries)
+        self._put(self._loading, entries)
         if last:
             self._keys, self._loading = self._loading, _empty()
             self._in_use.clear()
@@ -100,7 +103,7 @@ class Keyring:
         """
         if revision <= self.revision:
             return
-        _put(self._keys, upserts)
+        self._put(self._keys, upserts)
         for digest, _ in upserts:
             self._in_use.pop(digest, None)
         for digest in removals:
@@ -135,6 +138,16 @@ class Keyring:
             return Denied("SIGNAL_NOT_ALLOWED", principal)
         return principal
 
+    def _put(self, keys: _Shards, entries: Iterable[KeyEntry]) -> None:
+        for digest, principal in entries:
+            if principal[1:] == _ORDINARY:
+                keys[digest[0]][digest] = principal.key_id
+                continue
+            keys[digest[0]][digest] = _pack(principal)
+            if principal.tenant is not None and self._kinds is not None:
+                for name, _ in principal.tenant.headers:
+                    self._kinds.drop_too(name.encode())
+
     def _find(self, digest: bytes) -> Principal | None:
         """Look among all keys, and remember the one that is found."""
         kept = self._keys[digest[0]].get(digest)
@@ -154,9 +167,3 @@ def _ordinary(key_id: str) -> Principal:
 
 def _empty() -> _Shards:
     return [{} for _ in range(_SHARDS)]
-
-
-def _put(keys: _Shards, entries: Iterable[KeyEntry]) -> None:
-    for digest, principal in entries:
-        is_ordinary = principal[1:] == _ORDINARY
-        keys[digest[0]][digest] = principal.key_id if is_ordinary else _pack(principal)

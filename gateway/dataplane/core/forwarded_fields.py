@@ -11,8 +11,9 @@ from urllib.parse import quote
 
 from gateway.dataplane.core import peers
 from gateway.dataplane.core.heads import Pair, RequestHead
+from gateway.dataplane.core.memo import Memo
 from gateway.dataplane.core.query_key import without_key
-from gateway.model import Principal
+from gateway.model import Pairs, Principal
 from gateway.settings import ForwardSettings
 from gateway.wire import hpack
 
@@ -20,6 +21,7 @@ KeyFinder = Callable[[list[Pair]], bytes]
 """Returns the key itself that is in a request's credential fields."""
 _CLIENT: Final = "client"
 _PEERS_KEPT: Final = 1_000
+_TENANTS_KEPT: Final = 10_000
 _PLAIN_IN_NAMES: Final = " !#$&'()*+,/:;=?@[]"
 
 
@@ -34,6 +36,7 @@ class ForwardedFields:
         "_find_key",
         "_keeps_query",
         "_scheme",
+        "_tenants",
         "_with_identity",
         "is_callers_key",
         "with_address",
@@ -66,6 +69,13 @@ class ForwardedFields:
         self._credential_h2 = (
             b"" if credential is None else hpack.encode_field(*credential, sensitive=True)
         )
+
+        self._tenants: Memo[Pairs, TenantFields] = Memo(_TENANTS_KEPT)
+
+    def for_tenant(self, headers: Pairs) -> ForwardedFields:
+        """Return this policy for keys with headers of their own."""
+        known = self._tenants.kept.get(headers)
+        return known or self._tenants.add(headers, TenantFields(self, headers))
 
     def query(self, head: RequestHead) -> bytes | None:
         """Return the query for the backend, with or without a key that is in it."""
@@ -104,6 +114,39 @@ class ForwardedFields:
         if self.with_address:
             fields += hpack.encode(_address(peer))
         return fields
+
+
+class TenantFields(ForwardedFields):
+    """A policy for the requests of keys with headers of their own. Callers' fields of these names
+    are in no head (`FieldKinds.drop_too`).
+    """
+
+    __slots__ = ("_headers_h1", "_headers_h2", "_policy")
+
+    def __init__(self, policy: ForwardedFields, headers: Pairs) -> None:
+        ForwardedFields.__init__(
+            self,
+            None,
+            is_callers_key=policy.is_callers_key,
+            identity=False,
+            address=policy.with_address,
+        )
+        self._policy = policy
+        pairs = [(name.encode(), value.encode()) for name, value in headers]
+        self._headers_h1 = b"".join([b"%b: %b\r\n" % pair for pair in pairs])
+        self._headers_h2 = hpack.encode([(name.lower(), value) for name, value in pairs])
+
+    def query(self, head: RequestHead) -> bytes | None:
+        """See `ForwardedFields`."""
+        return self._policy.query(head)
+
+    def h1(self, head: RequestHead, principal: Principal | None, peer: str) -> bytes:
+        """See `ForwardedFields`."""
+        return self._policy.h1(head, principal, peer) + self._headers_h1
+
+    def h2(self, head: RequestHead, principal: Principal | None, peer: str) -> bytes:
+        """See `ForwardedFields`."""
+        return self._policy.h2(head, principal, peer) + self._headers_h2
 
 
 def forwarded_fields(

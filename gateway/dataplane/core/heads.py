@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from gateway.dataplane.core.credential import Credential
@@ -95,18 +95,37 @@ def media_type(content_type: bytes) -> bytes:
     return content_type.partition(b";")[0].strip().lower()
 
 
+def common_name(name: bytes) -> bytes:
+    """Return what all spellings of a field's name have in common."""
+    return name.lower().replace(b"_", b"-")
+
+
 class FieldKinds:
-    """What becomes of each request field, with those that the operator has named (`dropped`).
+    """What becomes of each request field, with those that the operator has named (`dropped`), and
+    those that the gateway sends with the requests of some key: no caller may state them.
 
     Many servers read `_` in a name as `-`. So a name that means one of these fields only then is
     dropped: the backend would take it for a field that the gateway has checked, or states itself.
     """
 
-    __slots__ = ("_kinds",)
+    __slots__ = ("_kinds", "_on_change")
 
     def __init__(self, dropped: Iterable[str] = ()) -> None:
-        names = [name.lower().replace("_", "-").encode() for name in dropped]
+        names = [common_name(name.encode()) for name in dropped]
         self._kinds = dict.fromkeys(names, FieldKind.DROP) | _KINDS
+        self._on_change: list[Callable[[], None]] = []
+
+    def watch(self, on_change: Callable[[], None]) -> None:
+        """Have `on_change` called when what was looked up may no longer hold."""
+        self._on_change.append(on_change)
+
+    def drop_too(self, name: bytes) -> None:
+        """Drop a field from now on, in every spelling of its name."""
+        common = common_name(name)
+        if common not in self._kinds:
+            self._kinds[common] = FieldKind.DROP
+            for on_change in self._on_change:
+                on_change()
 
     def kind_of(self, name: bytes) -> FieldKind:
         """Look up a lower-case field name."""
@@ -182,6 +201,11 @@ class RequestHead:
     def credential_pairs(self) -> list[Pair]:
         """The credential fields as they came, for `forward.key: client` and for look-ups."""
         return [hpack.decode_field(raw) for raw in hpack.split(self.credentials_h2) or ()]
+
+    def drop_fields(self, common_names: Collection[bytes]) -> None:
+        """Forward no field with one of these names, in whatever spelling it came."""
+        self.fields = [pair for pair in self.fields if common_name(pair[0]) not in common_names]
+        self.h1 = self.h2 = None
 
     def encoded_h1(self) -> bytes:
         """Fields to forward as HTTP/1.1 lines."""

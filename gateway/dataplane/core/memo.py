@@ -43,3 +43,7 @@ class Memo(Generic[K, V]):
     def forget(self, key: K) -> None:
         """Forget one entry, if it is remembered."""
         self.kept.pop(key, None)
+
+    def clear(self) -> None:
+        """Forget all entries."""
+        self.kept.clear()

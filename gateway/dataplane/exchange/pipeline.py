@@ -14,7 +14,8 @@ from gateway.dataplane.auth.key_lookups import KeyLookups
 from gateway.dataplane.auth.keyring import NOT_HERE, Keyring
 from gateway.dataplane.auth.refusal_log import RefusalLog
 from gateway.dataplane.core.credential import Credential
-from gateway.dataplane.core.heads import RequestHead
+from gateway.dataplane.core.heads import RequestHead, common_name
+from gateway.dataplane.core.label_routes import LabelRoutes
 from gateway.dataplane.core.routes import Router
 from gateway.dataplane.core.seams import Downstream
 from gateway.dataplane.exchange.exchange import Exchange
@@ -33,6 +34,7 @@ class RequestPipeline:
         "_auth_duration",
         "_budget",
         "_keyring",
+        "_label_routes",
         "_lookups",
         "_quotas",
         "_refusals",
@@ -51,6 +53,7 @@ class RequestPipeline:
         lookups: KeyLookups | None,
         refusals: RefusalLog,
         quotas: Quotas,
+        label_routes: LabelRoutes | None = None,
     ) -> None:
         self._services = services
         self._shares = MemoryShares(services.context)
@@ -64,6 +67,7 @@ class RequestPipeline:
         self._lookups = lookups
         self._refusals = refusals
         self._quotas = quotas
+        self._label_routes = label_routes or LabelRoutes()
 
     def make(self, downstream: Downstream, head: RequestHead) -> Exchange:
         """Make the exchange of a complete head; `start` follows when the server side knows it."""
@@ -155,14 +159,26 @@ class RequestPipeline:
         refusal = self._admit(exchange)
         if refusal is not None:
             exchange.refuse(refusal)
-        elif route.pool is None:
-            exchange.refuse(route.no_backend)
-        else:
-            if exchange.head.expects_continue:
-                exchange.downstream.accept_body()
-            fields = route.dialect.fields_for(credential)
-            forwarding = exchange.sink = Forwarding(exchange, route.pool, fields)
-            forwarding.begin()
+            return
+        pool = route.pool
+        no_backend = route.no_backend
+        fields = route.dialect.fields_for(credential)
+        principal = exchange.record.principal
+        if principal is not None and principal.tenant is not None:
+            headers, labels = principal.tenant
+            if headers:
+                fields = fields.for_tenant(headers)
+            own = self._label_routes.find(labels)
+            if own is not None:
+                pool = own.get(route.backend)
+                no_backend = REFUSALS["NO_BACKEND_ROUTE"]
+        if pool is None:
+            exchange.refuse(no_backend)
+            return
+        if exchange.head.expects_continue:
+            exchange.downstream.accept_body()
+        forwarding = exchange.sink = Forwarding(exchange, pool, fields)
+        forwarding.begin()
 
     def _admit(self, exchange: Exchange) -> Refusal | None:
         """Check what comes after the verdict: content type, declared size, limits."""
@@ -207,6 +223,10 @@ class _WaitingExchange:
 
     def decided(self, verdict: Verdict, source: str) -> None:
         """See `VerdictWaiter`."""
+        if type(verdict) is Principal and verdict.tenant is not None:
+            # The head may have been read before any key had these headers.
+            names = {common_name(name.encode()) for name, _ in verdict.tenant.headers}
+            self._exchange.head.drop_fields(names)
         self._pipeline.decided(self._exchange, self._credential, verdict, source)
 
     def failed(self) -> None:

@@ -10,6 +10,7 @@ has an opinion of its own on where a body ends; the tests hold every verdict aga
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from gateway.dataplane.auth.credentials import CredentialReader
@@ -43,28 +44,10 @@ _SPECIAL: Final = {
 }
 """Names that this version of HTTP sorts by itself, as numbers beside `FieldKind`'s."""
 _KEPT_NAMES: Final = frozenset(
-    {
-        b"accept",
-        b"accept-encoding",
-        b"accept-language",
-        b"allow-arbitrary-tag-value",
-        b"connection",
-        b"content-encoding",
-        b"content-type",
-        b"dd-agent-payload",
-        b"dd-agent-version",
-        b"expect",
-        b"host",
-        b"sts-agent-version",
-        b"sts-processagentversion",
-        b"sts-time-format",
-        b"transfer-encoding",
-        b"user-agent",
-        b"x-dd-agent-attempts",
-        b"x-dd-processagentversion",
-        b"x-prometheus-remote-write-version",
-        b"x-scope-orgid",
-    }
+    b"accept accept-encoding accept-language allow-arbitrary-tag-value connection content-encoding"
+    b" content-type dd-agent-payload dd-agent-version expect host sts-agent-version"
+    b" sts-processagentversion sts-time-format transfer-encoding user-agent x-dd-agent-attempts"
+    b" x-dd-processagentversion x-prometheus-remote-write-version x-scope-orgid".split()
 )
 """Fields whose values are few and no secrets."""
 _LINES_KEPT: Final = 2_000
@@ -88,7 +71,7 @@ _Start = tuple[bytes, bytes, bytes | None, bool]
 class KnownLines:
     """The lines that the clients of a worker have sent before, by their bytes."""
 
-    __slots__ = ("_kinds", "_lines", "_names", "_starts", "credentials", "lines", "starts")
+    __slots__ = ("_kinds", "_lines", "_names", "_starts", "credentials", "epoch", "lines", "starts")
 
     def __init__(self, credentials: CredentialReader, kinds: FieldKinds) -> None:
         self.credentials = credentials
@@ -99,6 +82,14 @@ class KnownLines:
         self._starts: Memo[bytes, _Start] = Memo(_LINES_KEPT)
         self.lines = self._lines.kept
         self.starts = self._starts.kept
+        self.epoch = 0
+        """Changes when heads that were read before may be read otherwise now."""
+        kinds.watch(self._forget_lines)
+
+    def _forget_lines(self) -> None:
+        self._lines.clear()
+        self._names.clear()
+        self.epoch += 1
 
     def read_line(self, line: bytes) -> _Line:
         """Read a field line that is not known. Raises `Http1Error`."""
@@ -172,6 +163,11 @@ class Http1RequestHead(RequestHead):
         lines = self.credentials_h1.split(b"\r\n")[:-1]
         return [http1.split_field_line(line) for line in lines]
 
+    def drop_fields(self, common_names: Collection[bytes]) -> None:
+        """See `RequestHead`."""
+        RequestHead.drop_fields(self, common_names)
+        self.forwarded = None
+
     def encoded_credentials_h1(self) -> bytes:
         """The caller's credential fields as HTTP/1.1 lines."""
         return self.credentials_h1
@@ -192,6 +188,7 @@ class HeadReader:
 
     __slots__ = (
         "_end",
+        "_epoch",
         "_is_key_first",
         "_key_bytes",
         "_key_name",
@@ -205,6 +202,8 @@ class HeadReader:
     def __init__(self, lines: KnownLines) -> None:
         self._lines = lines
         self._known: Http1RequestHead | None = None
+        self._epoch = 0
+        """That of `lines` in which the known head was read."""
         # The known head, but for the key's value and the digits of Content-Length
         self._start = b""
         self._middle = b""
@@ -220,6 +219,7 @@ class HeadReader:
         known = self._known
         if (
             known is not None
+            and self._epoch == self._lines.epoch
             and len(raw) > self._shortest
             and raw.startswith(self._start)
             and raw.endswith(self._end)
@@ -247,6 +247,7 @@ class HeadReader:
         head = read_request_head(raw, self._lines)
         may_learn = head.is_repeatable and len(raw) <= _LONGEST_REPEATED
         self._known = head if may_learn and self._learn(raw, head) else None
+        self._epoch = self._lines.epoch
         return head
 
     def forget_key(self) -> None:

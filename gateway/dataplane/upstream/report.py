@@ -24,17 +24,22 @@ _SILENT: Final = "the backend no longer answers on a connection, which is replac
 class BackendReport:
     """See the module; of the backend `name`."""
 
-    __slots__ = ("_counters", "_name")
+    __slots__ = ("_connections", "_counters", "_name")
 
     def __init__(self, name: str, counters: Counters) -> None:
         self._name = name
         self._counters = counters
+        self._connections: dict[Url, int] = {}
 
     def connections(self, url: Url) -> None:
-        """Say how many connections there are."""
+        """Say how many connections there are. Other urls, also of other tenants' backends, may have
+        the same address: the gauge is their sum.
+        """
         count = sum(len(address.connections) for address in url.in_use)
-        labels = self._name, url.target.address
-        self._counters.gauges[metrics.BACKEND_CONNECTIONS.name, labels] = count
+        more = count - self._connections.get(url, 0)
+        self._connections[url] = count
+        series = metrics.BACKEND_CONNECTIONS.name, (self._name, url.target.address)
+        self._counters.gauges[series] = self._counters.gauges.get(series, 0) + more
 
     def state(self, url: Url, error: str) -> None:
         """Say whether a url is up, if that has changed; `error` is why it may not be."""

@@ -12,7 +12,8 @@ from itertools import chain, islice
 from typing import Final, overload
 
 from gateway.keys.record import KeyDelta, KeyRecord, KnownKey, StaticKey
-from gateway.model import KeyEntry, KeyState
+from gateway.keys.tenancy import Label
+from gateway.model import KeyEntry, KeyState, Principal
 
 STEP: Final = 2_000
 """Keys that are handled at once where there may be a million."""
@@ -31,6 +32,7 @@ class Registry:
         self.is_complete = True
         """Whether a key that stands nowhere here exists nowhere."""
         self._with_names = with_names
+        self._route_labels: frozenset[Label] = frozenset()
         self._static: dict[bytes, StaticKey] = {key.digest: key for key in static}
         self._stores: list[dict[bytes, KeyRecord]] = [{} for _ in range(stores)]
         self._static_ids: dict[str, StaticKey] = {each.key_id: each for each in static}
@@ -44,6 +46,13 @@ class Registry:
     def use_names(self, *, with_names: bool) -> None:
         """Have workers that start from now on told the keys' names, or not."""
         self._with_names = with_names
+
+    def use_labels(self, labels: Iterable[Label]) -> None:
+        """Have workers told which keys have these labels, too, from now on.
+
+        Workers of older settings may need those that they were told before: these stay.
+        """
+        self._route_labels |= frozenset(labels)
 
     def find(self, key_id: str) -> KnownKey | None:
         """Look up what workers, logs and metrics call `key_id`."""
@@ -174,8 +183,16 @@ class Registry:
             if key is None:
                 unknown.append(digest)
             else:
-                entries.append(KeyEntry(digest, key.principal(with_name=self._with_names)))
+                entries.append(
+                    KeyEntry(
+                        digest,
+                        self._principal(key),
+                    )
+                )
         return entries, unknown
+
+    def _principal(self, key: KnownKey) -> Principal:
+        return key.principal(with_name=self._with_names, route_labels=self._route_labels)
 
     # For `Load`, which is the other half of this
 

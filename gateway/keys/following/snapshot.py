@@ -23,7 +23,7 @@ from typing import IO, Final
 
 import msgspec
 
-from gateway.keys.record import KeyRecord
+from gateway.keys.record import KeyRecord, TenantRecord
 from gateway.keys.state_file import (
     StateFileError,
     make_private,
@@ -50,12 +50,18 @@ class _Part(msgspec.Struct, tag="part"):
     records: list[KeyRecord]
 
 
+class _Tenants(msgspec.Struct, tag="tenants"):
+    """A part whose keys all say whose data they send."""
+
+    records: list[TenantRecord]
+
+
 class _End(msgspec.Struct, tag="end"):
     """All is there; what follows are changes."""
 
 
 _encoder: Final = msgspec.msgpack.Encoder()
-_decoder: Final = msgspec.msgpack.Decoder(_Head | _Part | _End)
+_decoder: Final = msgspec.msgpack.Decoder(_Head | _Part | _Tenants | _End)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +127,7 @@ class SnapshotFile:
             return
         try:
             for part in _parts(records):
-                self._file.write(_frame(_Part(part)))
+                self._file.write(_frame(part))
         except OSError as error:
             self._lose(error)
             return
@@ -171,7 +177,7 @@ class SnapshotFile:
             file.write(_MAGIC + _time(synced_ms))
             file.write(_frame(_Head(self._location, len(records))))
             for part in _parts(records):
-                file.write(_frame(_Part(part)))
+                file.write(_frame(part))
             file.write(_frame(_End()))
             os.fsync(descriptor)
             draft.rename(self.path)
@@ -205,7 +211,7 @@ class SnapshotFile:
                     if location != self._location:
                         msg = f"it is that of another store ({location})"
                         raise StateFileError(msg)
-                case _Part(part) if count >= 0:
+                case _Part(part) | _Tenants(part) if count >= 0:
                     records.update((record.digest, record) for record in part)
                 case _End() if len(records) == count:
                     is_whole = True
@@ -220,22 +226,27 @@ class SnapshotFile:
         raise StateFileError(msg)
 
 
-def _parts(records: Sequence[KeyRecord]) -> Iterator[list[KeyRecord]]:
+def _parts(records: Sequence[KeyRecord]) -> Iterator[_Part | _Tenants]:
     for start in range(0, len(records), _PART):
-        yield list(records[start : start + _PART])
+        part = records[start : start + _PART]
+        tenants = [record for record in part if isinstance(record, TenantRecord)]
+        if len(tenants) < len(part):
+            yield _Part([record for record in part if not isinstance(record, TenantRecord)])
+        if tenants:
+            yield _Tenants(tenants)
 
 
 def _time(unix_ms: int) -> bytes:
     return b"%0*d\n" % (_TIME_LENGTH, unix_ms)
 
 
-def _frame(message: _Head | _Part | _End) -> bytes:
+def _frame(message: _Head | _Part | _Tenants | _End) -> bytes:
     payload = _encoder.encode(message)
     head = len(payload).to_bytes(4, "big") + zlib.crc32(payload).to_bytes(4, "big")
     return head + payload
 
 
-def _frames(file: IO[bytes]) -> Iterator[_Head | _Part | _End | None]:
+def _frames(file: IO[bytes]) -> Iterator[_Head | _Part | _Tenants | _End | None]:
     """Return each message; None, as the last, where the file ends within one.
 
     Raises `StateFileError` for what was changed.

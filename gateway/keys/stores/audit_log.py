@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from gateway.keys.audit import Action, Actor, AuditRecord
 from gateway.keys.record import KeyRecord
-from gateway.keys.stores.sql import SqlConnection
+from gateway.keys.stores.sql import SqlConnection, insert_all
 
 MOST_RECORDS: Final = 1_000
 """That are read at once."""
 _COLUMNS: Final = "revision, at_ms, action, key_id, key_name, who, origin, changes"
-_INSERT: Final = (
-    f"INSERT INTO gateway_key_audit ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"  # noqa: S608 - our own names
-)
+_INSERT: Final = f"INSERT INTO gateway_key_audit ({_COLUMNS})"
 _SELECT: Final = f"SELECT {_COLUMNS} FROM gateway_key_audit WHERE revision < $1"  # noqa: S608 - our own names
 _OF_KEY: Final = " AND key_id = $3"
 _NEWEST: Final = " ORDER BY revision DESC LIMIT $2"
@@ -30,17 +28,30 @@ async def write(
     changes: Mapping[str, Any],
 ) -> None:
     """Add a record of a change that has just made `record` what it is."""
-    await connection.execute(
-        _INSERT,
-        record.revision,
-        record.updated_ms,
-        action.value,
-        record.id,
-        record.name,
-        by.who,
-        by.origin,
-        json.dumps(dict(changes)),
-    )
+    await write_all(connection, action, [(record, changes)], by)
+
+
+async def write_all(
+    connection: SqlConnection,
+    action: Action,
+    changed: Iterable[tuple[KeyRecord, Mapping[str, Any]]],
+    by: Actor,
+) -> None:
+    """Add a record for each of several keys; each has a revision of its own."""
+    rows = [
+        (
+            record.revision,
+            record.updated_ms,
+            action.value,
+            record.id,
+            record.name,
+            by.who,
+            by.origin,
+            json.dumps(dict(changes)),
+        )
+        for record, changes in changed
+    ]
+    await insert_all(connection, _INSERT, rows)
 
 
 async def read(

@@ -15,8 +15,8 @@ from typing import Final, Protocol
 from gateway.keys.errors import AnotherStoreError, StoreUnavailableError
 from gateway.keys.stores.sql import SqlConnection, SqlEngine
 
-_NEXT_REVISION: Final = (
-    "UPDATE gateway_key_store SET revision = revision + 1 RETURNING revision, store_id"
+_NEXT_REVISIONS: Final = (
+    "UPDATE gateway_key_store SET revision = revision + $1 RETURNING revision, store_id"
 )
 
 
@@ -116,14 +116,15 @@ class Transactions:
                 yield connection
 
     @contextlib.asynccontextmanager
-    async def writing(self) -> AsyncIterator[tuple[SqlConnection, int]]:
-        """Begin a transaction that holds the next revision, and with it the right to write.
+    async def writing(self, count: int = 1) -> AsyncIterator[tuple[SqlConnection, int]]:
+        """Begin a transaction that holds the next `count` revisions, and with them the right to
+        write. Returns the connection and the last of them.
 
         Raises `StoreError`; after the commit too, if it may not be stored.
         """
         self.database.check_place()
         async with self.transaction() as connection:
-            ((revision, store_id),) = await connection.fetch(_NEXT_REVISION)
+            ((revision, store_id),) = await connection.fetch(_NEXT_REVISIONS, count)
             self.check_id(store_id)
             yield connection, revision
             await self.database.announce(connection)

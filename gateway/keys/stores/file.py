@@ -131,10 +131,11 @@ class FileFeed:
         if known is not None and known.deleted_at_ms is None:
             if all(getattr(known, name) == value for name, value in fields.items()):
                 return known
-            return msgspec.structs.replace(
-                known, **fields, updated_ms=changed_ms, revision=revision
-            )
-        return KeyRecord(created_ms=changed_ms, updated_ms=changed_ms, revision=revision, **fields)
+            return known.replaced(**fields, updated_ms=changed_ms, revision=revision)
+        tenancy = fields.pop("tenancy")
+        fields |= {"created_ms": changed_ms, "updated_ms": changed_ms, "revision": revision}
+        record = KeyRecord(**fields)
+        return record if tenancy is None else record.replaced(tenancy=tenancy)
 
 
 def _tombstone(known: KeyRecord, revision: int) -> KeyRecord:

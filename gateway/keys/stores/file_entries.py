@@ -1,8 +1,9 @@
 """What stands in a file of keys: a YAML list, or a folder with one key in each file.
 
 An entry has `digest: sha256:HEX` or `key: TEXT`, and may have `id`, `name`, `description`,
-`expiration: yyyy-MM-dd`, `enabled`, `signals: [traces, …]`, `limits`. An id that is not given is
-made from the digest, so that it stays the same. Noticing changes belongs to `stores.file`.
+`expiration: yyyy-MM-dd` (or Unix milliseconds), `enabled`, `signals: [traces, …]`, `limits`,
+`owner`, `labels`, `headers`. An id that is not given is made from the digest, so that it stays the
+same. Noticing changes belongs to `stores.file`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from typing import Any, Final, NamedTuple
 
 import yaml
 
+from gateway.keys import tenancy_rules
 from gateway.keys.api_key import ApiKey, InvalidKeyError, looks_issued
 from gateway.keys.errors import InvalidInputError, StoreDamagedError, StoreUnavailableError
-from gateway.keys.times import parse_expiration
+from gateway.keys.rules import check_not_the_key
+from gateway.keys.tenancy import Tenancy, tenancy
+from gateway.keys.times import LATEST_MS, parse_expiration
 from gateway.model import MAX_KEY_ID, KeyDigest, KeyLimits, Signal
 
 _MAX_BYTES: Final = 256 * 1024 * 1024
@@ -27,7 +31,20 @@ _MOST_ERRORS: Final = 20
 _SMALLEST_ID: Final = 10**14
 _DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})", re.IGNORECASE)
 _MEMBERS: Final = frozenset(
-    {"id", "digest", "key", "name", "description", "expiration", "enabled", "signals", "limits"}
+    {
+        "id",
+        "digest",
+        "key",
+        "name",
+        "description",
+        "expiration",
+        "enabled",
+        "signals",
+        "limits",
+        "owner",
+        "labels",
+        "headers",
+    }
 )
 _UNREADABLE: Final = ArithmeticError, AttributeError, LookupError, TypeError, ValueError
 """What PyYAML raises for a value that is none of its type, such as `!!int x` or 2026-02-30."""
@@ -45,6 +62,7 @@ class Entry(NamedTuple):
     enabled: bool = True
     signals: frozenset[Signal] | None = None
     limits: KeyLimits | None = None
+    tenancy: Tenancy | None = None
 
 
 def read_entries(path: Path) -> tuple[list[Entry], int]:
@@ -112,13 +130,16 @@ def _from_yaml(path: Path, errors: list[str]) -> Iterator[Entry]:
         return
     for place, entry in enumerate(entries, start=1):
         try:
-            yield _parsed(entry, place)
+            yield parse_entry(entry, place)
         except (InvalidInputError, InvalidKeyError) as error:
             errors.append(f"key {place}: {error}")
 
 
-def _parsed(entry: Any, place: int) -> Entry:  # noqa: ANN401 - whatever YAML can say
-    """Check one entry. Raises `InvalidInputError`, `InvalidKeyError`; texts show no values."""
+def parse_entry(entry: Any, place: int) -> Entry:  # noqa: ANN401 - whatever YAML can say
+    """Check one entry; `place` names it where it has no name.
+
+    Raises `InvalidInputError`, `InvalidKeyError`; texts show no values.
+    """
     if not isinstance(entry, dict):
         msg = "it is no mapping: write '- digest: sha256:…'"
         raise InvalidInputError(msg)
@@ -137,6 +158,7 @@ def _parsed(entry: Any, place: int) -> Entry:  # noqa: ANN401 - whatever YAML ca
         _enabled(entry.get("enabled", True)),
         _signals(entry.get("signals")),
         _limits(entry.get("limits")),
+        _tenancy(entry, digest),
     )
 
 
@@ -186,6 +208,8 @@ def _text(entry: dict[str, Any], member: str) -> str | None:
 def _expiry(value: object) -> int | None:
     if value is None:
         return None
+    if type(value) is int and 0 <= value <= LATEST_MS:
+        return value  # as an export has what is no beginning of a day
     # YAML reads an unquoted 2030-12-31 as a date.
     return parse_expiration(value.isoformat() if type(value) is date else str(value))
 
@@ -220,6 +244,34 @@ def _limits(value: object) -> KeyLimits | None:
         msg = f"limits is no mapping of {names} to whole numbers: write 'limits: {{requests: 100}}'"
         raise InvalidInputError(msg)
     return KeyLimits(**given) if given else None
+
+
+def _tenancy(entry: dict[str, Any], digest: KeyDigest) -> Tenancy | None:
+    owner = entry.get("owner")
+    if owner is not None and not isinstance(owner, str):
+        msg = "its owner is no text: put it in quotes"
+        raise InvalidInputError(msg)
+    labels, headers = _texts(entry, "labels"), _texts(entry, "headers")
+    tenancy_rules.check_headers(headers)
+    given = tenancy(owner, labels, headers)
+    tenancy_rules.check_tenancy(given)
+    check_not_the_key(digest, *tenancy_rules.texts_of(owner, labels, headers))
+    return given
+
+
+def _texts(entry: dict[str, Any], member: str) -> dict[str, str]:
+    value = entry.get(member)
+    if value is None:
+        return {}
+    is_mapping = isinstance(value, dict) and all(isinstance(name, str) for name in value)
+    if not is_mapping or not all(isinstance(each, str) for each in value.values()):
+        example = "{team: a}" if member == "labels" else "{X-Scope-OrgID: team-a}"
+        msg = (
+            f"{member} is no mapping of names to texts: write '{member}: {example}', with numbers"
+            " in quotes"
+        )
+        raise InvalidInputError(msg)
+    return dict(value)
 
 
 def _repeated(entries: Sequence[Entry]) -> Iterator[str]:

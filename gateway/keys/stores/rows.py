@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable
 from contextlib import aclosing
@@ -9,24 +10,27 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from gateway.keys.errors import StoreDamagedError
-from gateway.keys.record import KeyRecord, limits_as_json
+from gateway.keys.errors import InvalidInputError, StoreDamagedError
+from gateway.keys.record import KeyRecord, TenantRecord, limits_as_json
 from gateway.keys.stores.sql import Row, SqlConnection
+from gateway.keys.tenancy import Tenancy, tenancy_as_json, tenancy_from_json
+from gateway.keys.tenancy_rules import check_tenancy
 from gateway.model import KeyDigest, KeyLimits, Signal
 
-_COLUMNS: Final = KeyRecord.__struct_fields__
+_COLUMNS: Final = TenantRecord.__struct_fields__
 """In the order of a record's fields, which have the same names."""
 _PLACES: Final = [f"${number}" for number in range(1, len(_COLUMNS) + 1)]
 SELECT_KEYS: Final = f"SELECT {', '.join(_COLUMNS)} FROM gateway_keys"  # noqa: S608 - our own names
-INSERT_KEY: Final = (
-    f"INSERT INTO gateway_keys ({', '.join(_COLUMNS)}) VALUES ({', '.join(_PLACES)})"  # noqa: S608 - our own names
-)
+INSERT_KEYS: Final = f"INSERT INTO gateway_keys ({', '.join(_COLUMNS)})"
+"""Before VALUES: see `insert_all`."""
 UPDATE_KEY: Final = (
     "UPDATE gateway_keys SET "  # noqa: S608 - our own names
     + ", ".join(f"{column} = {place}" for column, place in zip(_COLUMNS, _PLACES, strict=True))
     + f" WHERE id = {_PLACES[_COLUMNS.index('id')]}"
 )
 _DIGEST_BYTES: Final = 32
+_TENANCIES: Final = 10_000
+"""Different ones that are checked once."""
 _SIGNALS: Final = {signal.value: signal for signal in Signal}
 
 
@@ -62,6 +66,7 @@ async def read_one(
 def columns_of(record: KeyRecord) -> dict[str, Any]:
     """Return what stands in each column, by name."""
     columns = msgspec.structs.asdict(record)
+    columns["tenancy"] = tenancy_as_json(record.tenancy) or None
     if record.signals is not None:
         columns["signals"] = sorted(record.signals)
     if record.limits is not None:
@@ -70,9 +75,9 @@ def columns_of(record: KeyRecord) -> dict[str, Any]:
 
 
 def values_of(record: KeyRecord) -> list[object]:
-    """Return the values of `INSERT_KEY` and `UPDATE_KEY`."""
+    """Return the values of `INSERT_KEYS` and `UPDATE_KEY`."""
     columns = columns_of(record)
-    for name in ("signals", "limits"):
+    for name in ("signals", "limits", "tenancy"):
         if columns[name] is not None:
             columns[name] = json.dumps(columns[name])
     return [columns[name] for name in _COLUMNS]
@@ -91,11 +96,12 @@ def _record(  # noqa: PLR0913, PLR0917 - one parameter a column: fast for a mill
     enabled: bool | int,  # noqa: FBT001 - as above
     signals: list[str] | str | None,
     limits: dict[str, Any] | str | None,
+    tenancy: dict[str, Any] | str | None,
 ) -> KeyRecord:
     if len(digest) != _DIGEST_BYTES:
         msg = f"the digest of key {key_id} has {len(digest)} bytes"
         raise ValueError(msg)
-    return KeyRecord(
+    record = KeyRecord(
         key_id,
         KeyDigest(digest),
         name,
@@ -110,6 +116,22 @@ def _record(  # noqa: PLR0913, PLR0917 - one parameter a column: fast for a mill
         None if signals is None else _signals(signals),
         None if limits is None else _limits(limits),
     )
+    return record if tenancy is None else _with_tenancy(record, tenancy)
+
+
+def _with_tenancy(record: KeyRecord, given: dict[str, Any] | str) -> KeyRecord:
+    members = json.loads(given) if isinstance(given, str) else given
+    return record.replaced(tenancy=_checked(tenancy_from_json(members)))
+
+
+@functools.lru_cache(maxsize=_TENANCIES)
+def _checked(tenancy: Tenancy | None) -> Tenancy | None:
+    """Refuse what nobody can have set here: workers send headers as they stand."""
+    try:
+        check_tenancy(tenancy)
+    except InvalidInputError as error:
+        raise ValueError(str(error)) from error
+    return tenancy
 
 
 def _signals(names: list[str] | str) -> frozenset[Signal]:

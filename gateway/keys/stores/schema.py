@@ -110,7 +110,12 @@ CREATE TABLE gateway_key_audit (
         )
 
 
-MIGRATIONS: Final[Sequence[Migration]] = (_create, _add_audit)
+def _add_tenancy(dialect: Dialect) -> Iterator[str]:  # noqa: ARG001 - the same for both
+    """Version 3: keys have an owner, labels and headers (JSON; null = none of them)."""
+    yield "ALTER TABLE gateway_keys ADD COLUMN tenancy JSON"
+
+
+MIGRATIONS: Final[Sequence[Migration]] = (_create, _add_audit, _add_tenancy)
 """Number n leads from version n to n + 1."""
 
 

@@ -15,6 +15,9 @@ PARTITION: Final = 2_000
 """Rows that are turned into records at once: other tasks go on in between."""
 
 
+_ROWS_AT_ONCE: Final = 500
+
+
 class Row(Protocol):
     """The values of a row."""
 
@@ -60,3 +63,21 @@ async def fetch_value(connection: SqlConnection, statement: str, *values: object
     """Return the first column of the first row; None where there is no row."""
     rows = await connection.fetch(statement, *values)
     return rows[0][0] if rows else None
+
+
+def places(rows: int, columns: int) -> str:
+    """Write the parameters of some rows: `($1, $2), ($3, $4)`."""
+    numbers = iter(range(1, rows * columns + 1))
+    return ", ".join(
+        f"({', '.join(f'${next(numbers)}' for _ in range(columns))})" for _ in range(rows)
+    )
+
+
+async def insert_all(
+    connection: SqlConnection, statement: str, rows: Sequence[Sequence[object]]
+) -> None:
+    """Insert rows, many with each statement. `statement` is what stands before VALUES."""
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        some = rows[first : first + _ROWS_AT_ONCE]
+        values = [value for row in some for value in row]
+        await connection.execute(f"{statement} VALUES {places(len(some), len(some[0]))}", *values)

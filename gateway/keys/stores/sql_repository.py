@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final
 
 import msgspec
 
@@ -10,19 +11,26 @@ from gateway.keys.api_key import new_key_id
 from gateway.keys.audit import GATEWAY, Action, Actor, AuditRecord
 from gateway.keys.errors import DuplicateKeyError, KeyNotFoundError
 from gateway.keys.record import KeyRecord
-from gateway.keys.store import KeySpec, KeyUpdate, NewKey
+from gateway.keys.store import ImportedKey, KeySpec, KeyUpdate, NewKey
 from gateway.keys.stores import audit_log
 from gateway.keys.stores.database import Transactions
 from gateway.keys.stores.rows import (
-    INSERT_KEY,
+    INSERT_KEYS,
+    SELECT_KEYS,
     UPDATE_KEY,
     columns_of,
+    read,
     read_one,
     values_of,
 )
-from gateway.keys.stores.sql import SqlConnection
+from gateway.keys.stores.sql import SqlConnection, insert_all, places
+from gateway.keys.tenancy import tenancy_as_json
+from gateway.keys.tenancy_rules import check_tenancy
 from gateway.keys.times import describe_day
 from gateway.model import KeyDigest
+
+_AT_ONCE: Final = 5_000
+"""Keys that one statement looks for: SQLite takes 32,766 parameters at most."""
 
 
 class SqlRepository:
@@ -44,17 +52,48 @@ class SqlRepository:
             await audit_log.write(connection, action, record, by, _facts(record))
             return record
 
+    async def known(self, digests: Collection[bytes], ids: Collection[int]) -> list[KeyRecord]:
+        """See `KeyRepository`."""
+        async with self._transactions.reading() as connection:
+            return await _known(connection, digests, ids)
+
+    async def add_all(
+        self, keys: Sequence[ImportedKey], now_ms: int, by: Actor = GATEWAY
+    ) -> list[KeyRecord]:
+        """See `KeyRepository`."""
+        async with self._transactions.writing(len(keys)) as (connection, last):
+            given = [new_key_id() if key.id is None else key.id for key in keys]
+            found = await _known(connection, [key.digest for key in keys], given)
+            digests, ids = ({each.digest for each in found}, {each.id for each in found})
+            records = []
+            for number, (key, key_id) in enumerate(zip(keys, given, strict=True)):
+                if key.digest in digests:
+                    continue
+                if key_id in ids:
+                    msg = f"the id {key_id} is another key's: leave it out"
+                    raise DuplicateKeyError(msg, key_id)
+                revision = last - len(keys) + 1 + number
+                records.append(_imported(key, key_id, revision, now_ms))
+            if records:
+                rows = [values_of(record) for record in records]
+                await insert_all(connection, INSERT_KEYS, rows)
+                facts = [(record, _facts(record)) for record in records]
+                await audit_log.write_all(connection, Action.ADOPT, facts, by)
+            return records
+
     async def update(
         self, key_id: int, update: KeyUpdate, now_ms: int, by: Actor = GATEWAY
     ) -> KeyRecord:
         """See `KeyRepository`."""
         async with self._transactions.writing() as (connection, revision):
             found = await _not_deleted(connection, key_id)
-            fields = update.fields(found.limits)
-            record = msgspec.structs.replace(found, **fields, updated_ms=now_ms, revision=revision)
+            fields = update.fields(found.limits, found.tenancy)
+            tenancy = fields.get("tenancy", found.tenancy)
+            check_tenancy(tenancy)
+            replaced = fields | {"tenancy": tenancy, "updated_ms": now_ms, "revision": revision}
+            record = found.replaced(**replaced)
             await _update(connection, record)
-            columns = columns_of(record)
-            changes = {name: columns[name] for name in fields}
+            changes = _changes(found, record, fields)
             await audit_log.write(connection, Action.UPDATE, record, by, changes)
             return record
 
@@ -86,7 +125,12 @@ class SqlRepository:
         async with self._transactions.writing() as (connection, revision):
             found = await _not_deleted(connection, key_id)
             spec = KeySpec(
-                found.name, found.description, expires_at_ms, found.signals, found.limits
+                found.name,
+                found.description,
+                expires_at_ms,
+                found.signals,
+                found.limits,
+                found.tenancy,
             )
             key = NewKey(digest, spec)
             successor = await _insert(connection, key, revision, now_ms)
@@ -110,6 +154,36 @@ class SqlRepository:
             return await audit_log.read(connection, limit, before, key_id)
 
 
+async def _known(
+    connection: SqlConnection, digests: Collection[bytes], ids: Collection[int]
+) -> list[KeyRecord]:
+    found: dict[int, KeyRecord] = {}
+    for column, values in (("digest", list(digests)), ("id", list(ids))):
+        for first in range(0, len(values), _AT_ONCE):
+            some = values[first : first + _AT_ONCE]
+            query = f"{SELECT_KEYS} WHERE {column} IN {places(1, len(some))}"
+            found.update((record.id, record) for record in await read(connection, query, *some))
+    return list(found.values())
+
+
+def _imported(key: ImportedKey, key_id: int, revision: int, now_ms: int) -> KeyRecord:
+    spec = key.spec
+    record = KeyRecord(
+        id=key_id,
+        digest=key.digest,
+        name=spec.name,
+        created_ms=now_ms,
+        updated_ms=now_ms,
+        revision=revision,
+        description=spec.description,
+        expires_at_ms=spec.expires_at_ms,
+        enabled=key.enabled,
+        signals=spec.signals,
+        limits=spec.limits,
+    )
+    return record if spec.tenancy is None else record.replaced(tenancy=spec.tenancy)
+
+
 async def _not_deleted(connection: SqlConnection, key_id: int) -> KeyRecord:
     found = await read_one(connection, "id", key_id)
     if found is None:
@@ -125,20 +199,9 @@ async def _insert(connection: SqlConnection, key: NewKey, revision: int, now_ms:
     twin = await read_one(connection, "digest", key.digest)
     if twin is not None:
         raise DuplicateKeyError(_twin_text(twin), twin.id)
-    spec = key.spec
-    record = KeyRecord(
-        id=await _free_id(connection),
-        digest=key.digest,
-        name=spec.name,
-        created_ms=now_ms,
-        updated_ms=now_ms,
-        revision=revision,
-        description=spec.description,
-        expires_at_ms=spec.expires_at_ms,
-        signals=spec.signals,
-        limits=spec.limits,
-    )
-    await connection.execute(INSERT_KEY, *values_of(record))
+    same = ImportedKey(key.digest, key.spec)
+    record = _imported(same, await _free_id(connection), revision, now_ms)
+    await insert_all(connection, INSERT_KEYS, [values_of(record)])
     return record
 
 
@@ -153,6 +216,15 @@ async def _update(connection: SqlConnection, record: KeyRecord) -> None:
     await connection.execute(UPDATE_KEY, *values_of(record))
 
 
+def _changes(before: KeyRecord, after: KeyRecord, fields: Iterable[str]) -> dict[str, Any]:
+    """What the audit log says of a change: the new values; those of a tenancy that differ."""
+    columns = columns_of(after)
+    changes = {name: columns[name] for name in fields if name != "tenancy"}
+    old, new = tenancy_as_json(before.tenancy), tenancy_as_json(after.tenancy)
+    names = ("owner", "labels", "headers")
+    return changes | {name: new.get(name) for name in names if old.get(name) != new.get(name)}
+
+
 def _facts(record: KeyRecord) -> dict[str, Any]:
     """What the audit log says of a new key, besides its id and name."""
     columns = columns_of(record)
@@ -160,6 +232,7 @@ def _facts(record: KeyRecord) -> dict[str, Any]:
         "expiration": record.expires_at_ms,
         "signals": columns["signals"],
         "limits": columns["limits"],
+        **tenancy_as_json(record.tenancy),
     }
     return {name: value for name, value in facts.items() if value is not None}
 

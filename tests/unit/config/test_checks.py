@@ -412,3 +412,77 @@ def test_nothing_is_warned_of_by_default(tmp_path: Path) -> None:
 def test_a_body_limit_without_a_unit_is_a_warning(tmp_path: Path, text: str, path: str) -> None:
     found = {warning.path: warning.message for warning in load_text(tmp_path, text).warnings}
     assert "write a unit, such as" in found[path]
+
+
+@pytest.mark.parametrize(
+    "body, path, message",
+    [
+        ("tenant_label: 'a b'", "tenant_label", "the name of a label cannot be 'a b'"),
+        ("tenant_label: ''", "tenant_label", "the name of a label cannot be empty"),
+        ("tenant_label: team, max_tenants: 0", "max_tenants", "must be at least 1"),
+        ("tenant_label: team, max_tenants: 10001", "max_tenants", "must be at most 10000"),
+        ("tenant: team", "tenant", "unknown setting"),
+    ],
+)
+def test_metrics_by_tenant_that_cannot_be_are_refused(
+    tmp_path: Path, body: str, path: str, message: str
+) -> None:
+    (problem,) = problems_of(tmp_path, f"metrics: {{{body}}}")
+    assert problem.path == f"metrics.{path}"
+    assert message in problem.message
+
+
+@pytest.mark.parametrize(
+    "route, path, message",
+    [
+        ("label: {team: a}", "", "has no backend"),
+        ("otlp_grpc: {urls: ['http://a:1']}", ".label", "is required"),
+        ("label: {}, otlp_grpc: {urls: ['http://a:1']}", ".label", "at least one item"),
+        ("label: {team: 7}, intake: {urls: ['http://a:1']}", ".label.team", "put it in quotes"),
+        ("label: {'-': x}, intake: {urls: ['http://a:1']}", '.label["-"]', "name of a label"),
+        ("label: {team: ''}, intake: {urls: ['http://a:1']}", ".label.team", "a label is empty"),
+        ("label: {team: a}, otlp_grpc: {urls: []}", ".otlp_grpc.urls", "at least one item"),
+        ("label: {team: a}, otlp_grpc: {urls: [x]}", ".otlp_grpc.urls[0]", "http://HOST:PORT"),
+        (
+            "label: {team: a}, otlp_http: {urls: ['http://127.0.0.1:4318']}",
+            ".otlp_http.urls[0]",
+            "the gateway itself (listen[1].address)",
+        ),
+        (
+            "label: {team: a}, intake: {urls: ['http://a:1'], path: router}",
+            ".intake.path",
+            "unknown setting",
+        ),
+        ("labels: {team: a}, intake: {urls: ['http://a:1']}", ".labels", "did you mean label?"),
+    ],
+)
+def test_a_route_by_label_that_cannot_be_is_refused(
+    tmp_path: Path, route: str, path: str, message: str
+) -> None:
+    problems = problems_of(tmp_path, f"backends: {{routes: [{{{route}}}]}}")
+    assert (f"backends.routes[0]{path}", True) in [
+        (problem.path, message in problem.message) for problem in problems
+    ]
+
+
+def test_a_route_that_an_earlier_one_hides_is_refused(tmp_path: Path) -> None:
+    (problem,) = problems_of(
+        tmp_path,
+        "backends: {routes: [{label: {team: a}, intake: {urls: ['http://a:1']}},"
+        " {label: {env: x, team: a}, intake: {urls: ['http://b:1']}}]}",
+    )
+    assert problem.path == "backends.routes[1].label"
+    assert "never used" in problem.message
+    assert "backends.routes[0]" in problem.message
+
+
+def test_a_route_without_a_kind_that_others_have_is_warned_of(tmp_path: Path) -> None:
+    loaded = load_text(
+        tmp_path,
+        "forward: {key: none}\n"
+        "backends: {otlp_grpc: {urls: ['http://a:1']}, otlp_http: {urls: ['http://a:2']},"
+        " routes: [{label: {team: a}, otlp_grpc: {urls: ['http://b:1']}}]}",
+    )
+    (warning,) = loaded.warnings
+    assert warning.path == "backends.routes[0]"
+    assert "has no otlp_http" in warning.message

@@ -17,7 +17,7 @@ RECORD = KeyRecord(
 def test_a_plain_key_may_send_everything_for_ever() -> None:
     principal = RECORD.principal(with_name=False)
 
-    assert principal == ("7", KeyState.ACTIVE, 0, ALL_SIGNALS, "", False, None)
+    assert principal == ("7", KeyState.ACTIVE, 0, ALL_SIGNALS, "", False, None, None)
 
 
 def test_a_restricted_key_carries_its_limits_to_the_workers() -> None:
@@ -74,6 +74,7 @@ def test_a_static_key_may_send_everything_for_ever() -> None:
         ALL_SIGNALS,
         "prod",
         False,
+        None,
         None,
     )
 

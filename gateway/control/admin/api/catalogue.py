@@ -141,25 +141,37 @@ def _key_operations(api: KeysApi) -> list[Operation]:
     return [*_key_set_operations(api), *_one_key_operations(api), _audit_operation(api)]
 
 
+def _list_operation(api: KeysApi) -> Operation:
+    return Operation(
+        "getIngestionApiKeys",
+        "GET",
+        [KEYS_PATH],
+        "List keys by id; all keys unless a page, an owner or labels are requested.",
+        api.list_keys,
+        {
+            200: Response("The keys.", list[shapes.IngestionApiKey], _LINK),
+            400: _BAD,
+            **_CONFLICT,
+            **_STORE,
+        },
+        parameters=[
+            Parameter("limit", "query", shapes.PageSize, "The most keys to return."),
+            Parameter("after", "query", shapes.KeyId, "Only keys with greater ids."),
+            Parameter("owner", "query", shapes.Owner, "Only keys of this owner."),
+            Parameter(
+                "label",
+                "query",
+                list[shapes.LabelFilter],
+                "Only keys with this label; repeat it for keys with all of several.",
+                repeats=True,
+            ),
+        ],
+    )
+
+
 def _key_set_operations(api: KeysApi) -> list[Operation]:
     return [
-        Operation(
-            "getIngestionApiKeys",
-            "GET",
-            [KEYS_PATH],
-            "List keys by id; all keys unless a page is requested.",
-            api.list_keys,
-            {
-                200: Response("The keys.", list[shapes.IngestionApiKey], _LINK),
-                400: _BAD,
-                **_CONFLICT,
-                **_STORE,
-            },
-            parameters=[
-                Parameter("limit", "query", shapes.PageSize, "The most keys to return."),
-                Parameter("after", "query", shapes.KeyId, "Only keys with greater ids."),
-            ],
-        ),
+        _list_operation(api),
         Operation(
             "generateIngestionApiKey",
             "POST",
@@ -208,7 +220,7 @@ def _one_key_operations(api: KeysApi) -> list[Operation]:
             "updateIngestionApiKey",
             "PATCH",
             [path],
-            "Change a key's name, description, state, signals or limits.",
+            "Change a key's name, description, state, signals, limits, owner, labels or headers.",
             api.update,
             {
                 200: _changed("The key as it is now.", shapes.IngestionApiKey),

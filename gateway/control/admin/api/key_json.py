@@ -13,6 +13,7 @@ from gateway.control.admin.api import shapes
 from gateway.keys.audit import AuditRecord
 from gateway.keys.commands import Issued, Rotated
 from gateway.keys.record import KeyRecord, KeyUsage, limits_as_json
+from gateway.keys.tenancy import tenancy_as_json
 
 
 def key_json(record: KeyRecord, usage: KeyUsage | None = None) -> shapes.IngestionApiKey:
@@ -73,6 +74,7 @@ def _members(record: KeyRecord, usage: KeyUsage | None) -> dict[str, Any]:
         members["signals"] = sorted(record.signals)
     if record.limits is not None:
         members["limits"] = shapes.KeyLimits(**limits_as_json(record.limits))
+    members |= tenancy_as_json(record.tenancy)
     if usage is not None:
         if usage.last_used_ms:
             members["last_used_timestamp"] = usage.last_used_ms

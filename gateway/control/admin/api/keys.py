@@ -17,6 +17,7 @@ from msgspec import UNSET
 
 from gateway.control.admin.api import shapes
 from gateway.control.admin.api.errors import Reply
+from gateway.control.admin.api.key_filter import KeyFilter
 from gateway.control.admin.api.key_json import audit_json, issued_json, key_json, rotated_json
 from gateway.control.admin.api.operations import Call, Pages
 from gateway.control.admin.api.paths import (
@@ -31,6 +32,8 @@ from gateway.keys.errors import KeyNotFoundError, StoreError
 from gateway.keys.record import KeyRecord
 from gateway.keys.service import KeyService
 from gateway.keys.store import Confirmation, KeySpec, KeyUpdate
+from gateway.keys.tenancy import Tenancy, TenancyUpdate, tenancy
+from gateway.keys.tenancy_rules import check_headers
 from gateway.model import KeyLimits, Signal
 
 _PAGE: Final = 1_000
@@ -51,27 +54,43 @@ class KeysApi:
     confirmed: Callable[[int], Awaitable[bool]]
 
     async def list_keys(self, call: Call) -> Reply | Pages:
-        """Return all keys, or a page of them: `limit` keys after the id `after`."""
+        """Return all keys that are chosen, or a page of them: `limit` keys after the id `after`."""
         limit = call.parameters.get("limit")
         after = call.parameters.get("after", 0)
+        chosen = KeyFilter.of(call.parameters.get("owner"), call.parameters.get("label", ()))
         if limit is None:
-            return Pages(self._parts(after))
+            return Pages(self._parts(after, chosen))
         # One more than asked for tells whether there is a next page.
-        records = await self.keys.commands.live(after, limit + 1)
+        records = await self._first(limit + 1, after, chosen)
         headers = {}
         if len(records) > limit:
             records = records[:limit]
-            headers = _next_page(KEYS_PATH, limit=limit, after=records[-1].id)
+            headers = _next_page(
+                KEYS_PATH, limit=limit, after=records[-1].id, **chosen.parameters()
+            )
         return Reply(200, await self._shown(records), headers)
 
-    async def _parts(self, after: int) -> AsyncIterator[list[Any]]:
+    async def _first(self, count: int, after: int, chosen: KeyFilter) -> list[KeyRecord]:
+        if chosen.takes_all:
+            return await self.keys.commands.live(after, count)
+        found: list[KeyRecord] = []
+        while len(found) < count:
+            records = await self.keys.commands.live(after, _PAGE)
+            found += [record for record in records if chosen.takes(record.tenancy)]
+            if len(records) < _PAGE:
+                break
+            after = records[-1].id
+        return found[:count]
+
+    async def _parts(self, after: int, chosen: KeyFilter) -> AsyncIterator[list[Any]]:
         while True:
             records = await self.keys.commands.live(after, _PAGE)
-            if records:
-                yield await self._shown(records)
-                after = records[-1].id
+            taken = [record for record in records if chosen.takes(record.tenancy)]
+            if taken:
+                yield await self._shown(taken)
             if len(records) < _PAGE:
                 return
+            after = records[-1].id
 
     async def get(self, call: Call) -> Reply:
         """Return one key."""
@@ -104,6 +123,7 @@ class KeysApi:
             enabled=None if body.enabled is UNSET else body.enabled,
             signals=None if body.signals is UNSET else frozenset(body.signals or Signal),
             limits=None if body.limits is UNSET else _limits_update(body.limits),
+            tenancy=_tenancy_update(body),
         )
         updated = await self.keys.commands.update(call.parameters["id"], update, call.by)
         headers = await self._confirmation(updated)
@@ -177,7 +197,26 @@ def _spec(
         body.expiration,
         None if body.signals is None else frozenset(body.signals),
         None if body.limits is None else KeyLimits(**_limits_update(body.limits)),
+        _tenancy(body),
     )
+
+
+def _tenancy(
+    body: shapes.CreateIngestionApiKeyRequest | shapes.AdoptIngestionApiKeyRequest,
+) -> Tenancy | None:
+    check_headers(body.headers or {})
+    return tenancy(body.owner, body.labels, body.headers)
+
+
+def _tenancy_update(body: shapes.UpdateIngestionApiKeyRequest) -> TenancyUpdate | None:
+    maps = {"labels": body.labels, "headers": body.headers}
+    update = TenancyUpdate(
+        owner=None if body.owner is UNSET else body.owner or "",
+        labels=None if body.labels is UNSET else body.labels,
+        headers=None if body.headers is UNSET else body.headers,
+        replaced=frozenset(name for name, value in maps.items() if value is None),
+    )
+    return None if update == TenancyUpdate() else update
 
 
 def _limits_update(limits: shapes.KeyLimits | None) -> dict[str, int | None]:
@@ -189,6 +228,6 @@ def _limits_update(limits: shapes.KeyLimits | None) -> dict[str, int | None]:
     }
 
 
-def _next_page(path: str, **query: int) -> dict[str, str]:
+def _next_page(path: str, **query: object) -> dict[str, str]:
     """Say where the next page is (RFC 8288): a field that old clients do not look at."""
-    return {hdrs.LINK: f'<{path}?{urllib.parse.urlencode(query)}>; rel="next"'}
+    return {hdrs.LINK: f'<{path}?{urllib.parse.urlencode(query, doseq=True)}>; rel="next"'}

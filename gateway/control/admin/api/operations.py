@@ -38,6 +38,8 @@ class Parameter:
     type: Any
     """The type that msgspec converts it to."""
     description: str
+    repeats: bool = False
+    """Whether it may come several times; its value is a list then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +116,11 @@ class Operation:
             texts = _texts(request, parameter)
             if not texts:
                 continue
-            if len(texts) > 1:
+            if len(texts) > 1 and not parameter.repeats:
                 return bad_request(f"the parameter {parameter.name} is repeated: send it once")
+            given = list(texts) if parameter.repeats else texts[0]
             try:
-                value = msgspec.convert(texts[0], parameter.type, strict=False)
+                value = msgspec.convert(given, parameter.type, strict=False)
             except msgspec.ValidationError as error:
                 return _wrong_parameter(parameter, error)
             parameters[parameter.name] = value

@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from gateway.keys.audit import Action
 from gateway.keys.rules import MAX_DESCRIPTION_LENGTH, MAX_LIMIT, MAX_NAME_LENGTH
+from gateway.keys.tenancy_rules import MAX_OWNER_LENGTH
 from gateway.keys.times import LATEST_MS
 from gateway.model import MAX_KEY_BYTES, MAX_KEY_ID, Signal
 
@@ -30,6 +31,9 @@ Millis: TypeAlias = Annotated[
     Meta(ge=0, le=LATEST_MS, description="Unix milliseconds, UTC.", extra_json_schema=_INT64),
 ]
 Count: TypeAlias = Annotated[int, Meta(ge=0, extra_json_schema=_INT64)]
+LabelFilter: TypeAlias = Annotated[
+    str, Meta(pattern="^[^=]+=.+$", description="NAME=VALUE, such as team=a.")
+]
 PageSize: TypeAlias = Annotated[int, Meta(ge=1, le=MOST_PER_PAGE)]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_LENGTH)]
 Description: TypeAlias = Annotated[str, Meta(max_length=MAX_DESCRIPTION_LENGTH)]
@@ -40,6 +44,23 @@ Signals: TypeAlias = Annotated[
 Limit: TypeAlias = Annotated[
     int,
     Meta(ge=0, le=MAX_LIMIT, description="0 = no limit.", extra_json_schema=_INT64),
+]
+Owner: TypeAlias = Annotated[
+    str, Meta(max_length=MAX_OWNER_LENGTH, description="Who answers for the key's senders.")
+]
+Labels: TypeAlias = Annotated[
+    dict[str, str],
+    Meta(description="Names and values by which keys, metrics and backends are chosen."),
+]
+Headers: TypeAlias = Annotated[
+    dict[str, str],
+    Meta(description="Sent to the backend with the key's requests, in place of the sender's own."),
+]
+LabelChanges: TypeAlias = Annotated[
+    dict[str, str | None], Meta(description="What is absent stays; null takes a label away.")
+]
+HeaderChanges: TypeAlias = Annotated[
+    dict[str, str | None], Meta(description="What is absent stays; null takes a header away.")
 ]
 AdoptedKey: TypeAlias = Annotated[
     str, Meta(min_length=1, max_length=MAX_KEY_BYTES, pattern="^[!-~]+$")
@@ -58,13 +79,18 @@ class KeyLimits(Struct, rename="camel", omit_defaults=True, forbid_unknown_field
 
 
 class CreateIngestionApiKeyRequest(Struct, rename="camel", forbid_unknown_fields=True):
-    """What the new key is for, until when it works, what and how much it may send."""
+    """What the new key is for, until when it works, what and how much it may send, and whose data
+    that is.
+    """
 
     name: Name
     description: Description | None = None
     expiration: Millis | None = None
     signals: Signals | None = None
     limits: KeyLimits | None = None
+    owner: Owner | None = None
+    labels: Labels | None = None
+    headers: Headers | None = None
 
 
 class AdoptIngestionApiKeyRequest(Struct, rename="camel", forbid_unknown_fields=True, kw_only=True):
@@ -76,6 +102,9 @@ class AdoptIngestionApiKeyRequest(Struct, rename="camel", forbid_unknown_fields=
     expiration: Millis | None = None
     signals: Signals | None = None
     limits: KeyLimits | None = None
+    owner: Owner | None = None
+    labels: Labels | None = None
+    headers: Headers | None = None
 
     def __repr__(self) -> str:
         """Leave the key out: requests are printed when something fails."""
@@ -83,8 +112,9 @@ class AdoptIngestionApiKeyRequest(Struct, rename="camel", forbid_unknown_fields=
 
 
 class UpdateIngestionApiKeyRequest(Struct, rename="camel", forbid_unknown_fields=True):
-    """What is to be changed; what is absent stays as it is, each of the limits too. null takes a
-    description or all limits away, and lets a key send everything.
+    """What is to be changed; what is absent stays as it is, each of the limits, labels and headers
+    too. null takes a description, the owner, all limits, labels or headers away, and lets a key
+    send everything.
     """
 
     name: Name | UnsetType = UNSET
@@ -92,6 +122,9 @@ class UpdateIngestionApiKeyRequest(Struct, rename="camel", forbid_unknown_fields
     enabled: bool | UnsetType = UNSET
     signals: Signals | UnsetType | None = UNSET
     limits: KeyLimits | UnsetType | None = UNSET
+    owner: Owner | UnsetType | None = UNSET
+    labels: LabelChanges | UnsetType | None = UNSET
+    headers: HeaderChanges | UnsetType | None = UNSET
 
 
 class RotateIngestionApiKeyRequest(Struct, rename="camel", forbid_unknown_fields=True):
@@ -132,6 +165,9 @@ class IngestionApiKey(Struct, rename="camel", omit_defaults=True, kw_only=True):
     enabled: bool
     signals: list[Signal] | UnsetType = UNSET
     limits: KeyLimits | UnsetType = UNSET
+    owner: str | UnsetType = UNSET
+    labels: dict[str, str] | UnsetType = UNSET
+    headers: dict[str, str] | UnsetType = UNSET
     last_used_timestamp: Millis | UnsetType = UNSET
     usage: KeyTraffic | UnsetType = UNSET
 

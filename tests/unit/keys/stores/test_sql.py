@@ -12,8 +12,9 @@ import pytest
 
 from gateway.keys.errors import DuplicateKeyError, KeyNotFoundError, StoreDamagedError
 from gateway.keys.record import KeyRecord
-from gateway.keys.store import KeySpec, NewKey
+from gateway.keys.store import ImportedKey, KeySpec, KeyUpdate, NewKey
 from gateway.keys.stores.sql_store import SqlStore
+from gateway.keys.tenancy import TenancyUpdate, tenancy, tenancy_as_json
 from gateway.model import KeyLimits, Signal, digest_of
 from tests.support.keys import changes, read_all
 
@@ -273,3 +274,102 @@ async def test_the_one_row_that_orders_writers_stays_one(store: SqlStore) -> Non
     with pytest.raises((sqlite3.IntegrityError, asyncpg.CheckViolationError)):
         async with store.feed._transactions.engine.writing() as connection:
             await connection.execute("INSERT INTO gateway_key_store VALUES (2, 1, 'x', 0, 0)")
+
+
+async def test_a_key_s_tenancy_is_kept_by_everything_that_copies_it(store: SqlStore) -> None:
+    given = tenancy("team-a", {"team": "a"}, {"X-Scope-OrgID": "team-a"})
+    old = await store.repository.create(_new(1, tenancy=given), 5)
+    await store.repository.create(_new(2), 5)
+
+    new, ending = await store.repository.rotate(old.id, digest_of(b"new"), None, 1_000, 10)
+    disabled = await store.repository.update(new.id, KeyUpdate(enabled=False), 11)
+    deleted = await store.repository.delete(new.id, 12)
+
+    assert {each.tenancy for each in (old, new, ending, disabled, deleted)} == {given}
+    read = {record.id: record for record in (await read_all(store)).records}
+    assert [read[each.id].tenancy for each in (new, ending)] == [given, given]
+    assert [type(record) for record in read.values()].count(KeyRecord) == 1
+    assert {record.tenancy for record in (await changes(store, 1)).records} == {None, given}
+
+
+async def test_tenancy_is_changed_by_name_and_taken_away(store: SqlStore) -> None:
+    made = await store.repository.create(_new(1), 5)
+
+    async def change(update: TenancyUpdate) -> dict[str, object]:
+        record = await store.repository.update(made.id, KeyUpdate(tenancy=update), 6)
+        assert await store.repository.find(made.id) == record
+        return tenancy_as_json(record.tenancy)
+
+    assert await change(TenancyUpdate("o", {"team": "a"}, {"X-T": "1"})) == {
+        "owner": "o",
+        "labels": {"team": "a"},
+        "headers": {"X-T": "1"},
+    }
+    assert await change(TenancyUpdate(labels={"env": "e"}, headers={"x_t": None})) == {
+        "owner": "o",
+        "labels": {"env": "e", "team": "a"},
+    }
+    assert await change(TenancyUpdate("", replaced=frozenset({"labels"}))) == {}
+    log = [dict(entry.changes) for entry in await store.repository.audit(3)]
+    assert log == [
+        {"owner": None, "labels": None},
+        {"labels": {"env": "e", "team": "a"}, "headers": None},
+        {"owner": "o", "labels": {"team": "a"}, "headers": {"X-T": "1"}},
+    ]
+
+
+async def test_what_nobody_wrote_as_a_tenancy_is_damage(store: SqlStore) -> None:
+    await store.repository.create(_new(1), 5)
+    async with store.feed._transactions.engine.writing() as connection:
+        await connection.execute("UPDATE gateway_keys SET tenancy = $1", '{"labels": [1]}')
+
+    with pytest.raises(StoreDamagedError, match="makes no sense"):
+        await store.feed.live()
+
+    async with store.feed._transactions.engine.writing() as connection:
+        injected = json.dumps({"headers": {"X-Tenant": "a\r\nX-Other: b"}})
+        await connection.execute("UPDATE gateway_keys SET tenancy = $1", injected)
+
+    with pytest.raises(StoreDamagedError, match="X-Tenant cannot be sent") as caught:
+        await store.feed.live()
+    assert str(caught.value).isprintable()
+
+
+def _imported(number: int, key_id: int | None = None, **more: object) -> ImportedKey:
+    new = _new(number, **more)
+    return ImportedKey(new.digest, new.spec, key_id, enabled=number % 2 == 0)
+
+
+async def test_many_keys_are_stored_at_once_each_with_a_revision(store: SqlStore) -> None:
+    there = await store.repository.create(_new(2), 5)
+    given = tenancy("o", {"team": "a"}, {})
+    many = [_imported(1, 11), _imported(2), _imported(3, tenancy=given, limits=KeyLimits(5))]
+    many += [_imported(number) for number in range(4, 60)]
+
+    added = await store.repository.add_all(many, 9)
+
+    assert [record.name for record in added] == ["name-1", "name-3"] + [
+        f"name-{number}" for number in range(4, 60)
+    ]
+    assert (added[0].id, added[0].enabled, added[1].tenancy) == (11, False, given)
+    everything = await read_all(store)
+    assert {record.id: record for record in everything.records} == {
+        record.id: record for record in (there, *added)
+    }
+    assert everything.revision == added[-1].revision
+    assert len({record.revision for record in everything.records}) == len(everything.records)
+    log = await store.repository.audit(100)
+    assert [entry.key_id for entry in log] == [each.id for each in (*added[::-1], there)]
+    assert dict(log[-3].changes) == {"limits": {"requests": 5}, **tenancy_as_json(given)}
+    known = await store.repository.known([there.digest], [11])
+    assert {record.id for record in known} == {11, there.id}
+
+
+async def test_of_keys_that_cannot_all_be_stored_none_is(store: SqlStore) -> None:
+    there = await store.repository.create(_new(1), 5)
+
+    with pytest.raises(DuplicateKeyError, match=f"the id {there.id} is another key's"):
+        await store.repository.add_all([_imported(2), _imported(3, there.id)], 9)
+
+    assert [record.id for record in (await read_all(store)).records] == [there.id]
+    assert (await read_all(store)).revision == 1

@@ -24,6 +24,7 @@ from gateway.keys.stores.sql import SqlConnection, fetch_value
 from gateway.keys.stores.sql_store import SqlStore
 from gateway.keys.stores.sqlite import APPLICATION_ID, sqlite_store
 from gateway.model import digest_of
+from tests.support.old_schema import check_brought_up_to_date, version_2
 
 NEXT_VERSION: Final = len(MIGRATIONS) + 1
 
@@ -132,7 +133,7 @@ async def test_a_store_of_a_newer_gateway_is_refused_and_not_changed(
     await store.feed.close()
     before = path.read_bytes()
 
-    with pytest.raises(StoreTooNewError, match=r"keys\.db: it has schema version 3, .* up to 2"):
+    with pytest.raises(StoreTooNewError, match=r"keys\.db: it has schema version 4, .* up to 3"):
         await store.feed.open(create=True)
 
     assert path.read_bytes() == before
@@ -151,6 +152,20 @@ async def test_an_older_store_is_brought_up_to_date_with_what_is_in_it(store: Sq
         version = await fetch_value(connection, "SELECT schema_version FROM gateway_key_store")
     assert [tuple(row) for row in rows] == [("kept", "red")]
     assert version == NEXT_VERSION
+
+
+async def test_a_store_without_tenancy_gets_it_and_keeps_its_keys(path: Path) -> None:
+    async def make_old(connection: SqlConnection) -> None:
+        for statement in version_2("sqlite", digest_of(b"k")):
+            await connection.execute(statement)
+
+    await sqlite_file.create_file(path, APPLICATION_ID, make_old)
+    store = sqlite_store(path)
+    await store.feed.open(create=False)
+    try:
+        await check_brought_up_to_date(store)
+    finally:
+        await store.feed.close()
 
 
 async def test_a_migration_that_fails_leaves_the_store_as_it_was(store: SqlStore) -> None:
