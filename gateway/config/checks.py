@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from pydantic import SecretStr
 
-from gateway.config import authority
+from gateway.config import authority, jwt
 from gateway.config.addresses import is_loopback, is_overlap, is_reached_by
 from gateway.config.postgresql_url import missing_files
 from gateway.config.problems import Path, path_text
@@ -156,8 +156,9 @@ def _check_tls(config: Config) -> Iterator[Finding]:
             yield from _check_server_tls(("listen", place, "tls"), listener.tls)
     if config.admin.tls is not None:
         yield from _check_server_tls(("admin", "tls"), config.admin.tls)
-    if config.keys.authority.tls is not None:
-        yield from _check_client_tls(("keys", "authority", "tls"), config.keys.authority.tls)
+    for name, client in (("authority", config.keys.authority.tls), ("jwt", config.keys.jwt.tls)):
+        if client is not None:
+            yield from _check_client_tls(("keys", name, "tls"), client)
 
 
 def _check_forward(config: Config) -> Iterator[Finding]:
@@ -187,7 +188,8 @@ def _check_secrets(
 
 
 def _check_authorities(config: Config) -> Iterator[Finding]:
-    yield from (Finding(path, message) for path, message in authority.problems(config))
+    for problems in (authority.problems, jwt.problems):
+        yield from (Finding(path, message) for path, message in problems(config))
 
 
 def _check_store_files(config: Config) -> Iterator[Finding]:
@@ -267,7 +269,8 @@ def _warn_of_unverified_backends(config: Config) -> Iterator[Finding]:
 
 
 def _warn_of_authorities(config: Config) -> Iterator[Finding]:
-    yield from (Finding(path, message) for path, message in authority.warnings(config))
+    for warnings in (authority.warnings, jwt.warnings):
+        yield from (Finding(path, message) for path, message in warnings(config))
 
 
 def _warn_of_bytes(config: Config) -> Iterator[Finding]:

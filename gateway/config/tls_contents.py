@@ -18,7 +18,7 @@ def tls_files(config: Config) -> set[Path]:
     servers = [listener.tls for listener in config.listen] + [config.admin.tls]
     backends = [getattr(config.backends, name) for name in type(config.backends).model_fields]
     clients = [backend.tls for backend in backends if backend is not None]
-    clients.append(config.keys.authority.tls)
+    clients += [config.keys.authority.tls, config.keys.jwt.tls]
     found = [_files_of_server(tls) for tls in servers if tls is not None]
     found += [_files_of_client(tls) for tls in clients if tls is not None]
     return {file for files in found for file in files if file is not None}

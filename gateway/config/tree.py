@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
 
 from gateway.config.cores import usable_cores
+from gateway.config.jwt_values import Algorithm, Claim
 from gateway.config.units import ByteRate, Duration, PositiveSize, Rate, Size, Timeout
 from gateway.config.values import (
     Address,
@@ -30,12 +31,19 @@ _MAX_WORKERS = 1024
 _MAX_STREAMS = 2**31 - 1
 _PROCESS_AGENT_WAITS_S = 30.0
 """Then it gives up, and drops its data."""
+_MAX_SKEW_S = 600.0
+_LEAST_REFRESH_S = 5.0
 _MIN_BUFFER_MEMORY = 1024 * 1024
 
 
 def _as_text(value: object) -> object:
     """Turn a number into text: YAML reads an unquoted 1.2 or 503 as a number."""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _as_list(value: object) -> object:
+    """Turn one text into a list."""
+    return [value] if isinstance(value, str) else value
 
 
 def _as_number(value: object) -> object:
@@ -192,6 +200,51 @@ class AuthorityConfig(Node):
     tls: TlsClientConfig | None = None
 
 
+class LimitClaimsConfig(Node):
+    """Where a token's own limits stand."""
+
+    requests: Claim | None = None
+    bytes: Claim | None = None
+    concurrent: Claim | None = None
+
+
+class ClaimMapConfig(Node):
+    """Where in a token's claims things stand."""
+
+    id: Claim = "$.sub"
+    name: Claim = "$.sub"
+    signals: Claim | None = None
+    limits: LimitClaimsConfig = LimitClaimsConfig()
+
+
+Audience = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_as_list)]
+"""One audience, or several."""
+
+
+class IssuerConfig(Node):
+    """What differs for one issuer; what is not set is as under `keys.jwt`."""
+
+    url: Url
+    jwks_uri: Url | None = None
+    audience: Audience | None = None
+    algorithms: Annotated[list[Algorithm], Field(min_length=1)] | None = None
+    map: ClaimMapConfig | None = None
+
+
+class JwtConfig(Node):
+    """How tokens of identity providers are checked."""
+
+    audience: Audience = []
+    algorithms: Annotated[list[Algorithm], Field(min_length=1)] = ["RS256", "ES256", "EdDSA"]
+    clock_skew: Annotated[Duration, Field(le=_MAX_SKEW_S)] = 30.0
+    refresh: Annotated[Timeout, Field(ge=_LEAST_REFRESH_S)] = 300.0
+    timeout: Timeout = 5.0
+    unknown_rate: Rate = 1000.0
+    map: ClaimMapConfig = ClaimMapConfig()
+    issuers: list[IssuerConfig] = []
+    tls: TlsClientConfig | None = None
+
+
 class KeysConfig(Node):
     """Where API keys are stored, and how long verdicts on them are valid."""
 
@@ -200,6 +253,7 @@ class KeysConfig(Node):
     cache: CacheConfig = CacheConfig()
     tombstones: Duration = 30 * 86_400.0
     authority: AuthorityConfig = AuthorityConfig()
+    jwt: JwtConfig = JwtConfig()
 
 
 class PerKeyConfig(Node):

@@ -92,14 +92,18 @@ def assemble(
     counts = SharedCounts(settings.counts_fd, settings.index, settings.workers)
     context = _context(settings, loop, counts)
     counters = context.counters
-    keyring = Keyring(is_partial=settings.authority is not None)
+    keyring = Keyring(is_partial=settings.authority is not None and settings.authority.keys)
     lookups = (
         KeyLookups(context, keyring, settings.authority, send)
         if settings.authority is not None
         else None
     )
     refusals = RefusalLog()
-    credentials = CredentialReader(settings.schemes, forward_scheme=settings.forward.scheme)
+    credentials = CredentialReader(
+        settings.schemes,
+        forward_scheme=settings.forward.scheme,
+        with_tokens=settings.authority is not None and settings.authority.tokens,
+    )
     pools = _pools(context, settings.backends, resolve)
     health = HealthService(context, Readiness(context, keyring))
     services = ExchangeServices(

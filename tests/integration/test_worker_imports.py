@@ -17,6 +17,7 @@ WORKERS_NEVER_LOAD: Final = frozenset(
         "google",
         "grpc",
         "hypercorn",
+        "jwt",
         "opentelemetry",
         "prometheus_client",
         "pydantic",
@@ -47,3 +48,9 @@ def test_a_worker_loads_no_library_of_controls(loaded_by_a_worker: frozenset[str
     # A library without any of its modules was asked for and not let in.
     loaded = {name.partition(".")[0] for name in loaded_by_a_worker if "." in name}
     assert sorted(loaded & WORKERS_NEVER_LOAD) == []
+
+
+def test_control_loads_no_library_for_tokens_unless_an_issuer_is_configured() -> None:
+    code = "import sys, gateway.control.lifecycle.control; print('jwt' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "False"

@@ -66,6 +66,10 @@ ROOMS: Final = {
         "keys.state_file",
         "aiohttp cachetools circuitbreaker msgspec tenacity",
     ),
+    "keys.jwt.claim_paths": _room(),
+    "keys.jwt": _room(
+        "keys.errors keys.rules keys.state_file model", "aiohttp cachetools jwt msgspec"
+    ),
     "keys.stores": _room(
         "keys.api_key keys.audit keys.confirmations keys.errors keys.record keys.state_file "
         "keys.store keys.times model",
@@ -79,7 +83,9 @@ ROOMS: Final = {
         "keys.errors keys.following keys.record keys.service_commands keys.store keys.stores "
         "keys.times keys.usage model",
     ),
-    "config": _room("intake keys.api_key model settings", "pydantic pydantic_core yaml"),
+    "config": _room(
+        "intake keys.api_key keys.jwt.claim_paths model settings", "pydantic pydantic_core yaml"
+    ),
     # the two kinds of process, which never import each other; first the rooms of a worker
     "dataplane.core": _room("channel metrics model outcome settings wire", "structlog"),
     "dataplane.auth": _room(
@@ -131,8 +137,8 @@ ROOMS: Final = {
     ),
     "control.authorities": _room(
         "channel config control.core control.metrics control.workers keys.authority "
-        "keys.errors keys.following keys.state_file metrics model",
-        "structlog",
+        "keys.errors keys.following keys.jwt keys.state_file metrics model",
+        "cachetools structlog",
     ),
     "control.admin": _room(
         "channel config control.core control.metrics control.workers crowds keys.api_key "

@@ -30,7 +30,9 @@ MAX_REMEMBERED: Final = 20_000
 """Principals of keys in use: 4 MB. Forgetting them all at once takes a millisecond."""
 _CANNOT_TELL = Undecided()
 NOT_HERE: Final = Undecided()
-"""The verdict of a partial keyring on a key that it does not hold; compared by identity."""
+"""The verdict of a partial keyring on a key that it does not hold, and of any on a token; compared
+by identity.
+"""
 _NOT_ACTIVE: Final[dict[int, str]] = {
     KeyState.REVOKED: "KEY_REVOKED",
     KeyState.DISABLED: "KEY_DISABLED",
@@ -122,7 +124,7 @@ class Keyring:
             return Denied(credential.refusal)
         principal = self._in_use.get(digest) or self._find(digest)
         if principal is None:
-            if self.is_partial and self.is_loaded:
+            if credential.is_token or (self.is_partial and self.is_loaded):
                 return NOT_HERE
             if not self.is_complete:
                 return _CANNOT_TELL
