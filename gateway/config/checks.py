@@ -174,9 +174,24 @@ def _check_keys(config: Config) -> Iterator[Finding]:
     keys, tokens = config.auth.receiver_keys, config.admin.tokens
     yield from _check_secrets(("auth", "receiver_keys"), "key", [(k.name, k.key) for k in keys])
     yield from _check_secrets(("admin", "tokens"), "token", [(t.name, t.token) for t in tokens])
+    yield from _check_admin_certificates(config)
     yield from _repeated(("keys", "stores"), map(str, config.keys.stores), "store")
     schemes = [scheme.lower() for scheme in config.auth.schemes]
     yield from _repeated(("auth", "schemes"), schemes, "scheme (case-insensitive)")
+
+
+def _check_admin_certificates(config: Config) -> Iterator[Finding]:
+    admin, path = config.admin, ("admin", "certificates")
+    if admin.certificates and (admin.tls is None or admin.tls.client_ca_file is None):
+        message = "requires admin.tls.client_ca_file: without it no client presents a certificate"
+        yield Finding(path, message)
+    yield from _repeated(path, [each.san for each in admin.certificates], "name in a certificate")
+    taken = {token.name for token in admin.tokens}
+    for place, each in enumerate(admin.certificates):
+        if each.name in taken:
+            message = "a token or certificate has the same name: the audit log could not tell them"
+            yield Finding((*path, place, "name"), message)
+        taken.add(each.name)
 
 
 def _check_secrets(

@@ -16,6 +16,7 @@ from gateway.config.units import ByteRate, Duration, PositiveSize, Rate, Size, T
 from gateway.config.values import (
     Address,
     Authority,
+    CertificateName,
     DroppedField,
     FilePath,
     HostPattern,
@@ -294,11 +295,23 @@ class CorsConfig(Node):
     max_age: Duration = 3600.0
 
 
+RoleName = Literal["reader", "key_manager", "administrator"]
+
+
 class AdminTokenConfig(Node):
     """One token of the admin API; the audit log shows its name."""
 
     name: Name
     token: Secret
+    role: RoleName = "administrator"
+
+
+class AdminCertificateConfig(Node):
+    """One client certificate of the admin API, or several; the audit log shows its name."""
+
+    name: Name
+    san: CertificateName
+    role: RoleName
 
 
 class AdminConfig(Node):
@@ -310,6 +323,7 @@ class AdminConfig(Node):
     tls: TlsServerConfig | None = None
     hosts: list[HostPattern] = []
     tokens: list[AdminTokenConfig] = []
+    certificates: list[AdminCertificateConfig] = []
 
     @field_validator("tokens", mode="before")
     def _name_tokens(cls, value: object) -> object:

@@ -143,6 +143,24 @@ def _checked_authority(host: str) -> str:
 
 Authority = Annotated[str, AfterValidator(_checked_authority)]
 
+_CERTIFICATE_NAME: Final = re.compile(
+    r"[a-z][a-z0-9+.-]*://[A-Za-z0-9._~*%:@/-]+|[A-Za-z0-9*_]([A-Za-z0-9._*-]*[A-Za-z0-9*_])?"
+)
+
+
+def _checked_certificate_name(value: str) -> str:
+    if not _CERTIFICATE_NAME.fullmatch(value) or not value.strip("*./"):
+        msg = (
+            "write a name in the certificate's subjectAltName: a host name such as "
+            "ops.example.com, or a URI such as spiffe://example.com/ops; * stands for one part"
+        )
+        raise ValueError(msg)
+    return value
+
+
+CertificateName = Annotated[str, AfterValidator(_checked_certificate_name)]
+"""A host name or URI in a certificate, where `*` stands for one part."""
+
 _HOST_PATTERN: Final = re.compile(r"\*|(\*\.)?[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?")
 
 

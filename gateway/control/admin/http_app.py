@@ -15,6 +15,7 @@ from aiohttp import hdrs, web
 
 from gateway.control.admin.connections import AdminConnections
 from gateway.control.admin.known_hosts import REFUSED, KnownHosts
+from gateway.control.admin.roles import Role
 from gateway.control.admin.token_gate import Rejected, TokenGate
 from gateway.control.core.errors import ErrorReporter
 
@@ -31,7 +32,7 @@ _ERRORS_WITH_PATHS: Final = {404, 405}
 _log = structlog.get_logger("gateway.control")
 
 WHO: Final = web.RequestKey("who", str)
-"""The name of the token that a request to a route with `needs_token` was admitted with."""
+"""The name of the token or certificate that a request to a route with `needs` was admitted with."""
 JSON: Final = "application/json"
 """Exactly so, without a charset: the `sts` CLI shows errors of no other type."""
 CONNECTIONS: Final = web.AppKey("connections", AdminConnections)
@@ -49,7 +50,8 @@ class Route:
     method: str
     path: str
     handler: Handler
-    needs_token: bool = False
+    needs: Role | None = None
+    """The least role of whoever may ask; None = anyone, without a token."""
 
 
 def make_app(
@@ -61,7 +63,7 @@ def make_app(
 ) -> web.Application:
     """Make an application of `routes`.
 
-    `gate` checks the tokens of requests to routes with `needs_token`; `errors` gets unexpected
+    `gate` checks who makes requests to routes that need a role; `errors` gets unexpected
     exceptions; `error_body` makes the errors below some paths in another form; `hosts` are the
     names that the address may be called by.
     """
@@ -71,7 +73,9 @@ def make_app(
     ]
     app = web.Application(middlewares=guards, client_max_size=MAX_BODY_BYTES)
     for route in routes:
-        handler = _guarded(route.handler, gate, error_body) if route.needs_token else route.handler
+        handler = route.handler
+        if route.needs is not None:
+            handler = _guarded(route.handler, route.needs, gate, error_body)
         if route.method == hdrs.METH_GET:
             app.router.add_get(route.path, handler)
         else:
@@ -98,13 +102,15 @@ def bytes_response(
     return web.Response(body=body, status=status, headers=fields)
 
 
-def _guarded(handler: Handler, gate: TokenGate, error_body: ErrorBody) -> Handler:
+def _guarded(handler: Handler, needs: Role, gate: TokenGate, error_body: ErrorBody) -> Handler:
     async def guarded(request: web.Request) -> web.StreamResponse:
         presented = [token for field in TOKEN_FIELDS for token in request.headers.getall(field, ())]
-        admitted = await gate.admit(request.remote or "", presented)
+        transport = request.transport
+        certificate = transport.get_extra_info("peercert") if transport is not None else None
+        admitted = await gate.admit(request.remote or "", presented, needs, certificate)
         if isinstance(admitted, Rejected):
             return _rejection(request, admitted, error_body)
-        request[WHO] = admitted
+        request[WHO] = admitted.name
         return await handler(request)
 
     return guarded
@@ -112,7 +118,17 @@ def _guarded(handler: Handler, gate: TokenGate, error_body: ErrorBody) -> Handle
 
 def _rejection(request: web.Request, rejected: Rejected, error_body: ErrorBody) -> web.Response:
     headers: dict[str, str] = {hdrs.WWW_AUTHENTICATE: TOKEN_FIELDS[0]}
-    if rejected.retry_after_s is not None:
+    if rejected.caller is not None:
+        headers, resource = {}, request.match_info.route.resource
+        _log.warning(
+            "a role does not allow this on the admin address",
+            who=rejected.caller.name,
+            role=str(rejected.caller.role),
+            peer=request.remote,
+            method=request.method,
+            path=resource.canonical if resource is not None else "",
+        )
+    elif rejected.retry_after_s is not None:
         headers = {hdrs.RETRY_AFTER: str(rejected.retry_after_s)}
     body = error_body(request.path, rejected.status, rejected.text) or {"error": rejected.text}
     return json_response(rejected.status, body, headers)
