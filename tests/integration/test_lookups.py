@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -353,9 +354,14 @@ async def test_a_token_is_asked_about_once_and_then_known_by_its_digest() -> Non
         assert asked.lookups == [Lookup(TOKEN_DIGEST, TOKEN.encode(), "unknown", is_token=True)]
         asked.say(TOKEN_YES)
         assert (await call).status == 200
-        assert (await _send_token(asked)).status == 200
+        for _ in range(3):
+            assert (await _send_token(asked)).status == 200
         assert len(asked.lookups) == 1
-        assert asked.decisions() == {("allowed", "authority"): 1, ("allowed", "cache"): 1}
+        assert asked.decisions() == {
+            ("allowed", "authority"): 1,
+            ("allowed", "cache"): 1,
+            ("allowed", "keyring"): 2,
+        }
         seen = {request.field("authorization") for request in asked.sink.requests}
         assert seen == {f"Bearer {TOKEN}"}
 
@@ -366,9 +372,11 @@ async def test_a_token_may_send_its_own_signals_only_at_the_first_request_and_la
         await asked.until_asked(1)
         asked.say(TOKEN_YES)
         assert (await first).status == 403
-        assert (await _send_token(asked, "/v1/metrics")).status == 403
-        assert (await _send_token(asked, "/v1/logs")).status == 200
+        for _ in range(3):
+            assert (await _send_token(asked, "/v1/metrics")).status == 403
+            assert (await _send_token(asked, "/v1/logs")).status == 200
         assert asked.decisions()["signal_not_allowed", "cache"] == 1
+        assert asked.decisions()["signal_not_allowed", "keyring"] == 2
 
 
 async def test_a_token_needs_no_key_store_and_a_key_is_not_asked_about() -> None:
@@ -388,11 +396,44 @@ async def test_a_forgotten_token_is_asked_about_again() -> None:
         await asked.until_asked(1)
         asked.say(TOKEN_YES)
         await call
+        for _ in range(2):
+            await _send_token(asked)
         asked.say(Forget([TOKEN_DIGEST]))
         call = _send_token(asked)
         await asked.until_asked(2)
         asked.say(LookedUp(TOKEN_DIGEST, "undecided", source="authority"))
         assert (await call).status == 503
+
+
+async def test_a_token_whose_verdict_is_over_is_asked_about_again() -> None:
+    async with asking_about_tokens() as asked:
+        call = _send_token(asked)
+        await asked.until_asked(1)
+        asked.say(LookedUp(TOKEN_DIGEST, "allowed", SENDER, "authority", 0.5))
+        assert (await call).status == 200
+        later = []
+        while len(asked.lookups) < 2:
+            later.append(_send_token(asked))
+            await asyncio.sleep(0.02)
+        asked.say(
+            LookedUp(TOKEN_DIGEST, "denied", None, "authority", 30.0, refusal="TOKEN_EXPIRED")
+        )
+        answers = Counter([(await each).status for each in later])
+        assert set(answers) <= {200, 401}
+        assert answers[401]
+
+
+async def test_a_snapshot_of_keys_makes_no_token_unknown() -> None:
+    async with asking_about_tokens(keys=[entry("known", "7")]) as asked:
+        call = _send_token(asked)
+        await asked.until_asked(1)
+        asked.say(TOKEN_YES)
+        await call
+        for _ in range(2):
+            await _send_token(asked)
+        asked.gateway.worker.path.keyring.load([], 2, first=True, last=True)
+        assert (await _send_token(asked)).status == 200
+        assert len(asked.lookups) == 1
 
 
 async def test_a_token_that_no_backend_gets_is_still_asked_about() -> None:

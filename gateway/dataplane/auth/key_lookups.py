@@ -105,6 +105,8 @@ class KeyLookups:
             self._count_hit(allowed)
             if now >= allowed.refresh_at and digest not in self._asked:
                 self._ask(head, digest, "refresh", now, is_token=credential.is_token)
+            if credential.is_token:
+                self._keyring.accept_token(digest, _until(allowed, now))
             waiter.decided(_may_send(allowed.principal, signal_bit), allowed.source)
             return
         refused = self._denied.kept.get(digest, _NOT_REFUSED)
@@ -148,6 +150,7 @@ class KeyLookups:
         for digest in digests:
             self._allowed.forget(digest)
             self._denied.forget(digest)
+            self._keyring.forget_token(digest)
 
     def sweep(self, now: float) -> None:
         """Let requests go whose question control has not answered in time."""
@@ -222,6 +225,12 @@ class KeyLookups:
     def _count_hit(self, allowed: _Allowed) -> None:
         metric = metrics.KEY_CACHE_STALE if allowed.source == "stale" else metrics.KEY_CACHE_HITS
         self._context.counters.count(metric, "positive")
+
+
+def _until(allowed: _Allowed, now: float) -> Principal:
+    """Return a token's principal with the time at which it is to be asked about again."""
+    left_ms = int((allowed.fresh_until - now) * 1_000)
+    return allowed.principal._replace(expires_at_ms=time.time_ns() // 1_000_000 + left_ms)
 
 
 def _may_send(principal: Principal, signal_bit: int) -> Verdict:

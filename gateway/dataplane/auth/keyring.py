@@ -10,6 +10,9 @@ no expiry, every signal, no name) only the id is kept, a string: 200 bytes with 
 bytes nor dicts of nothing else; they did walk a million keys, for 50 ms, when one was deleted after
 many had come. A `Principal` is made when its key is used, and those in use are remembered.
 
+Tokens of identity providers are in no store. Those that control has allowed stand among the
+principals in use until they expire, so that their requests cost what those with keys do.
+
 And keys are spread over many small dicts: one of 1.4 million keys takes 90 ms to grow, in the
 middle of a change; each of these takes less than a millisecond.
 """
@@ -58,7 +61,7 @@ class Keyring:
         self._keys = _empty()
         self._loading = _empty()
         self._in_use: dict[bytes, Principal] = {}
-        """Of keys that are in `_keys`, and as they are there."""
+        """Of keys that are in `_keys`, and as they are there; and of tokens."""
 
     def __len__(self) -> int:
         """Count the keys, tombstones included."""
@@ -112,6 +115,15 @@ class Keyring:
             self.revision = revision
             self.is_complete = complete
 
+    def accept_token(self, digest: bytes, principal: Principal) -> None:
+        """Decide on a token by `principal` from now on, until that expires."""
+        self._remember(digest, principal)
+
+    def forget_token(self, digest: bytes) -> None:
+        """Decide no more on a token."""
+        if digest not in self._keys[digest[0]]:
+            self._in_use.pop(digest, None)
+
     def decide(  # noqa: PLR0911 - one return for each verdict is how it reads best
         self, credential: Credential, signal: int, now_ms: int
     ) -> Verdict:
@@ -132,6 +144,9 @@ class Keyring:
         if principal.state:
             return Denied(_NOT_ACTIVE[principal.state], principal)
         if principal.expires_at_ms and principal.expires_at_ms <= now_ms:
+            if credential.is_token:
+                self.forget_token(digest)
+                return NOT_HERE
             return Denied("KEY_EXPIRED", principal)
         if not principal.signals & signal:
             return Denied("SIGNAL_NOT_ALLOWED", principal)
@@ -143,10 +158,13 @@ class Keyring:
         if kept is None:
             return None
         principal = _ordinary(kept) if isinstance(kept, str) else _unpack(kept)
+        self._remember(digest, principal)
+        return principal
+
+    def _remember(self, digest: bytes, principal: Principal) -> None:
         if len(self._in_use) >= MAX_REMEMBERED:
             self._in_use.clear()
         self._in_use[digest] = principal
-        return principal
 
 
 def _ordinary(key_id: str) -> Principal:
