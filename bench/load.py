@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from bench import bodies, keys
 from bench.load_grpc import GrpcLoad
@@ -24,6 +25,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--streams", type=int, default=1, help="in flight per connection (grpc)")
     parser.add_argument("--keys", type=int, default=keys.COUNT, help="how many are used in turn")
+    parser.add_argument(
+        "--authorizations", type=Path, metavar="FILE", help="one value in a line, instead of keys"
+    )
     parser.add_argument("--bdp-pings", action="store_true", help="send PINGs as grpc-go does")
     return parser
 
@@ -35,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     if min(options.requests, options.connections, options.streams, options.keys) < 1:
         parser.error("--requests, --connections, --streams and --keys must be at least 1")
     body = bodies.body(options.body)
+    file: Path | None = options.authorizations
+    authorizations = file.read_text(encoding="ascii").splitlines() if file is not None else []
     load: GrpcLoad | HttpLoad
     if options.protocol == "grpc":
         load = GrpcLoad(
@@ -45,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.streams,
             key_count=options.keys,
             bdp_pings=options.bdp_pings,
+            authorizations=authorizations,
         )
     else:
         load = HttpLoad(
@@ -54,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.connections,
             options.keys,
             is_intake=options.protocol == "intake",
+            authorizations=authorizations,
         )
     try:
         seconds, durations_s = load.run()

@@ -12,6 +12,7 @@ import select
 import socket
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hpack import Decoder, HPACKError
@@ -52,11 +53,9 @@ def request_fields(authority: str, encoding: str | None) -> list[tuple[str, str]
 class HeaderBlocks:
     """Makes each request's header block, and judges the peer's."""
 
-    def __init__(self, authority: str, encoding: str | None, key_count: int) -> None:
+    def __init__(self, authority: str, encoding: str | None, authorizations: Sequence[str]) -> None:
         self._base = wire.fields(request_fields(authority, encoding))
-        self._authorizations = [
-            wire.field("authorization", each) for each in keys.authorizations(key_count)
-        ]
+        self._authorizations = [wire.field("authorization", each) for each in authorizations]
         # What is left of a Collector's 5 s differs from request to request.
         self._timeouts = [
             wire.field("grpc-timeout", f"{4_900_000 + number * 13}u") for number in range(_TIMEOUTS)
@@ -320,6 +319,7 @@ class GrpcLoad:
         connections: how many connections are held.
         streams: how many requests each connection has in flight, if the peer allows so many.
         key_count: how many keys are used in turn.
+        authorizations: used in turn instead of keys.
         bdp_pings: send a PING when a reply arrives and none is open, as grpc-go does to measure
             the path.
     """
@@ -331,6 +331,7 @@ class GrpcLoad:
     streams: int
     key_count: int = keys.COUNT
     bdp_pings: bool = False
+    authorizations: Sequence[str] = ()
 
     def run(self) -> tuple[float, list[float]]:
         """Send all requests; return the seconds they took and each one's duration in seconds.
@@ -339,7 +340,8 @@ class GrpcLoad:
             RunFailedError: any response was not the expected one, or nothing moved for 30 s.
             OSError: the proxy does not take connections.
         """
-        blocks = HeaderBlocks(f"127.0.0.1:{self.port}", self.body.encoding, self.key_count)
+        values = self.authorizations or keys.authorizations(self.key_count)
+        blocks = HeaderBlocks(f"127.0.0.1:{self.port}", self.body.encoding, values)
         progress = Progress(self.requests)
         by_descriptor: dict[int, _Connection] = {}
         poll = select.epoll()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import select
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import httptools
@@ -24,8 +25,8 @@ _READ_BYTES = 1 << 16
 _STALL_S = 30.0
 
 
-def request_heads(port: int, body: Body, key_count: int) -> list[bytes]:
-    """Return one head for each key, fields in the order of Go's net/http."""
+def request_heads(port: int, body: Body, authorizations: Sequence[str]) -> list[bytes]:
+    """Return one head for each value of Authorization, fields in the order of Go's net/http."""
     encoding = "" if body.encoding is None else f"Content-Encoding: {body.encoding}\r\n"
     return [
         (
@@ -38,7 +39,7 @@ def request_heads(port: int, body: Body, key_count: int) -> list[bytes]:
             "Content-Type: application/x-protobuf\r\n"
             "Accept-Encoding: gzip\r\n\r\n"
         ).encode()
-        for authorization in keys.authorizations(key_count)
+        for authorization in authorizations
     ]
 
 
@@ -133,6 +134,7 @@ class HttpLoad:
         connections: how many connections are held, each with one request in flight.
         key_count: how many keys are used in turn.
         is_intake: whether agents send, not a Collector.
+        authorizations: used in turn instead of keys by a Collector.
     """
 
     port: int
@@ -141,6 +143,7 @@ class HttpLoad:
     connections: int
     key_count: int = keys.COUNT
     is_intake: bool = False
+    authorizations: Sequence[str] = ()
 
     def run(self) -> tuple[float, list[float]]:
         """Send all requests; return the seconds they took and each one's duration in seconds.
@@ -165,14 +168,13 @@ class HttpLoad:
     def _send_all(
         self, poll: select.epoll, by_descriptor: dict[int, _Connection]
     ) -> tuple[float, list[float]]:
-        write_heads = agent_heads if self.is_intake else request_heads
-        heads = write_heads(self.port, self.body, self.key_count)
+        heads = self._heads()
         durations_s: list[float] = []
         started = 0
         start_s = time.perf_counter()
         for connection in by_descriptor.values():
             if started < self.requests:
-                connection.send(heads[started % self.key_count] + self.body.message)
+                connection.send(heads[started % len(heads)] + self.body.message)
                 started += 1
                 self._watch(poll, connection)
         while len(durations_s) < self.requests:
@@ -192,10 +194,16 @@ class HttpLoad:
                     durations_s.append(time.perf_counter() - connection.started_s)
                     connection.is_answered = False
                     if started < self.requests:
-                        connection.send(heads[started % self.key_count] + self.body.message)
+                        connection.send(heads[started % len(heads)] + self.body.message)
                         started += 1
                         self._watch(poll, connection)
         return time.perf_counter() - start_s, durations_s
+
+    def _heads(self) -> list[bytes]:
+        if self.is_intake:
+            return agent_heads(self.port, self.body, self.key_count)
+        values = self.authorizations or keys.authorizations(self.key_count)
+        return request_heads(self.port, self.body, values)
 
     @staticmethod
     def _watch(poll: select.epoll, connection: _Connection) -> None:

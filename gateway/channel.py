@@ -105,10 +105,12 @@ class LookedUp(msgspec.Struct, tag=True, frozen=True):
     """How long a worker may use the verdict, in seconds."""
     refresh_s: float = 0.0
     """After how long a worker should ask again while it still uses the verdict, in seconds."""
+    refusal: str = ""
+    """The reason in `outcome.REFUSALS` of a token that is denied."""
 
 
 class Forget(msgspec.Struct, tag=True, frozen=True):
-    """Down: verdicts of a remote authority that are no longer valid."""
+    """Down: verdicts on keys of a remote authority, or on tokens, that are no longer valid."""
 
     digests: list[bytes]
 
@@ -209,12 +211,14 @@ class Traced(msgspec.Struct, tag=True, frozen=True):
 
 
 class Lookup(msgspec.Struct, tag=True, frozen=True):
-    """Up: a key that is not in the keyring. `LookedUp` is the response."""
+    """Up: a key that is not in the keyring, or a token. `LookedUp` is the response."""
 
     digest: bytes
     key: bytes
     why: Literal["unknown", "refresh", "doubt"]
     """`refresh`: a verdict in use is about to expire; `doubt`: the backend refused the key."""
+    is_token: bool = False
+    """Whether `key` is a token of an identity provider (a JWT)."""
 
     def __repr__(self) -> str:
         """Omit the key, because errors print messages."""

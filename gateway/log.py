@@ -53,6 +53,8 @@ _SECRET_FIELDS: Final = frozenset(
 _PATTERNS: Final = (
     # Keys and service tokens as StackState and this gateway issue them.
     (re.compile(r"\b(iapikey|svctok)[A-Za-z]*-[!#-&(-+./-~-]+"), rf"\1-{MASK}"),
+    # A token of an identity provider (a JWT), wherever it stands.
+    (re.compile(r"\beyJ[\w-]{6,}\.[\w-]+\.?[\w-]*"), MASK),
     # The agents' query parameter.
     (re.compile(r"(api_key(?:=|%3D))[^&\s\"'<>]+", re.IGNORECASE), rf"\1{MASK}"),
     # A header with a credential, as text or as printed by Python or JSON.

@@ -327,6 +327,35 @@ AUTHORITY_DURATION: Final = Metric(
     from_worker=False,
 )
 
+JWT_CHECKS: Final = Metric(
+    "gateway_jwt_checks_total",
+    Kind.COUNTER,
+    "Tokens of identity providers that were checked, because no verdict was remembered",
+    ("result",),
+    from_worker=False,
+)
+JWT_TOKENS: Final = Metric(
+    "gateway_jwt_tokens",
+    Kind.GAUGE,
+    "Tokens of identity providers whose verdict is remembered",
+    ("kind",),
+    from_worker=False,
+)
+JWT_FETCHES: Final = Metric(
+    "gateway_jwt_key_fetches_total",
+    Kind.COUNTER,
+    "Fetches of an issuer's keys",
+    ("result",),
+    from_worker=False,
+)
+JWT_FETCH_DURATION: Final = Metric(
+    "gateway_jwt_key_fetch_duration_seconds",
+    Kind.HISTOGRAM,
+    "Duration of fetches of an issuer's keys",
+    ("result",),
+    from_worker=False,
+)
+
 ADMIN_CLOSED: Final = Metric(
     "gateway_admin_connections_closed_total",
     Kind.COUNTER,
@@ -416,6 +445,10 @@ AUTHORITY_RESULTS: Final = (
     "unexpected",
 )
 """Values of the label `result` of requests to a remote authority."""
+JWT_RESULTS: Final = ("allowed", "denied", "undecided")
+"""Values of the label `result` of checked tokens."""
+JWT_FETCH_RESULTS: Final = ("ok", "error", "timeout", "unreachable", "unexpected")
+"""Values of the label `result` of fetches of an issuer's keys."""
 CONNECTION_REFUSAL_REASONS: Final = (
     "limit",
     "address_limit",

@@ -16,6 +16,9 @@ KeyDigest = NewType("KeyDigest", bytes)
 MAX_KEY_BYTES: Final = 512
 """Maximum length of a key from a sender or an operator."""
 
+MAX_TOKEN_BYTES: Final = 8192
+"""Maximum length of a token of an identity provider (a JWT)."""
+
 MAX_KEY_ID: Final = 2**53 - 1
 """Ids stay exact in JSON numbers (IEEE 754 doubles)."""
 

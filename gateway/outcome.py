@@ -48,6 +48,8 @@ class AuthOutcome(enum.StrEnum):
     KEY_EXPIRED = "key_expired"
     KEY_REVOKED = "key_revoked"
     KEY_DISABLED = "key_disabled"
+    TOKEN_MALFORMED = "token_malformed"  # noqa: S105 - a label, no password
+    TOKEN_INVALID = "token_invalid"  # noqa: S105 - as above
     SIGNAL_NOT_ALLOWED = "signal_not_allowed"
     UNDECIDED = "undecided"
 
@@ -126,6 +128,12 @@ KEY_REVOKED: Final = Outcome(
 KEY_DISABLED: Final = Outcome(
     "key_disabled", _R.DENIED, _G.UNAUTHENTICATED, 401, 403, auth=_A.KEY_DISABLED
 )
+TOKEN_MALFORMED: Final = Outcome(
+    "token_malformed", _R.DENIED, _G.UNAUTHENTICATED, 401, 401, auth=_A.TOKEN_MALFORMED
+)
+TOKEN_INVALID: Final = Outcome(
+    "token_invalid", _R.DENIED, _G.UNAUTHENTICATED, 401, 403, auth=_A.TOKEN_INVALID
+)
 SIGNAL_NOT_ALLOWED: Final = Outcome(
     "signal_not_allowed", _R.DENIED, _G.PERMISSION_DENIED, 403, 403, auth=_A.SIGNAL_NOT_ALLOWED
 )
@@ -166,6 +174,8 @@ OUTCOMES: Final = (
     KEY_EXPIRED,
     KEY_REVOKED,
     KEY_DISABLED,
+    TOKEN_MALFORMED,
+    TOKEN_INVALID,
     SIGNAL_NOT_ALLOWED,
     UNDECIDED,
     OVERLOADED,
@@ -338,6 +348,87 @@ REFUSALS: Final = _refusals(
         "KEY_DISABLED",
         KEY_DISABLED,
         "the API key is disabled: ask the operator of this gateway to enable it",
+    ),
+    (
+        "TOKEN_MALFORMED",
+        TOKEN_MALFORMED,
+        (
+            "the Bearer token is not a signed JWT: send the access token exactly as the identity "
+            "provider issued it, or an API key with the header 'Authorization: StackState <key>'"
+        ),
+    ),
+    (
+        "TOKEN_TOO_LONG",
+        TOKEN_MALFORMED,
+        "the Bearer token is longer than 8192 bytes: have fewer claims put into it",
+    ),
+    (
+        "TOKEN_ENCRYPTED",
+        TOKEN_MALFORMED,
+        "the Bearer token is encrypted (JWE): have the identity provider issue signed tokens",
+    ),
+    (
+        "TOKEN_EXTENSION",
+        TOKEN_MALFORMED,
+        "the Bearer token requires a JWT extension ('crit') that this gateway does not support",
+    ),
+    (
+        "TOKEN_ALGORITHM",
+        TOKEN_MALFORMED,
+        (
+            "the Bearer token is signed with an algorithm that this gateway does not accept: the "
+            "setting keys.jwt.algorithms lists those that it does"
+        ),
+    ),
+    (
+        "TOKEN_ISSUER",
+        TOKEN_INVALID,
+        (
+            "the Bearer token is from an issuer ('iss') that this gateway does not accept: the "
+            "setting keys.stores lists those that it does"
+        ),
+    ),
+    (
+        "TOKEN_KEY",
+        TOKEN_INVALID,
+        "the Bearer token is signed with a key that its issuer does not publish: get a new token",
+    ),
+    (
+        "TOKEN_SIGNATURE",
+        TOKEN_INVALID,
+        (
+            "the signature of the Bearer token is wrong: send the token exactly as the identity "
+            "provider issued it"
+        ),
+    ),
+    (
+        "TOKEN_AUDIENCE",
+        TOKEN_INVALID,
+        (
+            "the Bearer token is for another audience ('aud'): request it for one that the "
+            "setting keys.jwt.audience lists"
+        ),
+    ),
+    (
+        "TOKEN_NOT_YET_VALID",
+        TOKEN_INVALID,
+        (
+            "the Bearer token is not valid yet ('nbf'): check the clocks of the identity provider "
+            "and of this gateway"
+        ),
+    ),
+    (
+        "TOKEN_CLAIMS",
+        TOKEN_INVALID,
+        (
+            "the Bearer token lacks a claim that this gateway needs, or one has the wrong form: "
+            "it needs iss, aud, exp and those that the setting keys.jwt.map names"
+        ),
+    ),
+    (
+        "TOKEN_EXPIRED",
+        KEY_EXPIRED,
+        "the Bearer token has expired: have this sender get a new one in time",
     ),
     (
         "SIGNAL_NOT_ALLOWED",

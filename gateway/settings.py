@@ -169,12 +169,18 @@ class CorsSettings(msgspec.Struct, frozen=True):
 
 
 class AuthoritySettings(msgspec.Struct, frozen=True):
-    """Unknown keys are looked up through control; sizes of the worker's caches of the verdicts."""
+    """Unknown keys and tokens are looked up through control; sizes of the worker's caches of the
+    verdicts.
+    """
 
     cache_size: int
     negative_cache_size: int
     wait_s: float
     """How long control may take for a verdict."""
+    keys: bool = True
+    """Whether a remote authority decides on unknown keys."""
+    tokens: bool = False
+    """Whether tokens of identity providers are accepted (`Authorization: Bearer`)."""
 
 
 class WorkerSettings(msgspec.Struct, frozen=True):

@@ -35,7 +35,7 @@ def problems(config: Config) -> Iterator[tuple[Path, str]]:
     for place, store in enumerate(keys.stores):
         is_authority = store.kind == "authority"
         path: Path = ("keys", "stores", place)
-        if has_authority and not is_authority:
+        if has_authority and store.kind not in {"authority", "jwt"}:
             yield path, _LAST
         if is_authority and dialect_of(keys, store.url) is None:
             yield path, _NO_DIALECT

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from pydantic import SecretStr
 
-from gateway.config import authority
+from gateway.config import authority, jwt
 from gateway.config.addresses import is_loopback, is_overlap, is_reached_by
 from gateway.config.postgresql_url import missing_files
 from gateway.config.problems import Path, path_text
@@ -173,8 +173,9 @@ def _check_tls(config: Config) -> Iterator[Finding]:
             yield from _check_server_tls(("listen", place, "tls"), listener.tls)
     if config.admin.tls is not None:
         yield from _check_server_tls(("admin", "tls"), config.admin.tls)
-    if config.keys.authority.tls is not None:
-        yield from _check_client_tls(("keys", "authority", "tls"), config.keys.authority.tls)
+    for name, client in (("authority", config.keys.authority.tls), ("jwt", config.keys.jwt.tls)):
+        if client is not None:
+            yield from _check_client_tls(("keys", name, "tls"), client)
 
 
 def _check_forward(config: Config) -> Iterator[Finding]:
@@ -190,9 +191,24 @@ def _check_keys(config: Config) -> Iterator[Finding]:
     keys, tokens = config.auth.receiver_keys, config.admin.tokens
     yield from _check_secrets(("auth", "receiver_keys"), "key", [(k.name, k.key) for k in keys])
     yield from _check_secrets(("admin", "tokens"), "token", [(t.name, t.token) for t in tokens])
+    yield from _check_admin_certificates(config)
     yield from _repeated(("keys", "stores"), map(str, config.keys.stores), "store")
     schemes = [scheme.lower() for scheme in config.auth.schemes]
     yield from _repeated(("auth", "schemes"), schemes, "scheme (case-insensitive)")
+
+
+def _check_admin_certificates(config: Config) -> Iterator[Finding]:
+    admin, path = config.admin, ("admin", "certificates")
+    if admin.certificates and (admin.tls is None or admin.tls.client_ca_file is None):
+        message = "requires admin.tls.client_ca_file: without it no client presents a certificate"
+        yield Finding(path, message)
+    yield from _repeated(path, [each.san for each in admin.certificates], "name in a certificate")
+    taken = {token.name for token in admin.tokens}
+    for place, each in enumerate(admin.certificates):
+        if each.name in taken:
+            message = "a token or certificate has the same name: the audit log could not tell them"
+            yield Finding((*path, place, "name"), message)
+        taken.add(each.name)
 
 
 def _check_secrets(
@@ -204,7 +220,8 @@ def _check_secrets(
 
 
 def _check_authorities(config: Config) -> Iterator[Finding]:
-    yield from (Finding(path, message) for path, message in authority.problems(config))
+    for problems in (authority.problems, jwt.problems):
+        yield from (Finding(path, message) for path, message in problems(config))
 
 
 def _check_store_files(config: Config) -> Iterator[Finding]:
@@ -298,7 +315,8 @@ def _warn_of_unverified_backends(config: Config) -> Iterator[Finding]:
 
 
 def _warn_of_authorities(config: Config) -> Iterator[Finding]:
-    yield from (Finding(path, message) for path, message in authority.warnings(config))
+    for warnings in (authority.warnings, jwt.warnings):
+        yield from (Finding(path, message) for path, message in warnings(config))
 
 
 def _warn_of_bytes(config: Config) -> Iterator[Finding]:

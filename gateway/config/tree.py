@@ -12,10 +12,12 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
 
 from gateway.config.cores import usable_cores
+from gateway.config.jwt_values import Algorithm, Claim
 from gateway.config.units import ByteRate, Duration, PositiveSize, Rate, Size, Timeout
 from gateway.config.values import (
     Address,
     Authority,
+    CertificateName,
     DroppedField,
     FilePath,
     HostPattern,
@@ -35,12 +37,19 @@ _MAX_STREAMS = 2**31 - 1
 _PROCESS_AGENT_WAITS_S = 30.0
 """Then it gives up, and drops its data."""
 _MAX_TENANTS = 10_000
+_MAX_SKEW_S = 600.0
+_LEAST_REFRESH_S = 5.0
 _MIN_BUFFER_MEMORY = 1024 * 1024
 
 
 def _as_text(value: object) -> object:
     """Turn a number into text: YAML reads an unquoted 1.2 or 503 as a number."""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _as_list(value: object) -> object:
+    """Turn one text into a list."""
+    return [value] if isinstance(value, str) else value
 
 
 def _as_number(value: object) -> object:
@@ -227,6 +236,51 @@ class AuthorityConfig(Node):
     tls: TlsClientConfig | None = None
 
 
+class LimitClaimsConfig(Node):
+    """Where a token's own limits stand."""
+
+    requests: Claim | None = None
+    bytes: Claim | None = None
+    concurrent: Claim | None = None
+
+
+class ClaimMapConfig(Node):
+    """Where in a token's claims things stand."""
+
+    id: Claim = "$.sub"
+    name: Claim = "$.sub"
+    signals: Claim | None = None
+    limits: LimitClaimsConfig = LimitClaimsConfig()
+
+
+Audience = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_as_list)]
+"""One audience, or several."""
+
+
+class IssuerConfig(Node):
+    """What differs for one issuer; what is not set is as under `keys.jwt`."""
+
+    url: Url
+    jwks_uri: Url | None = None
+    audience: Audience | None = None
+    algorithms: Annotated[list[Algorithm], Field(min_length=1)] | None = None
+    map: ClaimMapConfig | None = None
+
+
+class JwtConfig(Node):
+    """How tokens of identity providers are checked."""
+
+    audience: Audience = []
+    algorithms: Annotated[list[Algorithm], Field(min_length=1)] = ["RS256", "ES256", "EdDSA"]
+    clock_skew: Annotated[Duration, Field(le=_MAX_SKEW_S)] = 30.0
+    refresh: Annotated[Timeout, Field(ge=_LEAST_REFRESH_S)] = 300.0
+    timeout: Timeout = 5.0
+    unknown_rate: Rate = 1000.0
+    map: ClaimMapConfig = ClaimMapConfig()
+    issuers: list[IssuerConfig] = []
+    tls: TlsClientConfig | None = None
+
+
 class KeysConfig(Node):
     """Where API keys are stored, and how long verdicts on them are valid."""
 
@@ -235,6 +289,7 @@ class KeysConfig(Node):
     cache: CacheConfig = CacheConfig()
     tombstones: Duration = 30 * 86_400.0
     authority: AuthorityConfig = AuthorityConfig()
+    jwt: JwtConfig = JwtConfig()
 
 
 class PerKeyConfig(Node):
@@ -275,11 +330,23 @@ class CorsConfig(Node):
     max_age: Duration = 3600.0
 
 
+RoleName = Literal["reader", "key_manager", "administrator"]
+
+
 class AdminTokenConfig(Node):
     """One token of the admin API; the audit log shows its name."""
 
     name: Name
     token: Secret
+    role: RoleName = "administrator"
+
+
+class AdminCertificateConfig(Node):
+    """One client certificate of the admin API, or several; the audit log shows its name."""
+
+    name: Name
+    san: CertificateName
+    role: RoleName
 
 
 class AdminConfig(Node):
@@ -292,6 +359,7 @@ class AdminConfig(Node):
     tls: TlsServerConfig | None = None
     hosts: list[HostPattern] = []
     tokens: list[AdminTokenConfig] = []
+    certificates: list[AdminCertificateConfig] = []
 
     @field_validator("tokens", mode="before")
     def _name_tokens(cls, value: object) -> object:

@@ -145,6 +145,24 @@ def _checked_authority(host: str) -> str:
 
 Authority = Annotated[str, AfterValidator(_checked_authority)]
 
+_CERTIFICATE_NAME: Final = re.compile(
+    r"[a-z][a-z0-9+.-]*://[A-Za-z0-9._~*%:@/-]+|[A-Za-z0-9*_]([A-Za-z0-9._*-]*[A-Za-z0-9*_])?"
+)
+
+
+def _checked_certificate_name(value: str) -> str:
+    if not _CERTIFICATE_NAME.fullmatch(value) or not value.strip("*./"):
+        msg = (
+            "write a name in the certificate's subjectAltName: a host name such as "
+            "ops.example.com, or a URI such as spiffe://example.com/ops; * stands for one part"
+        )
+        raise ValueError(msg)
+    return value
+
+
+CertificateName = Annotated[str, AfterValidator(_checked_certificate_name)]
+"""A host name or URI in a certificate, where `*` stands for one part."""
+
 _HOST_PATTERN: Final = re.compile(r"\*|(\*\.)?[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?")
 
 
@@ -200,16 +218,16 @@ FilePath = Annotated[
 class Store:
     """Where API keys are stored."""
 
-    kind: Literal["sqlite", "postgresql", "file", "authority"]
+    kind: Literal["sqlite", "postgresql", "file", "authority", "jwt"]
     path: Path = Path()
     """The SQLite file; a file store's file or directory."""
     url: str = field(default="", repr=False)
-    """The URL of PostgreSQL, which may contain a password, or of an authority."""
+    """The URL of PostgreSQL, which may contain a password, of an authority, or of an issuer."""
 
     def __str__(self) -> str:
         """Write it as in the configuration, without a password and parameters."""
-        if self.kind == "authority":
-            return f"authority+{self.url}"
+        if self.kind in {"authority", "jwt"}:
+            return f"{self.kind}+{self.url}"
         if self.kind != "postgresql":
             return f"{self.kind}://{self.path}"
         parts = urlsplit(self.url)
@@ -220,7 +238,7 @@ class Store:
 
 _STORE_HELP: Final = (
     "write sqlite:///absolute/path/keys.db, postgresql://user@host/database, "
-    "file:///absolute/path/keys.yaml or authority+https://host/path"
+    "file:///absolute/path/keys.yaml, authority+https://host/path or jwt+https://issuer"
 )
 
 
@@ -243,9 +261,11 @@ def parse_store(value: object) -> Store:
             return Store("postgresql", url=check_postgresql_url(f"postgresql://{rest}"))
         case "authority+http" | "authority+https":
             return Store("authority", url=_authority_url(value.removeprefix("authority+")))
-        case "authority":
-            msg = "the protocol is missing: write authority+https://host/path or authority+http://…"
+        case "authority" | "jwt":
+            msg = f"the protocol is missing: write {kind}+https://{rest or 'host'}"
             raise ValueError(msg)
+        case "jwt+http" | "jwt+https":
+            return Store("jwt", url=_issuer_url(value.removeprefix("jwt+")))
         case "postgresql+asyncpg" | "postgres+asyncpg":
             msg = "remove '+asyncpg': write postgresql://user@host/database"
             raise ValueError(msg)
@@ -285,6 +305,14 @@ def _authority_url(url: str) -> str:
             ".../stsAgent/api/v1/validate"
         )
         raise ValueError(msg)
+    return url
+
+
+def _issuer_url(url: str) -> str:
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        msg = "the URL must not contain a user: write the issuer as it stands in tokens ('iss')"
+        raise ValueError(msg)
+    split_url(url)
     return url
 
 

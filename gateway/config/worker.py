@@ -53,14 +53,19 @@ def worker_settings(  # noqa: PLR0913 - what differs by worker, and by generatio
 
 
 def _authority(keys: tree.KeysConfig) -> settings.AuthoritySettings | None:
-    authorities = sum(store.kind == "authority" for store in keys.stores)
-    if not authorities:
+    kinds = [store.kind for store in keys.stores]
+    authorities = kinds.count("authority")
+    has_issuers = "jwt" in kinds
+    if not authorities and not has_issuers:
         return None
     return settings.AuthoritySettings(
         cache_size=keys.cache.size,
         negative_cache_size=keys.cache.negative_size,
         # Each request waits for its turn, and then for the response.
-        wait_s=2 * authorities * keys.authority.timeout + _AUTHORITY_GRACE_S,
+        wait_s=max(2 * authorities * keys.authority.timeout, has_issuers * keys.jwt.timeout)
+        + _AUTHORITY_GRACE_S,
+        keys=authorities > 0,
+        tokens=has_issuers,
     )
 
 

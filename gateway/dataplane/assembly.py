@@ -102,14 +102,18 @@ def assemble(
     context = _context(settings, loop, counts)
     counters = context.counters
     kinds = FieldKinds(settings.forward.drop_headers)
-    keyring = Keyring(kinds, is_partial=settings.authority is not None)
+    keyring = Keyring(kinds, is_partial=settings.authority is not None and settings.authority.keys)
     lookups = (
         KeyLookups(context, keyring, settings.authority, send)
         if settings.authority is not None
         else None
     )
     refusals = RefusalLog()
-    credentials = CredentialReader(settings.schemes, forward_scheme=settings.forward.scheme)
+    credentials = CredentialReader(
+        settings.schemes,
+        forward_scheme=settings.forward.scheme,
+        with_tokens=settings.authority is not None and settings.authority.tokens,
+    )
     pools, routes = _pools(context, settings, resolve)
     health = HealthService(context, Readiness(context, keyring))
     services = ExchangeServices(

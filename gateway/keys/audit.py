@@ -27,7 +27,9 @@ class Actor:
     """Who makes a change, as far as can be told."""
 
     who: str
-    """The name of a token of the admin API, or `user NAME` for commands on the store itself."""
+    """The name of a token or certificate of the admin API, or `user NAME` for commands on the store
+    itself.
+    """
     origin: str
     """Where from: an address, or `host NAME`."""
 

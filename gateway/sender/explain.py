@@ -43,6 +43,9 @@ _SEND_KEY = "pass the API key with --key-file FILE, or set GATEWAY_KEY"
 _NEW_KEY = "create a key with 'gateway keys create --name NAME' and configure it in this sender"
 _SCHEME = "use --scheme StackState (in a Collector: 'scheme: StackState' under bearertokenauth)"
 _WHOLE_KEY = "copy the whole API key again, exactly as it was shown when it was created"
+_AS_ISSUED = "send the token exactly as the identity provider issued it"
+_RENEW = "get a new token from the identity provider"
+_KEY_SCHEME = "for an API key use --scheme StackState"
 _SMALLER = "send smaller batches (in a Collector: sending_queue.batch.max_size), or raise the limit"
 _OPERATOR = "this sender is fine: the operator of the gateway must fix the problem"
 _WAIT = "wait and try again; senders do this automatically"
@@ -75,6 +78,18 @@ REASON_ADVICE: Final[dict[str, tuple[str, ...]]] = {
     "KEY_EXPIRED": (_NEW_KEY,),
     "KEY_REVOKED": (_NEW_KEY,),
     "KEY_DISABLED": (_OPERATOR,),
+    "TOKEN_MALFORMED": (_AS_ISSUED, _KEY_SCHEME),
+    "TOKEN_TOO_LONG": ("have the identity provider put fewer claims into the token",),
+    "TOKEN_ENCRYPTED": ("have the identity provider issue signed tokens, not encrypted ones",),
+    "TOKEN_EXTENSION": ("have the identity provider issue tokens without 'crit'",),
+    "TOKEN_ALGORITHM": ("the gateway's setting keys.jwt.algorithms lists the accepted algorithms",),
+    "TOKEN_ISSUER": ("the gateway's setting keys.stores lists the accepted issuers",),
+    "TOKEN_KEY": (_RENEW,),
+    "TOKEN_SIGNATURE": (_AS_ISSUED, _RENEW),
+    "TOKEN_AUDIENCE": ("request the token for the audience in the gateway's keys.jwt.audience",),
+    "TOKEN_NOT_YET_VALID": ("check the clocks of the identity provider and of the gateway",),
+    "TOKEN_CLAIMS": ("compare the token's claims with the gateway's setting keys.jwt.map",),
+    "TOKEN_EXPIRED": (_RENEW,),
     "SIGNAL_NOT_ALLOWED": ("use an API key that may send this signal",),
     "UNDECIDED": (_WAIT, "if it persists: the gateway's key store or key authority is down"),
     "OVERLOADED": (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from gateway.model import MAX_KEY_BYTES, Signal
+from gateway.model import MAX_KEY_BYTES, MAX_TOKEN_BYTES, Signal
 from gateway.otlp.services import BY_HTTP_PATH, SERVICES, Service
 from gateway.sender.agents import AGENT_PATHS, AgentPath
 
@@ -106,6 +106,7 @@ class Plan:
         return None if self.key is None else f"{self.scheme} {self.key}"
 
 
+_DOTS_OF_A_TOKEN: Final = 2
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -159,7 +160,11 @@ def check_key(key: str, source: str) -> str:
     if not (key.isascii() and key.isprintable()) or " " in key:
         msg = f"{source} must contain one API key, which has only visible ASCII characters"
         raise PlanError(msg)
-    if len(key) > MAX_KEY_BYTES:
-        msg = f"{source}: an API key has at most {MAX_KEY_BYTES} characters"
+    is_token = key.count(".") == _DOTS_OF_A_TOKEN
+    longest = MAX_TOKEN_BYTES if is_token else MAX_KEY_BYTES
+    if len(key) > longest:
+        msg = (
+            f"{source}: {'a token' if is_token else 'an API key'} has at most {longest} characters"
+        )
         raise PlanError(msg)
     return key

@@ -63,7 +63,7 @@ def test_keys_have_a_real_keys_length_and_are_all_different() -> None:
 
 
 def test_header_blocks_carry_grpc_gos_fields_in_its_order_without_the_dynamic_table() -> None:
-    blocks = load_grpc.HeaderBlocks("127.0.0.1:4317", "gzip", key_count=2)
+    blocks = load_grpc.HeaderBlocks("127.0.0.1:4317", "gzip", keys.authorizations(2))
     decoder = hpack.Decoder()
     decoder.max_allowed_table_size = 0
 

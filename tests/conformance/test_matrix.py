@@ -22,9 +22,10 @@ from google.rpc import (  # type: ignore[import-untyped]  # no stubs are publish
 )
 
 from gateway import metrics
+from gateway.channel import LookedUp, Lookup, Up
 from gateway.dataplane.dialects.otlp import GRPC_OVER_HTTP1
 from gateway.model import KeyState, Signal
-from gateway.settings import ForwardSettings, PerKeyLimits
+from gateway.settings import AuthoritySettings, ForwardSettings, PerKeyLimits
 from tests.support.clients import Http2Client, Response, http1_request
 from tests.support.exchange import GRPC, JSON, PROTOBUF, Answer, Break, GrpcMessage
 from tests.support.plane import KEY, RunningWorker, entry, limits, running_worker, sink_backends
@@ -90,6 +91,16 @@ class Case:
     body: bytes = MESSAGE
 
 
+TOKENS: Final = AuthoritySettings(10, 10, 6.0, keys=False, tokens=True)
+TOKEN: Final = "e30.secret-of-a-token.c2ln"
+
+
+def _token(reason: str, token: str = TOKEN) -> Case:
+    """Return the case of a token that is refused: by the worker, or by control."""
+    fields = (("authorization", f"bearer  {token}"),)
+    return Case(reason, 16, 401, fields, setting={"authority": TOKENS})
+
+
 def _expired() -> dict[str, Any]:
     return {"keys": [entry(KEY, "7", expires_at_ms=1_000)]}
 
@@ -113,6 +124,20 @@ CASES: Final = (
     Case("KEY_EXPIRED", 16, 401, setting=_expired()),
     Case("KEY_REVOKED", 16, 401, setting={"keys": [entry(KEY, state=KeyState.REVOKED)]}),
     Case("KEY_DISABLED", 16, 401, setting={"keys": [entry(KEY, state=KeyState.DISABLED)]}),
+    _token("TOKEN_MALFORMED", "secret-of-a-token"),
+    _token("TOKEN_MALFORMED", "two words"),
+    _token("TOKEN_MALFORMED", ""),
+    _token("TOKEN_TOO_LONG", "e30.e30." + "k" * 8_185),
+    _token("TOKEN_ENCRYPTED", "e30.secret-of-a-token.e30.e30.e30"),
+    _token("TOKEN_EXTENSION"),
+    _token("TOKEN_ALGORITHM", "e30.secret-of-a-token."),
+    _token("TOKEN_ISSUER"),
+    _token("TOKEN_KEY"),
+    _token("TOKEN_SIGNATURE"),
+    _token("TOKEN_AUDIENCE"),
+    _token("TOKEN_NOT_YET_VALID"),
+    _token("TOKEN_CLAIMS"),
+    _token("TOKEN_EXPIRED"),
     Case("SIGNAL_NOT_ALLOWED", 7, 403, setting={"keys": [entry(KEY, signals=0)]}),
     Case("UNDECIDED", 14, 503, setting={"keys": None}, retry_after=2, result="undecided"),
     Case(
@@ -171,8 +196,18 @@ async def _setting(case: Case) -> AsyncIterator[tuple[RunningWorker, RawSink]]:
             sink.script = lambda _: case.answer or Answer()
         setting: dict[str, Any] = {"keys": [entry(KEY, "7")], **(case.setting or {})}
         async with running_worker(backends=sink_backends(sink), **setting) as gateway:
+            gateway.send_to(lambda message: _refuse(gateway, case.reason, message))
             yield gateway, sink
         sink.take_faults()
+
+
+def _refuse(gateway: RunningWorker, reason: str, message: Up) -> bool:
+    """Answer a worker's question as control does."""
+    assert isinstance(message, Lookup)
+    assert message.is_token
+    denied = LookedUp(message.digest, "denied", None, "authority", 30.0, refusal=reason)
+    asyncio.get_running_loop().call_soon(gateway.worker.take_verdict, denied)
+    return True
 
 
 async def _send(port: int, way: Way, signal: Signal, fields: Fields, body: bytes) -> Response:
@@ -273,7 +308,7 @@ async def test_each_refusal_says_the_same_in_every_protocol(way: Way, case: Case
         if case.answer is None:
             assert not sink.requests
         text = repr(response) + repr(gateway.refusals) + repr(gateway.counted(metrics.REQUESTS))
-        for secret in (KEY, OTHER_KEY, "nobody-knows-it"):
+        for secret in (KEY, OTHER_KEY, "nobody-knows-it", "secret-of-a-token"):
             assert secret not in text
 
 

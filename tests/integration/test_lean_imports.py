@@ -27,13 +27,14 @@ WORKERS_NEVER_LOAD: Final = TOOLS | {
     "aiosqlite",
     "asyncpg",
     "cryptography",
+    "jwt",
     "prometheus_client",
     "pydantic",
     "sqlite3",
     "typer",
     "yaml",
 }
-CONTROL_NEVER_LOADS: Final = TOOLS | {"asyncpg", "cachetools", "cryptography", "tenacity"}
+CONTROL_NEVER_LOADS: Final = TOOLS | {"asyncpg", "cachetools", "cryptography", "jwt", "tenacity"}
 """With a SQLite store, without TLS and without an authority."""
 KEY_COMMANDS_NEVER_LOAD: Final = (CONTROL_NEVER_LOADS - {"rich"}) | {
     "aiohttp",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -11,8 +12,8 @@ import pytest
 
 from gateway import metrics
 from gateway.channel import Forget, LookedUp, Lookup, Up
-from gateway.model import BackendName, KeyState, Principal, digest_of
-from gateway.settings import AuthoritySettings
+from gateway.model import BackendName, KeyState, Principal, Signal, digest_of
+from gateway.settings import AuthoritySettings, ForwardSettings
 from tests.support.clients import Http2Client, Response, http1_request
 from tests.support.exchange import GRPC, Answer, Break, GrpcMessage
 from tests.support.plane import KEY, RunningWorker, backend, entry, running_worker, sink_backends
@@ -322,3 +323,136 @@ async def test_an_agent_s_key_is_read_from_its_carriers_too(
 
 def test_a_look_up_does_not_show_its_key() -> None:
     assert KEY not in repr(Lookup(DIGEST, KEY.encode(), "unknown"))
+
+
+# Tokens
+
+TOKEN: Final = "e30.e30.c2ln"
+TOKEN_DIGEST: Final = digest_of(TOKEN.encode())
+TOKENS: Final = AuthoritySettings(10, 10, 6.0, keys=False, tokens=True)
+SENDER: Final = Principal("jwt:1", signals=Signal.TRACES.bit | Signal.LOGS.bit)
+TOKEN_YES: Final = LookedUp(TOKEN_DIGEST, "allowed", SENDER, "authority", 300.0)
+
+
+@asynccontextmanager
+async def asking_about_tokens(**changes: Any) -> AsyncIterator[Asked]:
+    async with asking(**{"authority": TOKENS, **changes}) as asked:
+        yield asked
+
+
+def _send_token(
+    asked: Asked, path: str = "/v1/traces", *more: tuple[str, str]
+) -> asyncio.Task[Response]:
+    fields = (("Content-Type", "application/json"), ("Authorization", f"Bearer {TOKEN}"), *more)
+    return asyncio.create_task(http1_request(asked.gateway.port, path, fields, b"{}"))
+
+
+async def test_a_token_is_asked_about_once_and_then_known_by_its_digest() -> None:
+    async with asking_about_tokens() as asked:
+        call = _send_token(asked)
+        await asked.until_asked(1)
+        assert asked.lookups == [Lookup(TOKEN_DIGEST, TOKEN.encode(), "unknown", is_token=True)]
+        asked.say(TOKEN_YES)
+        assert (await call).status == 200
+        for _ in range(3):
+            assert (await _send_token(asked)).status == 200
+        assert len(asked.lookups) == 1
+        assert asked.decisions() == {
+            ("allowed", "authority"): 1,
+            ("allowed", "cache"): 1,
+            ("allowed", "keyring"): 2,
+        }
+        seen = {request.field("authorization") for request in asked.sink.requests}
+        assert seen == {f"Bearer {TOKEN}"}
+
+
+async def test_a_token_may_send_its_own_signals_only_at_the_first_request_and_later() -> None:
+    async with asking_about_tokens() as asked:
+        first = _send_token(asked, "/v1/metrics")
+        await asked.until_asked(1)
+        asked.say(TOKEN_YES)
+        assert (await first).status == 403
+        for _ in range(3):
+            assert (await _send_token(asked, "/v1/metrics")).status == 403
+            assert (await _send_token(asked, "/v1/logs")).status == 200
+        assert asked.decisions()["signal_not_allowed", "cache"] == 1
+        assert asked.decisions()["signal_not_allowed", "keyring"] == 2
+
+
+async def test_a_token_needs_no_key_store_and_a_key_is_not_asked_about() -> None:
+    async with asking_about_tokens(keys=None) as asked:
+        call = _send_token(asked)
+        await asked.until_asked(1)
+        asked.say(LookedUp(TOKEN_DIGEST, "denied", None, "authority", 30.0, refusal="TOKEN_KEY"))
+        assert (await call).status == 401
+        assert b"TOKEN_KEY" in (await _send_token(asked)).body
+        assert (await asked.export()).grpc_status == 14  # no keys have been loaded
+        assert len(asked.lookups) == 1
+
+
+async def test_a_forgotten_token_is_asked_about_again() -> None:
+    async with asking_about_tokens() as asked:
+        call = _send_token(asked)
+        await asked.until_asked(1)
+        asked.say(TOKEN_YES)
+        await call
+        for _ in range(2):
+            await _send_token(asked)
+        asked.say(Forget([TOKEN_DIGEST]))
+        call = _send_token(asked)
+        await asked.until_asked(2)
+        asked.say(LookedUp(TOKEN_DIGEST, "undecided", source="authority"))
+        assert (await call).status == 503
+
+
+async def test_a_token_whose_verdict_is_over_is_asked_about_again() -> None:
+    async with asking_about_tokens() as asked:
+        call = _send_token(asked)
+        await asked.until_asked(1)
+        asked.say(LookedUp(TOKEN_DIGEST, "allowed", SENDER, "authority", 0.5))
+        assert (await call).status == 200
+        later = []
+        while len(asked.lookups) < 2:
+            later.append(_send_token(asked))
+            await asyncio.sleep(0.02)
+        asked.say(
+            LookedUp(TOKEN_DIGEST, "denied", None, "authority", 30.0, refusal="TOKEN_EXPIRED")
+        )
+        answers = Counter([(await each).status for each in later])
+        assert set(answers) <= {200, 401}
+        assert answers[401]
+
+
+async def test_a_snapshot_of_keys_makes_no_token_unknown() -> None:
+    async with asking_about_tokens(keys=[entry("known", "7")]) as asked:
+        call = _send_token(asked)
+        await asked.until_asked(1)
+        asked.say(TOKEN_YES)
+        await call
+        for _ in range(2):
+            await _send_token(asked)
+        asked.gateway.worker.path.keyring.load([], 2, first=True, last=True)
+        assert (await _send_token(asked)).status == 200
+        assert len(asked.lookups) == 1
+
+
+async def test_a_token_that_no_backend_gets_is_still_asked_about() -> None:
+    forward = ForwardSettings("gateway", "the-backends-key", "StackState", identity_headers=True)
+    async with asking_about_tokens(forward=forward) as asked:
+        call = _send_token(asked)
+        await asked.until_asked(1)
+        asked.say(TOKEN_YES)
+        assert (await call).status == 200
+        (request,) = asked.sink.requests
+        assert request.field("authorization") == "StackState the-backends-key"
+        assert request.field("x-gateway-key-id") == "jwt:1"
+        assert TOKEN not in repr(request)
+
+
+async def test_a_backend_that_refuses_a_token_costs_the_sender_nothing() -> None:
+    async with asking_about_tokens(script=lambda _: Answer(401, 16)) as asked:
+        call = _send_token(asked)
+        await asked.until_asked(1)
+        asked.say(TOKEN_YES)
+        assert (await call).status == 503
+        assert len(asked.lookups) == 1

@@ -24,6 +24,8 @@ def _name(common_name: str) -> x509.Name:
 
 
 def _alternative_name(host: str) -> x509.GeneralName:
+    if "://" in host:
+        return x509.UniformResourceIdentifier(host)
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
@@ -85,10 +87,21 @@ class Authority:
         cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         return cls(folder, cert_file, certificate, key)
 
-    def issue(self, name: str, hosts: Sequence[str] = (), *, expired: bool = False) -> Certificate:
-        """Issue a certificate for a server (with `hosts`: names and addresses) or a client."""
+    def issue(
+        self,
+        name: str,
+        hosts: Sequence[str] = (),
+        *,
+        expired: bool = False,
+        is_client: bool = False,
+    ) -> Certificate:
+        """Issue a certificate for a server (with `hosts`: names and addresses) or a client.
+
+        `is_client`: `hosts` are a client's names, which may be URIs.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
-        usage = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
+        is_server = hosts and not is_client
+        usage = ExtendedKeyUsageOID.SERVER_AUTH if is_server else ExtendedKeyUsageOID.CLIENT_AUTH
         builder = (
             _builder(
                 _name(name),

@@ -19,7 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from gateway import metrics
 from gateway.cli.main import COMMANDS, build, load_command
 from gateway.config import ConfigError, load
-from gateway.config.tree import Config, TlsClientConfig, TlsServerConfig
+from gateway.config.tree import ClaimMapConfig, Config, TlsClientConfig, TlsServerConfig
 from gateway.config.units import parse_byte_rate, parse_duration, parse_size
 from gateway.intake import IntakeRoute, Sender
 from gateway.model import BackendName, Protocol, Signal
@@ -81,6 +81,8 @@ def _documented_keys(model: type[BaseModel], path: str = "") -> Iterator[tuple[s
         if inner is TlsServerConfig and where != "listen[].tls":
             continue
         if inner is TlsClientConfig and not where.startswith("backends.otlp_grpc"):
+            continue
+        if inner is ClaimMapConfig and where != "keys.jwt.map":
             continue
         yield from _documented_keys(inner, f"{where}[]." if is_list else f"{where}.")
 
@@ -259,6 +261,8 @@ def test_a_metrics_type_and_labels_are_the_real_ones(name: str) -> None:
         ("kind", "cache of verdicts", set(metrics.CACHE_KINDS)),
         ("kind", "abuse", set(metrics.ABUSE_KINDS)),
         ("result", "authorities", set(metrics.AUTHORITY_RESULTS)),
+        ("result", "tokens", set(metrics.JWT_RESULTS)),
+        ("result", "issuers' keys", set(metrics.JWT_FETCH_RESULTS)),
         ("backend", "backends", set(BackendName)),
         ("reason", "connections refused", set(metrics.CONNECTION_REFUSAL_REASONS)),
         ("reason", "admin connections closed", set(metrics.ADMIN_CLOSE_REASONS)),

@@ -71,6 +71,10 @@ ROOMS: Final = {
         "keys.state_file",
         "aiohttp cachetools msgspec tenacity",
     ),
+    "keys.jwt.claim_paths": _room(),
+    "keys.jwt": _room(
+        "keys.errors keys.rules keys.state_file model", "aiohttp cachetools jwt msgspec"
+    ),
     "keys.stores": _room(
         "keys.api_key keys.audit keys.confirmations keys.errors keys.record keys.rules "
         "keys.state_file keys.store keys.tenancy keys.tenancy_rules keys.times model",
@@ -87,7 +91,7 @@ ROOMS: Final = {
         "keys.tenancy keys.times keys.usage model",
     ),
     "config": _room(
-        "intake keys.api_key keys.errors keys.tenancy_rules model settings",
+        "intake keys.api_key keys.errors keys.jwt.claim_paths keys.tenancy_rules model settings",
         "pydantic pydantic_core yaml",
     ),
     # the two kinds of process, which never import each other; first the rooms of a worker
@@ -142,8 +146,8 @@ ROOMS: Final = {
     ),
     "control.authorities": _room(
         "channel config control.core control.metrics control.workers keys.authority "
-        "keys.errors keys.following keys.state_file metrics model",
-        "structlog",
+        "keys.errors keys.following keys.jwt keys.state_file metrics model",
+        "cachetools structlog",
     ),
     "control.admin": _room(
         "channel config control.core control.metrics control.workers crowds keys.api_key "

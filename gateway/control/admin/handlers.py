@@ -13,6 +13,7 @@ from aiohttp import hdrs, web
 
 from gateway.control.admin.health import Health
 from gateway.control.admin.http_app import Route, json_response
+from gateway.control.admin.roles import Role
 from gateway.control.core.errors import ReloadError
 from gateway.control.metrics.exposition import Exposition
 
@@ -42,8 +43,8 @@ class AdminHandlers:
         """Return all routes for `admin.address`."""
         return [
             *self.public_routes(),
-            Route(hdrs.METH_POST, "/-/reload", self._reload, needs_token=True),
-            Route(hdrs.METH_GET, "/-/config", self._config, needs_token=True),
+            Route(hdrs.METH_POST, "/-/reload", self._reload, Role.ADMINISTRATOR),
+            Route(hdrs.METH_GET, "/-/config", self._config, Role.READER),
         ]
 
     async def _metrics(self, request: web.Request) -> web.Response:

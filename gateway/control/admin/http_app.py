@@ -16,7 +16,8 @@ from aiohttp import hdrs, web
 from gateway.control.admin.connections import AdminConnections
 from gateway.control.admin.console.sessions import Sessions, is_proof
 from gateway.control.admin.known_hosts import REFUSED, KnownHosts
-from gateway.control.admin.token_gate import Rejected, TokenGate
+from gateway.control.admin.roles import Caller, Role
+from gateway.control.admin.token_gate import Rejected, TokenGate, allowed
 from gateway.control.core.errors import ErrorReporter
 
 TOKEN_FIELDS: Final = ("X-API-Token", "X-API-Key")
@@ -34,7 +35,7 @@ _ERRORS_WITH_PATHS: Final = {404, 405}
 _log = structlog.get_logger("gateway.control")
 
 WHO: Final = web.RequestKey("who", str)
-"""The name of the token that a request to a route with `needs_token` was admitted with."""
+"""The name of the token or certificate that a request to a route with `needs` was admitted with."""
 JSON: Final = "application/json"
 """Exactly so, without a charset: the `sts` CLI shows errors of no other type."""
 CONNECTIONS: Final = web.AppKey("connections", AdminConnections)
@@ -52,7 +53,8 @@ class Route:
     method: str
     path: str
     handler: Handler
-    needs_token: bool = False
+    needs: Role | None = None
+    """The least role of whoever may ask; None = anyone, without a token."""
 
 
 def make_app(
@@ -65,7 +67,7 @@ def make_app(
 ) -> web.Application:
     """Make an application of `routes`.
 
-    `gate` checks the tokens of requests to routes with `needs_token`; `errors` gets unexpected
+    `gate` checks who makes requests to routes that need a role; `errors` gets unexpected
     exceptions; `error_body` makes the errors below some paths in another form; `hosts` are the
     names that the address may be called by; whoever has one of `sessions` needs no token.
     """
@@ -76,8 +78,8 @@ def make_app(
     app = web.Application(middlewares=guards, client_max_size=MAX_BODY_BYTES)
     for route in routes:
         handler = route.handler
-        if route.needs_token:
-            handler = _guarded(handler, gate, error_body, sessions)
+        if route.needs is not None:
+            handler = _guarded(handler, route.needs, gate, error_body, sessions)
         if route.method == hdrs.METH_GET:
             app.router.add_get(route.path, handler)
         else:
@@ -110,27 +112,52 @@ def session_cookie(request: web.Request) -> str:
 
 
 def _guarded(
-    handler: Handler, gate: TokenGate, error_body: ErrorBody, sessions: Sessions | None
+    handler: Handler,
+    needs: Role,
+    gate: TokenGate,
+    error_body: ErrorBody,
+    sessions: Sessions | None,
 ) -> Handler:
     async def guarded(request: web.Request) -> web.StreamResponse:
         presented = [token for field in TOKEN_FIELDS for token in request.headers.getall(field, ())]
-        if not presented and sessions is not None:
-            session = sessions.find(request.cookies.get(session_cookie(request), ""))
-            if session is not None and is_proof(session, request.headers.get(PROOF_FIELD, "")):
-                request[WHO] = session.who
-                return await handler(request)
-        admitted = await gate.admit(request.remote or "", presented)
+        caller = None if presented else _signed_in(request, sessions)
+        if caller is not None:
+            admitted = allowed(caller, needs)
+        else:
+            transport = request.transport
+            certificate = transport.get_extra_info("peercert") if transport is not None else None
+            admitted = await gate.admit(request.remote or "", presented, needs, certificate)
         if isinstance(admitted, Rejected):
             return _rejection(request, admitted, error_body)
-        request[WHO] = admitted
+        request[WHO] = admitted.name
         return await handler(request)
 
     return guarded
 
 
+def _signed_in(request: web.Request, sessions: Sessions | None) -> Caller | None:
+    """Return who uses the console, if this is a request of the console's own."""
+    if sessions is None:
+        return None
+    session = sessions.find(request.cookies.get(session_cookie(request), ""))
+    if session is None or not is_proof(session, request.headers.get(PROOF_FIELD, "")):
+        return None
+    return session.caller
+
+
 def _rejection(request: web.Request, rejected: Rejected, error_body: ErrorBody) -> web.Response:
     headers: dict[str, str] = {hdrs.WWW_AUTHENTICATE: TOKEN_FIELDS[0]}
-    if rejected.retry_after_s is not None:
+    if rejected.caller is not None:
+        headers, resource = {}, request.match_info.route.resource
+        _log.warning(
+            "a role does not allow this on the admin address",
+            who=rejected.caller.name,
+            role=str(rejected.caller.role),
+            peer=request.remote,
+            method=request.method,
+            path=resource.canonical if resource is not None else "",
+        )
+    elif rejected.retry_after_s is not None:
         headers = {hdrs.RETRY_AFTER: str(rejected.retry_after_s)}
     body = error_body(request.path, rejected.status, rejected.text) or {"error": rejected.text}
     return json_response(rejected.status, body, headers)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from gateway.config import Config
 from gateway.control.admin.api.errors import error_body
@@ -14,6 +14,7 @@ from gateway.control.admin.console.sessions import Sessions
 from gateway.control.admin.http_app import Route, make_app
 from gateway.control.admin.http_server import HttpServers
 from gateway.control.admin.known_hosts import KnownHosts
+from gateway.control.admin.roles import Caller, KnownCertificates
 from gateway.control.admin.tls_files import TlsFiles, read_tls_files
 from gateway.control.admin.token_gate import TokenGate
 from gateway.control.admin.tokens import AdminTokens, read_tokens
@@ -53,8 +54,9 @@ class AdminServers:
         self._tls: TlsFiles | None = None
         self._tokens = AdminTokens([])
         self._hosts = KnownHosts()
-        self._gate = TokenGate(self._accept)
-        self._sessions = Sessions(self._name_of)
+        self._certificates = KnownCertificates()
+        self._gate = TokenGate(self._accept, self._find)
+        self._sessions = Sessions(self._find_token)
 
     async def start(self, config: Config, routes: AdminRoutes) -> None:
         """Answer on the main address, and on each of the others that is configured.
@@ -65,6 +67,7 @@ class AdminServers:
         self._tokens = await asyncio.to_thread(read_tokens, config)
         self._tls = read_tls_files(admin.tls)
         self._hosts.use(config)
+        self._certificates = KnownCertificates.of(admin.certificates)
         console = Console(self._gate, self._sessions).routes() if admin.console else []
         main = (self.addresses, admin.address, [*routes.main, *console])
         others = (
@@ -91,6 +94,7 @@ class AdminServers:
         """Use the tokens, the names and the certificate of a new configuration."""
         self._tokens = tokens
         self._hosts.use(config)
+        self._certificates = KnownCertificates.of(config.admin.certificates)
         tls = config.admin.tls
         if self._tls is not None and tls is not None:
             client_ca = str(tls.client_ca_file) if tls.client_ca_file is not None else None
@@ -101,9 +105,13 @@ class AdminServers:
         await self._servers.close()
         self._sockets.close()
 
-    def _accept(self, presented: str) -> str | None:
+    def _accept(self, presented: str) -> Caller | None:
         """Check against the present tokens: a reload replaces them."""
         return self._tokens.accept(presented)
 
-    def _name_of(self, digest: bytes) -> str | None:
-        return self._tokens.name_of(digest)
+    def _find_token(self, digest: bytes) -> Caller | None:
+        return self._tokens.find(digest)
+
+    def _find(self, certificate: Mapping[str, Any] | None) -> Caller | None:
+        """Look among the present certificates: a reload replaces them."""
+        return self._certificates.find(certificate)

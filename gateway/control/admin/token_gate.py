@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+from gateway.control.admin.roles import Caller, Role
 from gateway.control.core.networks import network_of
 
 INTERVAL_S: Final = 1.0
@@ -37,6 +38,16 @@ class Rejected:
     status: int
     text: str
     retry_after_s: int | None = None
+    caller: Caller | None = None
+    """Who it was, whose role does not suffice."""
+
+
+def allowed(caller: Caller, needed: Role) -> Caller | Rejected:
+    """Return the caller, if its role is at least `needed`."""
+    if caller.role >= needed:
+        return caller
+    text = f"the role of {caller.name!r} is {caller.role}: this needs the role {needed}"
+    return Rejected(403, text, caller=caller)
 
 
 @dataclass(slots=True)
@@ -47,31 +58,52 @@ class _Address:
 
 
 class TokenGate:
-    """Checks presented tokens. `accept` returns the name of a token, None for a wrong one."""
+    """Checks presented tokens and certificates.
+
+    `accept` returns whose token it is, None for a wrong one; `find` whose certificate.
+    """
 
     def __init__(
         self,
-        accept: Callable[[str], str | None],
+        accept: Callable[[str], Caller | None],
+        find: Callable[[Mapping[str, Any] | None], Caller | None] = lambda _: None,
         *,
         clock: Callable[[], float] = time.monotonic,
         interval_s: float = INTERVAL_S,
     ) -> None:
         self._accept = accept
+        self._find = find
         self._clock = clock
         self._interval_s = interval_s
         self._addresses: OrderedDict[str, _Address] = OrderedDict()
 
-    async def admit(self, remote: str, presented: Sequence[str]) -> str | Rejected:
-        """Return the name of the token that was presented; of several, all must be right."""
+    async def admit(
+        self,
+        remote: str,
+        presented: Sequence[str],
+        needed: Role,
+        certificate: Mapping[str, Any] | None = None,
+    ) -> Caller | Rejected:
+        """Return who calls, with at least the role `needed`.
+
+        Of several tokens all must be right, and the one with the least role counts. A certificate,
+        which TLS has verified, counts where no token is presented.
+        """
+        caller = await self._identify(remote, presented, certificate)
+        return allowed(caller, needed) if isinstance(caller, Caller) else caller
+
+    async def _identify(
+        self, remote: str, presented: Sequence[str], certificate: Mapping[str, Any] | None
+    ) -> Caller | Rejected:
         if not presented:
-            return Rejected(401, _MISSING)
+            return self._find(certificate) or Rejected(401, _MISSING)
         network = network_of(remote)
         address = self._addresses.get(network)
         if address is not None and not await self._wait_turn(address):
             return Rejected(429, _TOO_MANY, retry_after_s=max(1, round(self._interval_s * FREE)))
-        names = [self._accept(token) for token in presented]
-        if None not in names:
-            return names[0] or ""
+        callers = [caller for token in presented if (caller := self._accept(token)) is not None]
+        if len(callers) == len(presented):
+            return min(callers, key=lambda caller: caller.role)
         self._note_wrong(network)
         return Rejected(401, _UNKNOWN)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.config import Config
+from gateway.control.admin.roles import Caller, Role
 from gateway.keys.state_file import (
     StateFileError,
     make_private,
@@ -33,32 +34,34 @@ class TokenError(Exception):
 
 
 class AdminTokens:
-    """The tokens that are accepted, as digests, each with its name in the audit log."""
+    """The tokens that are accepted, as digests, each with its role and its name for the audit."""
 
-    def __init__(self, tokens: Iterable[tuple[str, str]]) -> None:
-        """Take (name, token) pairs."""
-        self._digests = [(name, _digest(token)) for name, token in tokens]
+    def __init__(self, tokens: Iterable[tuple[str, str, Role]]) -> None:
+        """Take (name, token, role)."""
+        self._digests = [(Caller(name, role), _digest(token)) for name, token, role in tokens]
 
-    def accept(self, presented: str) -> str | None:
-        """Return the name of the token `presented`, None for a wrong one; in constant time."""
-        return self.name_of(_digest(presented))
+    def accept(self, presented: str) -> Caller | None:
+        """Return whose token is `presented`, None for a wrong one; in constant time."""
+        return self.find(_digest(presented))
 
-    def name_of(self, digest: bytes) -> str | None:
-        """Return the name of the token with a SHA-256 digest, None for no token; likewise."""
+    def find(self, digest: bytes) -> Caller | None:
+        """Return whose token has a SHA-256 digest, None for no token; likewise."""
         found = None
-        for name, known in self._digests:
+        for caller, known in self._digests:
             if hmac.compare_digest(digest, known):
-                found = name
+                found = caller
         return found
 
 
 def read_tokens(config: Config) -> AdminTokens:
     """Return the configured tokens, or the one in the state directory. Raises `TokenError`."""
     if config.admin.tokens:
-        tokens = config.admin.tokens
-        return AdminTokens((each.name, each.token.get_secret_value()) for each in tokens)
+        return AdminTokens(
+            (each.name, each.token.get_secret_value(), Role[each.role.upper()])
+            for each in config.admin.tokens
+        )
     token, _ = ensure_token_file(config.state_dir)
-    return AdminTokens([(TOKEN_FILE, token)])
+    return AdminTokens([(TOKEN_FILE, token, Role.ADMINISTRATOR)])
 
 
 def ensure_token_file(state_dir: Path) -> tuple[str, Path]:

@@ -16,6 +16,7 @@ from aiohttp import hdrs, web
 from gateway.channel import TracedRequest
 from gateway.config.units import parse_duration
 from gateway.control.admin.http_app import Route, json_response
+from gateway.control.admin.roles import Role
 from gateway.control.workers.trace_sessions import TooManySessionsError, TraceSession, TraceSessions
 
 MAX_S: Final = 3_600.0
@@ -32,7 +33,7 @@ class TraceApi:
 
     def routes(self) -> list[Route]:
         """Return the routes for the admin address."""
-        return [Route(hdrs.METH_POST, "/-/trace", self._trace, needs_token=True)]
+        return [Route(hdrs.METH_POST, "/-/trace", self._trace, Role.READER)]
 
     async def _trace(self, request: web.Request) -> web.StreamResponse:
         try:

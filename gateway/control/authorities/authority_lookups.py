@@ -19,6 +19,7 @@ from gateway import metrics
 from gateway.channel import Forget, LookedUp, Lookup, Traced
 from gateway.config import Config
 from gateway.control.authorities.authority_settings import read_tls_files
+from gateway.control.authorities.cache_metrics import CacheMetrics
 from gateway.control.core.tasks import Tasks
 from gateway.control.metrics.metric_totals import Labels, MetricTotals
 from gateway.control.workers.worker_handle import WorkerHandle, WorkerObserver
@@ -80,29 +81,6 @@ class _MonitoredAuthority:
             self._on_status(self.status)
 
 
-class _CacheMetrics:
-    """Counts what happens to the cache in `totals` (`verdicts.CacheObserver`)."""
-
-    def __init__(self, totals: MetricTotals) -> None:
-        self._totals = totals
-
-    def hit(self, kind: str) -> None:
-        """A cache had the answer."""
-        self._totals.count(metrics.KEY_CACHE_HITS, (kind,))
-
-    def miss(self, kind: str) -> None:
-        """A cache did not have it."""
-        self._totals.count(metrics.KEY_CACHE_MISSES, (kind,))
-
-    def stale(self, kind: str) -> None:
-        """An answer was used beyond its time."""
-        self._totals.count(metrics.KEY_CACHE_STALE, (kind,))
-
-    def coalesced(self, kind: str) -> None:
-        """A question joined one that was under way."""
-        self._totals.count(metrics.KEY_CACHE_COALESCED, (kind,))
-
-
 class AuthorityLookups(WorkerObserver):
     """Asks all authorities of this gateway. Made inside the event loop; must be closed.
 
@@ -132,7 +110,7 @@ class AuthorityLookups(WorkerObserver):
             for settings in authorities
         ]
         self._workers = workers
-        self._verdicts = Verdicts(self._authorities, limits, _CacheMetrics(totals), self._on_change)
+        self._verdicts = Verdicts(self._authorities, limits, CacheMetrics(totals), self._on_change)
 
     async def start(self) -> None:
         """Read the verdicts of the last run: they may be served while they are not too stale."""
@@ -176,7 +154,7 @@ class AuthorityLookups(WorkerObserver):
 
     def worker_sent(self, worker: WorkerHandle, message: Lookup | Traced) -> None:
         """Answer a worker's question, at once or when an authority answers (`WorkerObserver`)."""
-        if not isinstance(message, Lookup):
+        if not isinstance(message, Lookup) or message.is_token:
             return
         digest = message.digest
         answer = self._verdicts.look_up(digest, message.key.decode("ascii"), message.why)

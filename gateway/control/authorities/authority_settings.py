@@ -40,7 +40,7 @@ def _settings(keys: KeysConfig, url: str) -> AuthorityOptions:
         headers={name: value.get_secret_value() for name, value in authority.headers.items()},
         timeout_s=authority.timeout,
         max_concurrent=authority.max_concurrent,
-        tls=_context(authority.tls) if authority.tls is not None else None,
+        tls=client_context("keys.authority.tls", authority.tls),
         server_name=authority.tls.server_name if authority.tls is not None else None,
     )
 
@@ -56,12 +56,15 @@ def read_tls_files(context: ssl.SSLContext, tls: TlsClientConfig) -> None:
         context.load_cert_chain(tls.cert_file, tls.key_file)
 
 
-def _context(tls: TlsClientConfig) -> ssl.SSLContext:
+def client_context(setting: str, tls: TlsClientConfig | None) -> ssl.SSLContext | None:
+    """Make what connects with these options; None without any. Raises `StartError`."""
+    if tls is None:
+        return None
     try:
         context = ssl.create_default_context(cafile=tls.ca_file)
         read_tls_files(context, tls)
     except OSError as error:  # `load` could read them a moment ago
-        msg = f"keys.authority.tls: its files can no longer be read ({error})"
+        msg = f"{setting}: its files can no longer be read ({error})"
         raise StartError(msg) from error
     if tls.insecure_skip_verify:
         context.check_hostname = False

@@ -54,6 +54,7 @@ from gateway.log import LogFormat
 
 if TYPE_CHECKING:
     from gateway.control.authorities.authority_lookups import AuthorityLookups
+    from gateway.control.authorities.token_lookups import TokenLookups
 
 _log = structlog.get_logger("gateway.control")
 
@@ -90,17 +91,32 @@ class Foundation:
     keys: KeyService
     lookups: AuthorityLookups | None
     """Set where a remote authority is configured."""
+    tokens: TokenLookups | None
+    """Set where an issuer of tokens is configured."""
     distribution: KeyDistribution
 
     def statuses(self) -> list[StoreStatus]:
         """Return the status of each key store and of each remote authority."""
-        authorities = self.lookups.statuses() if self.lookups is not None else []
-        return [*self.keys.statuses(), *authorities]
+        return [
+            *self.keys.statuses(),
+            *(status for each in self.askers() for status in each.statuses()),
+        ]
+
+    def askers(self) -> list[AuthorityLookups | TokenLookups]:
+        """Return what answers workers' questions about keys that no store has."""
+        return [each for each in (self.lookups, self.tokens) if each is not None]
+
+    def read_tls_files(self, config: Config) -> None:
+        """Have new connections of all of them use the files as they are now. Raises `OSError`."""
+        for each in self.askers():
+            each.read_tls_files(config)
 
     def key_name(self, key_id: str) -> str:
         """Return the name of a key, "" for an unknown one."""
         record = self.keys.record(key_id)
-        return record.name if record is not None else ""
+        if record is not None:
+            return record.name
+        return self.tokens.name(key_id) if self.tokens is not None else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +164,7 @@ def assemble(loaded: Loaded, options: Options) -> Parts:
     traces = TraceSessions(base.workers)
     record = WorkerRecord(base.config.config.state_dir)
     observers = [*counting.observers, traces, health, base.distribution, record]
-    if base.lookups is not None:
-        observers.append(base.lookups)
+    observers += base.askers()
     inherited = take_inherited(os.environ)
     patience_s = options.bind_patience_s
     listeners = DataListeners(inherited, patience_s, record.end_leftovers)
@@ -174,7 +189,7 @@ def assemble(loaded: Loaded, options: Options) -> Parts:
         counting.config_metrics,
         log_format=options.log_format,
         on_reload=options.on_reload,
-        on_new_tls_files=_ignore if base.lookups is None else base.lookups.read_tls_files,
+        on_new_tls_files=base.read_tls_files,
     )
     routes = _admin_routes(base, counting.exposition, health, reloader, traces)
     tls_watch = TlsWatch(base.config, counting.config_metrics, reloader.use_new_tls_files)
@@ -219,6 +234,7 @@ def _foundation(loaded: Loaded) -> Foundation:
         workers=workers,
         keys=keys,
         lookups=_authority_lookups(config, totals, tasks, workers),
+        tokens=_token_lookups(config, totals, tasks, workers),
         distribution=KeyDistribution(keys, workers, partial(_observe_lag, keys, totals)),
     )
 
@@ -239,6 +255,17 @@ def _authority_lookups(
     return AuthorityLookups(authorities, limits, totals, tasks, workers, log_store_status, file)
 
 
+def _token_lookups(
+    config: Config, totals: MetricTotals, tasks: Tasks, workers: WorkerSet
+) -> TokenLookups | None:
+    if all(store.kind != "jwt" for store in config.keys.stores):
+        return None
+    # Loaded only here: the libraries that check signatures take 9 MB.
+    from gateway.control.authorities.token_lookups import TokenLookups
+
+    return TokenLookups(config, totals, tasks, workers, log_store_status)
+
+
 def _observe_lag(keys: KeyService, totals: MetricTotals, seconds: float) -> None:
     """Count how long a change took; new keys and changes of them go to the first store."""
     for status in keys.statuses()[:1]:
@@ -255,8 +282,7 @@ def _counting(base: Foundation, options: Options) -> Counting:
     refusal_log = RefusalLog(base.key_name, options.on_refusal)
     gauges = ControlGauges(base.keys, base.statuses, base.workers)
     sources: list[Callable[[], SeriesByName]] = [gauges.series]
-    if base.lookups is not None:
-        sources.append(base.lookups.series)
+    sources += [each.series for each in base.askers()]
     return Counting(
         busiest_keys=busiest_keys,
         refusal_log=refusal_log,

@@ -81,8 +81,8 @@ class Control:
         await parts.admin.start(config, parts.admin_routes)
         await base.keys.start()
         base.distribution.start()
-        if base.lookups is not None:
-            await base.lookups.start()
+        for each in base.askers():
+            await each.start()
         await parts.worker_record.read()
         sockets = await parts.listeners.bind(config, on_wait=log_address_in_use)
         parts.listeners.close_leftover()
@@ -133,8 +133,8 @@ class Control:
             stack.callback(parts.listeners.close)
             stack.push_async_callback(base.keys.close)
             stack.callback(parts.counting.refusal_log.close)
-            if base.lookups is not None:
-                stack.push_async_callback(base.lookups.close)
+            for each in base.askers():
+                stack.push_async_callback(each.close)
             stack.push_async_callback(parts.admin.close)
             stack.push_async_callback(parts.worker_record.write)
             stack.push_async_callback(base.tasks.close)
@@ -154,6 +154,8 @@ class Control:
         }
         if base.lookups is not None:
             background["authority.verdicts"] = base.lookups.run
+        if base.tokens is not None:
+            background["issuers"] = base.tokens.run
         for name, run in background.items():
             base.tasks.keep(name, run)
 

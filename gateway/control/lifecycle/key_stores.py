@@ -9,12 +9,15 @@ from gateway.keys.following.status import StoreStatus
 from gateway.keys.record import StaticKey, static_keys
 from gateway.keys.store import KeyStore
 
+_ASKED = ("authority", "jwt")
+"""Stores whose keys nobody lists: each is asked about."""
+
 _log = structlog.get_logger("gateway.control")
 
 
 def key_stores(config: Config) -> list[KeyStore]:
     """Return the configured key stores; nothing is opened."""
-    return [_store(store) for store in config.keys.stores if store.kind != "authority"]
+    return [_store(store) for store in config.keys.stores if store.kind not in _ASKED]
 
 
 def configured_static_keys(config: Config) -> list[StaticKey]:

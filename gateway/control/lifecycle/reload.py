@@ -159,6 +159,7 @@ def needs_restart(old: Config, new: Config) -> Iterator[str]:
     for path in (
         "keys.stores",
         "keys.authority",
+        "keys.jwt",
         "keys.cache",
         "keys.tombstones",
         "keys.max_stale",

@@ -57,7 +57,14 @@ NO_ANSWER: Final = "none"
 _UNAVAILABLE: Final = 503
 
 _A: Final = AuthOutcome
-_WITHOUT_LOOKUP: Final = (_A.KEY_MISSING, _A.KEY_MALFORMED, _A.KEY_CONFLICT, _A.UNDECIDED)
+_WITHOUT_LOOKUP: Final = (
+    _A.KEY_MISSING,
+    _A.KEY_MALFORMED,
+    _A.KEY_CONFLICT,
+    _A.TOKEN_MALFORMED,
+    _A.UNDECIDED,
+)
+_OF_A_TOKEN: Final = (_A.KEY_EXPIRED, _A.TOKEN_MALFORMED, _A.TOKEN_INVALID)
 _OF_A_KEY: Final = (
     _A.ALLOWED,
     _A.KEY_EXPIRED,
@@ -71,9 +78,15 @@ KEY_OUTCOMES: Final = _OF_A_KEY
 SOURCE_OUTCOMES: Final[dict[str, Sequence[AuthOutcome]]] = {
     "none": _WITHOUT_LOOKUP,
     "keyring": (*_OF_A_KEY, _A.KEY_UNKNOWN),
-    "cache": (_A.ALLOWED, _A.KEY_EXPIRED, _A.SIGNAL_NOT_ALLOWED, _A.KEY_UNKNOWN),
+    "cache": (_A.ALLOWED, *_OF_A_TOKEN, _A.SIGNAL_NOT_ALLOWED, _A.KEY_UNKNOWN),
     "stale": (_A.ALLOWED, _A.KEY_EXPIRED, _A.SIGNAL_NOT_ALLOWED),
-    "authority": (_A.ALLOWED, _A.SIGNAL_NOT_ALLOWED, _A.KEY_UNKNOWN, _A.UNDECIDED),
+    "authority": (
+        _A.ALLOWED,
+        *_OF_A_TOKEN,
+        _A.SIGNAL_NOT_ALLOWED,
+        _A.KEY_UNKNOWN,
+        _A.UNDECIDED,
+    ),
 }
 """The outcomes that each source of a verdict can have."""
 
@@ -106,7 +119,7 @@ def gauges_at_zero(metric: Metric, backends: Backends) -> dict[Labels, float]:
         return {(str(protocol),): 0.0 for protocol in Protocol}
     if metric in (metrics.CONNECTIONS, metrics.BUFFER_BYTES, metrics.INTAKE_HELD):
         return {(): 0.0}
-    if metric is metrics.KEY_CACHE_ENTRIES:
+    if metric in (metrics.KEY_CACHE_ENTRIES, metrics.JWT_TOKENS):
         return {(kind,): 0.0 for kind in metrics.CACHE_KINDS}
     if metric is metrics.BACKEND_CONNECTIONS:
         return {(name, address): 0.0 for name, addresses in backends for address in addresses}
@@ -158,6 +171,12 @@ def _of_authorities() -> Iterator[tuple[Metric, Labels]]:
         yield metric, (kind,)
     for metric, result in product(
         (metrics.AUTHORITY_REQUESTS, metrics.AUTHORITY_DURATION), metrics.AUTHORITY_RESULTS
+    ):
+        yield metric, (result,)
+    for result in metrics.JWT_RESULTS:
+        yield metrics.JWT_CHECKS, (result,)
+    for metric, result in product(
+        (metrics.JWT_FETCHES, metrics.JWT_FETCH_DURATION), metrics.JWT_FETCH_RESULTS
     ):
         yield metric, (result,)
 

@@ -18,7 +18,7 @@ from gateway.dataplane.core.credential import Credential
 from gateway.dataplane.core.heads import FIELD_VALUE, Pair
 from gateway.dataplane.core.memo import Memo
 from gateway.keys import api_key
-from gateway.model import MAX_KEY_BYTES, digest_of
+from gateway.model import MAX_KEY_BYTES, MAX_TOKEN_BYTES, digest_of
 from gateway.wire import hpack
 
 CREDENTIALS_KEPT: Final = 100_000
@@ -34,6 +34,11 @@ DD_API_KEY: Final = b"dd-api-key"
 SERVICE_BEARER: Final = "SERVICE_BEARER"
 """The refusal of a Kubernetes token, which only the receiver can check."""
 _BASIC_USER: Final = b"apikey"
+_BEARER: Final = b"bearer"
+_SIGNED_TOKEN: Final = re.compile(rb"[\w-]+\.[\w-]+\.[\w-]*\Z", re.ASCII)
+"""The compact form of a signed JWT (RFC 7515 §7.1); an unsigned one lacks its last part."""
+_ENCRYPTED_TOKEN: Final = re.compile(rb"[\w-]+(?:\.[\w-]*){4}\Z", re.ASCII)
+"""The compact form of an encrypted one (RFC 7516 §7.1)."""
 
 
 MISSING: Final = Credential(None, "KEY_MISSING")
@@ -57,6 +62,27 @@ def _of_key(key: bytes, scheme: str, *, is_authorization: bool) -> Credential:
     return Credential(digest_of(key), "", scheme, is_authorization, if_unknown)
 
 
+def _of_token(token: bytes) -> Credential:
+    """Read a token of an identity provider. Only control looks at what is in it."""
+    refusal = ""
+    if len(token) > MAX_TOKEN_BYTES:
+        refusal = "TOKEN_TOO_LONG"
+    elif _ENCRYPTED_TOKEN.match(token):
+        refusal = "TOKEN_ENCRYPTED"
+    elif not _SIGNED_TOKEN.match(token):
+        refusal = "TOKEN_MALFORMED"
+    if refusal:
+        on_intake = Credential(None, "SCHEME_BEARER", "bearer", is_authorization=True)
+        return on_intake._replace(refusal=refusal, on_intake=on_intake)
+    return Credential(
+        digest_of(token),
+        scheme="bearer",
+        is_authorization=True,
+        is_backends_form=True,
+        is_token=True,
+    )
+
+
 def _of_agents_scheme(scheme: str, value: bytes) -> Credential | None:
     """Read a scheme that only agents use; None if it is none of those."""
     if scheme == "apikey":
@@ -74,13 +100,35 @@ def _of_agents_scheme(scheme: str, value: bytes) -> Credential | None:
     return _of_key(key, scheme, is_authorization=True)
 
 
+def _of_foreign(value: bytes, foreign: str, key: bytes) -> Credential:
+    """Read an Authorization field whose scheme is none of ours."""
+    if not value:
+        return Credential(None, "KEY_EMPTY", "", is_authorization=True)
+    refusal = "SCHEME_BEARER" if foreign == "bearer" else "SCHEME_UNKNOWN"
+    return Credential(
+        None,
+        refusal,
+        foreign if foreign in _KNOWN_SCHEMES else "other",
+        is_authorization=True,
+        on_intake=_of_agents_scheme(foreign, key),
+    )
+
+
 class CredentialReader:
     """Reads credential fields under the configured `auth.schemes` (without regard to case)."""
 
     def __init__(
-        self, schemes: Iterable[str], kept: int = CREDENTIALS_KEPT, *, forward_scheme: str = ""
+        self,
+        schemes: Iterable[str],
+        kept: int = CREDENTIALS_KEPT,
+        *,
+        forward_scheme: str = "",
+        with_tokens: bool = False,
     ) -> None:
-        """`forward_scheme`: the scheme that OTLP backends get."""
+        """`forward_scheme`: the scheme that OTLP backends get. `with_tokens`: whether tokens of
+        identity providers are accepted, under Bearer.
+        """
+        self._with_tokens = with_tokens
         self._backends_scheme = forward_scheme.encode()
         self._schemes = {scheme.lower().encode(): scheme for scheme in schemes}
         self._memo: Memo[bytes, Credential] = Memo(kept)
@@ -124,6 +172,9 @@ class CredentialReader:
         word, _, key = value.partition(b" ")
         key = key.lstrip(b" ")
         scheme = self._schemes.get(word.lower())
+        is_bearer = self._with_tokens and word.lower() == _BEARER
+        if is_bearer and (scheme is None or _SIGNED_TOKEN.match(key)):
+            return _of_token(key)
         if scheme is not None:
             is_backends_form = value == b"%b %b" % (self._backends_scheme, key)
             credential = _of_key(key, scheme, is_authorization=True)
@@ -131,17 +182,7 @@ class CredentialReader:
         encoded = self._encoding_of(word.lower())
         if encoded is not None:
             return encoded
-        if not value:
-            return Credential(None, "KEY_EMPTY", "", is_authorization=True)
-        foreign = word.lower().decode("latin-1")
-        refusal = "SCHEME_BEARER" if foreign == "bearer" else "SCHEME_UNKNOWN"
-        return Credential(
-            None,
-            refusal,
-            foreign if foreign in _KNOWN_SCHEMES else "other",
-            is_authorization=True,
-            on_intake=_of_agents_scheme(foreign, key),
-        )
+        return _of_foreign(value, word.lower().decode("latin-1"), key)
 
     def _encoding_of(self, word: bytes) -> Credential | None:
         """Recognise a scheme of ours with its key in a form that somebody forgot to decode."""

@@ -1,8 +1,9 @@
 """Keys that are in no snapshot: what a remote authority said of them, and questions about others.
+Tokens of identity providers, too.
 
-Control asks the authority; a request waits here for the answer, and only that request: its body is
-held back by flow control. The key itself is read again from the request's head, where it stands as
-long as the request lives, and is kept nowhere.
+Control asks the authority, or checks the token; a request waits here for the answer, and only that
+request: its body is held back by flow control. The key itself is read again from the request's
+head, where it stands as long as the request lives, and is kept nowhere.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from gateway.settings import AuthoritySettings
 
 MAX_ASKED: Final = 10_000
 """Keys that a worker waits for at once; requests with others are undecided."""
-_UNKNOWN: Final = Denied("KEY_UNKNOWN")
 _UNDECIDED: Final = Undecided()
 
 
@@ -39,6 +39,18 @@ class _Allowed(NamedTuple):
     """The `source` label of a request that finds it here."""
     fresh_until: float
     refresh_at: float
+
+
+class _Refused(NamedTuple):
+    """A key or a token that was denied."""
+
+    until: float
+    """Monotonic seconds."""
+    refusal: str
+    """Why, of a token; empty for a key."""
+
+
+_NOT_REFUSED: Final = _Refused(0.0, "")
 
 
 class _Waiting(NamedTuple):
@@ -76,15 +88,14 @@ class KeyLookups:
         self._wait_s = settings.wait_s
         self._send = send
         self._allowed: Memo[bytes, _Allowed] = Memo(settings.cache_size)
-        self._denied: Memo[bytes, float] = Memo(settings.negative_cache_size)
-        """Digest → until when the denial holds."""
+        self._denied: Memo[bytes, _Refused] = Memo(settings.negative_cache_size)
         self._asked: dict[bytes, _Asked] = {}
         self._max_asked = MAX_ASKED
 
     def decide(
         self, waiter: VerdictWaiter, head: RequestHead, credential: Credential, signal_bit: int
     ) -> None:
-        """Have a request decided, now or later, whose key is in no snapshot."""
+        """Have a request decided, now or later, that has a token or a key of no snapshot."""
         digest = credential.digest
         if digest is None:  # the keyring has decided on those
             return
@@ -93,14 +104,19 @@ class KeyLookups:
         if allowed is not None and now < allowed.fresh_until:
             self._count_hit(allowed)
             if now >= allowed.refresh_at and digest not in self._asked:
-                self._ask(head, digest, "refresh", now)
-            waiter.decided(allowed.principal, allowed.source)
+                self._ask(head, digest, "refresh", now, is_token=credential.is_token)
+            if credential.is_token:
+                self._keyring.accept_token(digest, _until(allowed, now))
+            waiter.decided(_may_send(allowed.principal, signal_bit), allowed.source)
             return
-        if now < self._denied.kept.get(digest, 0.0):
+        refused = self._denied.kept.get(digest, _NOT_REFUSED)
+        if now < refused.until:
             self._context.counters.count(metrics.KEY_CACHE_HITS, "negative")
-            waiter.decided(self._no(credential), "cache")
+            waiter.decided(self._no(credential, refused.refusal), "cache")
             return
-        asked = self._asked.get(digest) or self._ask(head, digest, "unknown", now)
+        asked = self._asked.get(digest) or self._ask(
+            head, digest, "unknown", now, is_token=credential.is_token
+        )
         if asked is None:
             waiter.decided(_UNDECIDED, "authority")
         else:
@@ -123,7 +139,7 @@ class KeyLookups:
         if asked is None:
             return
         if len(asked.waiting) > 1 and verdict is not _UNDECIDED:
-            kind = "negative" if verdict is _UNKNOWN else "positive"
+            kind = "negative" if isinstance(verdict, Denied) else "positive"
             joined = len(asked.waiting) - 1
             self._context.counters.plain[metrics.KEY_CACHE_COALESCED.name, (kind,)] += joined
         for waiting in asked.waiting:
@@ -134,6 +150,7 @@ class KeyLookups:
         for digest in digests:
             self._allowed.forget(digest)
             self._denied.forget(digest)
+            self._keyring.forget_token(digest)
 
     def sweep(self, now: float) -> None:
         """Let requests go whose question control has not answered in time."""
@@ -148,12 +165,14 @@ class KeyLookups:
         digest: bytes,
         why: Literal["unknown", "refresh", "doubt"],
         now: float,
+        *,
+        is_token: bool = False,
     ) -> _Asked | None:
         """Ask control; None where it cannot be asked."""
         if len(self._asked) >= self._max_asked:
             return None
         key = next((key for key in keys_in(head) if digest_of(key) == digest), None)
-        if key is None or not self._send(Lookup(digest, key, why)):
+        if key is None or not self._send(Lookup(digest, key, why, is_token)):
             return None
         asked = self._asked[digest] = _Asked(now)
         return asked
@@ -169,8 +188,8 @@ class KeyLookups:
             return principal
         if looked_up.verdict == "denied":
             self._allowed.forget(digest)
-            self._denied.add(digest, now + looked_up.fresh_s)
-            return _UNKNOWN
+            self._denied.add(digest, _Refused(now + looked_up.fresh_s, looked_up.refusal))
+            return Denied(looked_up.refusal)
         return _UNDECIDED
 
     def _go_on(self, waiting: _Waiting, verdict: Verdict, source: str) -> None:
@@ -183,16 +202,22 @@ class KeyLookups:
             known = self._keyring.decide(credential, signal_bit, time.time_ns() // 1_000_000)
             if known is not NOT_HERE:
                 waiter.decided(known, "keyring")
-            elif verdict is _UNKNOWN:
-                waiter.decided(self._no(credential), source)
+            elif isinstance(verdict, Denied):
+                waiter.decided(self._no(credential, verdict.refusal), source)
+            elif isinstance(verdict, Principal):
+                waiter.decided(_may_send(verdict, signal_bit), source)
             else:
                 waiter.decided(verdict, source)
         except Exception:  # noqa: BLE001 - a bug must not cost other requests
             self._context.report_bug("exchange")
             waiter.failed()
 
-    def _no(self, credential: Credential) -> Verdict:
-        """Deny a key that the authority does not know, unless a snapshot may lack it."""
+    def _no(self, credential: Credential, refusal: str) -> Verdict:
+        """Deny a token for its reason, and a key that the authority does not know, unless a
+        snapshot may lack it.
+        """
+        if refusal:
+            return Denied(refusal)
         if not self._keyring.is_complete:
             return _UNDECIDED
         return Denied(credential.if_unknown)
@@ -200,6 +225,19 @@ class KeyLookups:
     def _count_hit(self, allowed: _Allowed) -> None:
         metric = metrics.KEY_CACHE_STALE if allowed.source == "stale" else metrics.KEY_CACHE_HITS
         self._context.counters.count(metric, "positive")
+
+
+def _until(allowed: _Allowed, now: float) -> Principal:
+    """Return a token's principal with the time at which it is to be asked about again."""
+    left_ms = int((allowed.fresh_until - now) * 1_000)
+    return allowed.principal._replace(expires_at_ms=time.time_ns() // 1_000_000 + left_ms)
+
+
+def _may_send(principal: Principal, signal_bit: int) -> Verdict:
+    """Return the verdict on one signal of a key or a token that is allowed."""
+    if principal.signals & signal_bit:
+        return principal
+    return Denied("SIGNAL_NOT_ALLOWED", principal)
 
 
 def keys_in(head: RequestHead) -> Iterator[bytes]:

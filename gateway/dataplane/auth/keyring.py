@@ -10,6 +10,9 @@ no expiry, every signal, no name) only the id is kept, a string: 200 bytes with 
 bytes nor dicts of nothing else; they did walk a million keys, for 50 ms, when one was deleted after
 many had come. A `Principal` is made when its key is used, and those in use are remembered.
 
+Tokens of identity providers are in no store. Those that control has allowed stand among the
+principals in use until they expire, so that their requests cost what those with keys do.
+
 And keys are spread over many small dicts: one of 1.4 million keys takes 90 ms to grow, in the
 middle of a change; each of these takes less than a millisecond.
 """
@@ -31,7 +34,9 @@ MAX_REMEMBERED: Final = 20_000
 """Principals of keys in use: 4 MB. Forgetting them all at once takes a millisecond."""
 _CANNOT_TELL = Undecided()
 NOT_HERE: Final = Undecided()
-"""The verdict of a partial keyring on a key that it does not hold; compared by identity."""
+"""The verdict of a partial keyring on a key that it does not hold, and of any on a token; compared
+by identity.
+"""
 _NOT_ACTIVE: Final[dict[int, str]] = {
     KeyState.REVOKED: "KEY_REVOKED",
     KeyState.DISABLED: "KEY_DISABLED",
@@ -59,7 +64,7 @@ class Keyring:
         self._keys = _empty()
         self._loading = _empty()
         self._in_use: dict[bytes, Principal] = {}
-        """Of keys that are in `_keys`, and as they are there."""
+        """Of keys that are in `_keys`, and as they are there; and of tokens."""
 
     def __len__(self) -> int:
         """Count the keys, tombstones included."""
@@ -113,6 +118,15 @@ class Keyring:
             self.revision = revision
             self.is_complete = complete
 
+    def accept_token(self, digest: bytes, principal: Principal) -> None:
+        """Decide on a token by `principal` from now on, until that expires."""
+        self._remember(digest, principal)
+
+    def forget_token(self, digest: bytes) -> None:
+        """Decide no more on a token."""
+        if digest not in self._keys[digest[0]]:
+            self._in_use.pop(digest, None)
+
     def decide(  # noqa: PLR0911 - one return for each verdict is how it reads best
         self, credential: Credential, signal: int, now_ms: int
     ) -> Verdict:
@@ -125,7 +139,7 @@ class Keyring:
             return Denied(credential.refusal)
         principal = self._in_use.get(digest) or self._find(digest)
         if principal is None:
-            if self.is_partial and self.is_loaded:
+            if credential.is_token or (self.is_partial and self.is_loaded):
                 return NOT_HERE
             if not self.is_complete:
                 return _CANNOT_TELL
@@ -133,6 +147,9 @@ class Keyring:
         if principal.state:
             return Denied(_NOT_ACTIVE[principal.state], principal)
         if principal.expires_at_ms and principal.expires_at_ms <= now_ms:
+            if credential.is_token:
+                self.forget_token(digest)
+                return NOT_HERE
             return Denied("KEY_EXPIRED", principal)
         if not principal.signals & signal:
             return Denied("SIGNAL_NOT_ALLOWED", principal)
@@ -154,10 +171,13 @@ class Keyring:
         if kept is None:
             return None
         principal = _ordinary(kept) if isinstance(kept, str) else _unpack(kept)
+        self._remember(digest, principal)
+        return principal
+
+    def _remember(self, digest: bytes, principal: Principal) -> None:
         if len(self._in_use) >= MAX_REMEMBERED:
             self._in_use.clear()
         self._in_use[digest] = principal
-        return principal
 
 
 def _ordinary(key_id: str) -> Principal:

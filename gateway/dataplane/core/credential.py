@@ -25,4 +25,8 @@ class Credential(NamedTuple):
     is_verbatim: bool = True
     """Whether the representation that it was read from may be passed on as it came."""
     is_backends_form: bool = False
-    """Whether it came as OTLP backends get it: in Authorization, under `forward.scheme`."""
+    """Whether it came as OTLP backends get it: in Authorization, under `forward.scheme`; a token
+    goes on as it came.
+    """
+    is_token: bool = False
+    """Whether it is an identity provider's token (a JWT), which no store holds."""

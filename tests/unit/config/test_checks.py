@@ -486,3 +486,44 @@ def test_a_route_without_a_kind_that_others_have_is_warned_of(tmp_path: Path) ->
     (warning,) = loaded.warnings
     assert warning.path == "backends.routes[0]"
     assert "has no otlp_http" in warning.message
+
+
+@pytest.mark.parametrize(
+    "admin, path, message",
+    [
+        ("tokens: [{token: a-token, role: word}]", "tokens[0].role", "must be reader, key_manager"),
+        ("certificates: [{name: a, san: a.b, role: reader}]", "certificates", "client_ca_file"),
+        ("certificates: [{name: a, role: reader}]", "certificates[0].san", "is required"),
+        ("certificates: [{name: a, san: a.b}]", "certificates[0].role", "is required"),
+        ("certificates: [{name: a, san: '*', role: reader}]", "certificates[0].san", "such as"),
+        ("certificates: [{name: a, san: 'a b', role: reader}]", "certificates[0].san", "such as"),
+        ("certificates: [{name: a, san: 'CN=a', role: reader}]", "certificates[0].san", "such as"),
+    ],
+)
+def test_a_wrong_role_or_certificate_is_refused(
+    tmp_path: Path, admin: str, path: str, message: str
+) -> None:
+    found = problems_of(tmp_path, f"admin: {{{admin}}}")
+    assert [problem.path for problem in found] == [f"admin.{path}"]
+    assert message in found[0].message
+
+
+def test_callers_of_the_admin_api_have_names_of_their_own(
+    tmp_path: Path, server: Certificate, authority: Authority
+) -> None:
+    tls = f"cert_file: {server.cert_file}, key_file: {server.key_file}"
+    text = f"""
+admin:
+  tls: {{{tls}, client_ca_file: {authority.cert_file}}}
+  tokens: [{{name: one, token: a-token}}]
+  certificates:
+    - {{name: one, san: a.example, role: reader}}
+    - {{name: two, san: b.example, role: reader}}
+    - {{name: two, san: b.example, role: administrator}}
+"""
+    found = problems_of(tmp_path, text)
+    assert {problem.path for problem in found} == {
+        "admin.certificates[0].name",
+        "admin.certificates[2].name",
+        "admin.certificates[2]",
+    }

@@ -21,6 +21,7 @@ from gateway.control.admin.api.paths import (
     UNCONFIRMED,
 )
 from gateway.control.admin.http_app import Route, json_response
+from gateway.control.admin.roles import Role
 from gateway.keys.service import KeyService
 
 AUTHORIZE_PATHS: Final = (
@@ -58,7 +59,8 @@ _CONFLICT: Final = {
     409: Response("The key exists already, or the store is read-only.", shapes.ErrorsResponse)
 }
 _TOO_LARGE: Final = {413: Response("The body is too long.", shapes.ErrorsResponse)}
-_CHANGE: Final = {400: _BAD, **_CONFLICT, **_TOO_LARGE, **_STORE}
+_ROLE: Final = {403: Response("The role of the token is reader.", shapes.ErrorsResponse)}
+_CHANGE: Final = {400: _BAD, **_ROLE, **_CONFLICT, **_TOO_LARGE, **_STORE}
 
 
 def _changed(description: str, kind: Any) -> Response:  # noqa: ANN401 - a type
@@ -132,7 +134,7 @@ def _authorize(authorizer: Authorizer, budget: AddressBudget) -> Operation:
         },
         parameters=[flag],
         takes=shapes.AuthorizeRequest,
-        needs_token=False,
+        needs=None,
         budget=budget,
     )
 
@@ -183,6 +185,7 @@ def _key_set_operations(api: KeysApi) -> list[Operation]:
                 **_CHANGE,
             },
             takes=shapes.CreateIngestionApiKeyRequest,
+            needs=Role.KEY_MANAGER,
         ),
         Operation(
             "adoptIngestionApiKey",
@@ -195,6 +198,7 @@ def _key_set_operations(api: KeysApi) -> list[Operation]:
                 **_CHANGE,
             },
             takes=shapes.AdoptIngestionApiKeyRequest,
+            needs=Role.KEY_MANAGER,
         ),
     ]
 
@@ -229,6 +233,7 @@ def _one_key_operations(api: KeysApi) -> list[Operation]:
             },
             parameters=[_ID],
             takes=shapes.UpdateIngestionApiKeyRequest,
+            needs=Role.KEY_MANAGER,
         ),
         _rotate_operation(api),
         _delete_operation(api),
@@ -250,6 +255,7 @@ def _rotate_operation(api: KeysApi) -> Operation:
         },
         parameters=[_ID],
         takes=shapes.RotateIngestionApiKeyRequest,
+        needs=Role.KEY_MANAGER,
     )
 
 
@@ -261,8 +267,9 @@ def _delete_operation(api: KeysApi) -> Operation:
         [path],
         "Delete a key: its senders are refused from then on.",
         api.delete,
-        {204: _changed("It is deleted.", None), **_NOT_FOUND, **_CONFLICT, **_STORE},
+        {204: _changed("It is deleted.", None), **_ROLE, **_NOT_FOUND, **_CONFLICT, **_STORE},
         parameters=[_ID],
+        needs=Role.KEY_MANAGER,
     )
 
 

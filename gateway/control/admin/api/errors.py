@@ -37,6 +37,7 @@ STORE_RETRY_S: Final = 5
 
 _TYPES: Final = {
     401: "UnauthorizedError",
+    403: "ForbiddenError",
     404: "NotFoundError",
     405: "MethodNotAllowedError",
     409: "ConflictError",

@@ -61,7 +61,7 @@ def _operation(
     described: dict[str, Any] = {
         "operationId": operation.id if number == 0 else f"{operation.id}Internally",
         "summary": operation.summary,
-        "security": [{name: []} for name in TOKEN_FIELDS] if operation.needs_token else [],
+        "security": [{name: []} for name in TOKEN_FIELDS] if operation.needs is not None else [],
         "responses": {
             str(status): _response(response, schema_of)
             for status, response in operation.responses.items()

@@ -20,6 +20,7 @@ from gateway.control.admin.api.errors import Reply, bad_request, errors_response
 from gateway.control.admin.api.members import check_members
 from gateway.control.admin.api.shapes import encode
 from gateway.control.admin.http_app import JSON, WHO, Route, bytes_response
+from gateway.control.admin.roles import Role
 from gateway.keys.api_key import InvalidKeyError
 from gateway.keys.audit import Actor
 from gateway.keys.errors import KeysError
@@ -83,13 +84,14 @@ class Operation:
     parameters: Sequence[Parameter] = ()
     takes: Any = None
     """The type of the request's body; None = the body is ignored."""
-    needs_token: bool = True
+    needs: Role | None = Role.READER
+    """The least role of whoever may ask; None = anyone, without a token."""
     budget: AddressBudget | None = None
     """Of addresses that ask without a token; None = no limit."""
 
     def routes(self) -> list[Route]:
         """Return a route for each path."""
-        return [Route(self.method, path, self._handle, self.needs_token) for path in self.paths]
+        return [Route(self.method, path, self._handle, self.needs) for path in self.paths]
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         if self.budget is not None and (wait_s := self.budget.take(request.remote or "")):

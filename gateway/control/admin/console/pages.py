@@ -17,6 +17,7 @@ from aiohttp import hdrs, web
 
 from gateway.control.admin.console.sessions import Session, Sessions
 from gateway.control.admin.http_app import PROOF_FIELD, Route, json_response, session_cookie
+from gateway.control.admin.roles import Role
 from gateway.control.admin.token_gate import Rejected, TokenGate
 from gateway.outcome import REFUSALS
 
@@ -69,7 +70,7 @@ class Console:
         token = _token_in(await request.read())
         if token is None:
             return json_response(400, {"error": _BODY})
-        admitted = await self._gate.admit(request.remote or "", [token])
+        admitted = await self._gate.admit(request.remote or "", [token], Role.READER)
         if isinstance(admitted, Rejected):
             return json_response(admitted.status, {"error": admitted.text})
         cookie, session = self._sessions.open(admitted, token)
@@ -92,7 +93,8 @@ class Console:
 
     def _described(self, session: Session) -> dict[str, object]:
         return {
-            "who": session.who,
+            "who": session.caller.name,
+            "role": str(session.caller.role),
             "proof": session.proof,
             "proofField": PROOF_FIELD,
             "advice": self._advice,

@@ -1,8 +1,8 @@
 """Who is signed in to the console, by a cookie in place of the admin token.
 
-Sessions are kept in memory only: a restart signs everybody out. A session ends with its token: one
-that a reload takes out of the configuration opens nothing any more. Neither tokens nor the values
-of cookies are kept, only their digests.
+Sessions are kept in memory only: a restart signs everybody out. A session ends with its token, and
+with its role: one that a reload takes out of the configuration opens nothing any more. Neither
+tokens nor the values of cookies are kept, only their digests.
 
 A page of another site can have a browser send the cookie, so it does not suffice: each request also
 needs the session's proof in a header field, which only a script of this origin can read and send
@@ -20,6 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.control.admin.roles import Caller
+
 IDLE_S: Final = 3_600.0
 """A session that is not used for so long ends."""
 LONGEST_S: Final = 12 * 3_600.0
@@ -31,9 +33,9 @@ _BYTES: Final = 32
 
 @dataclass(slots=True)
 class Session:
-    """Somebody who is signed in. `who` is the name of the token."""
+    """Somebody who is signed in. `caller` is whose token it was."""
 
-    who: str
+    caller: Caller
     proof: str
     token_digest: bytes
     opened_s: float
@@ -41,22 +43,23 @@ class Session:
 
 
 class Sessions:
-    """All sessions. `name_of` returns the name of the token with a digest, None for no token."""
+    """All sessions. `find_token` returns whose token has a digest, None for no token."""
 
     def __init__(
         self,
-        name_of: Callable[[bytes], str | None],
+        find_token: Callable[[bytes], Caller | None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._name_of = name_of
+        self._find_token = find_token
         self._clock = clock
         self._sessions: OrderedDict[bytes, Session] = OrderedDict()
 
-    def open(self, who: str, token: str) -> tuple[str, Session]:
+    def open(self, caller: Caller, token: str) -> tuple[str, Session]:
         """Sign in with a token that has been checked; return the cookie's value and the session."""
         cookie = secrets.token_urlsafe(_BYTES)
         now_s = self._clock()
-        session = Session(who, secrets.token_urlsafe(_BYTES), digest_of_token(token), now_s, now_s)
+        proof = secrets.token_urlsafe(_BYTES)
+        session = Session(caller, proof, digest_of_token(token), now_s, now_s)
         self._sessions[_digest(cookie)] = session
         if len(self._sessions) > MOST:
             self._sessions.popitem(last=False)
@@ -70,7 +73,7 @@ class Sessions:
             return None
         now_s = self._clock()
         is_over = now_s - session.used_s > IDLE_S or now_s - session.opened_s > LONGEST_S
-        if is_over or self._name_of(session.token_digest) != session.who:
+        if is_over or self._find_token(session.token_digest) != session.caller:
             del self._sessions[digest]
             return None
         session.used_s = now_s

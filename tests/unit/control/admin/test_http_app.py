@@ -87,7 +87,7 @@ async def served() -> AsyncIterator[Served]:
         authorize,
         {204: Response("Good."), 400: Response("Bad.")},
         takes=shapes.AuthorizeRequest,
-        needs_token=False,
+        needs=None,
         budget=budget,
     )
     routes = [

@@ -6,8 +6,11 @@ import asyncio
 
 import pytest
 
+from gateway.control.admin.roles import Caller, Role
 from gateway.control.admin.token_gate import FREE, MOST_ADDRESSES, MOST_WAITING, Rejected, TokenGate
 
+ALICE = Caller("alice", Role.ADMINISTRATOR)
+BY_CERTIFICATE = Caller("ops", Role.KEY_MANAGER)
 ATTACKER, OPERATOR = "192.0.2.1", "198.51.100.7"
 
 
@@ -29,17 +32,22 @@ def clock() -> Clock:
 @pytest.fixture
 def gate(clock: Clock) -> TokenGate:
     # Far longer than a test: what waits, waits for the clock above, not for the event loop.
-    return TokenGate({"right": "alice"}.get, clock=clock, interval_s=3600.0)
+    return TokenGate(
+        {"right": ALICE, "read": Caller("bob", Role.READER)}.get,
+        lambda certificate: BY_CERTIFICATE if certificate else None,
+        clock=clock,
+        interval_s=3600.0,
+    )
 
 
 async def status(gate: TokenGate, remote: str, *tokens: str) -> int | str:
-    admitted = await gate.admit(remote, tokens)
-    return admitted.status if isinstance(admitted, Rejected) else admitted
+    admitted = await gate.admit(remote, tokens, Role.READER)
+    return admitted.status if isinstance(admitted, Rejected) else admitted.name
 
 
 async def is_held_up(gate: TokenGate, remote: str, token: str) -> bool:
     """Whether a request with this token has to wait for its turn."""
-    asked = asyncio.ensure_future(gate.admit(remote, [token]))
+    asked = asyncio.ensure_future(gate.admit(remote, [token], Role.READER))
     await asyncio.sleep(0)
     held_up = not asked.done()
     asked.cancel()
@@ -58,7 +66,8 @@ async def test_a_right_token_is_let_in_by_its_name(gate: TokenGate) -> None:
 
 
 async def test_none_and_a_wrong_one_are_told_apart(gate: TokenGate) -> None:
-    missing, wrong = await gate.admit(OPERATOR, []), await gate.admit(OPERATOR, ["wrong"])
+    missing = await gate.admit(OPERATOR, [], Role.READER)
+    wrong = await gate.admit(OPERATOR, ["wrong"], Role.READER)
     assert isinstance(missing, Rejected)
     assert isinstance(wrong, Rejected)
     assert "no token" in missing.text
@@ -97,9 +106,11 @@ async def test_time_pays_for_wrong_ones(gate: TokenGate, clock: Clock) -> None:
 
 async def test_more_than_a_few_waiting_ones_are_rejected_away(gate: TokenGate) -> None:
     await use_up(gate, ATTACKER)
-    waiting = [asyncio.ensure_future(gate.admit(ATTACKER, ["x"])) for _ in range(MOST_WAITING)]
+    waiting = [
+        asyncio.ensure_future(gate.admit(ATTACKER, ["x"], Role.READER)) for _ in range(MOST_WAITING)
+    ]
     await asyncio.sleep(0)
-    rejected = await gate.admit(ATTACKER, ["right"])
+    rejected = await gate.admit(ATTACKER, ["right"], Role.READER)
     assert isinstance(rejected, Rejected)
     assert rejected.status == 429
     assert rejected.retry_after_s
@@ -129,5 +140,43 @@ async def test_a_network_of_ipv6_is_one_sender(
 
 async def test_memory_is_bounded_however_many_addresses_guess(gate: TokenGate) -> None:
     for number in range(MOST_ADDRESSES + 100):
-        await gate.admit(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", ["guess"])
+        await gate.admit(
+            f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", ["guess"], Role.READER
+        )
     assert len(gate._addresses) == MOST_ADDRESSES
+
+
+@pytest.mark.parametrize(
+    "tokens, certificate, needed, expected",
+    [
+        (["right"], False, Role.ADMINISTRATOR, "alice"),
+        (["read"], False, Role.READER, "bob"),
+        (["read"], False, Role.KEY_MANAGER, 403),
+        (["right", "read"], False, Role.KEY_MANAGER, 403),
+        ([], True, Role.KEY_MANAGER, "ops"),
+        ([], True, Role.ADMINISTRATOR, 403),
+        (["right"], True, Role.ADMINISTRATOR, "alice"),
+        (["read"], True, Role.KEY_MANAGER, 403),
+        (["wrong"], True, Role.READER, 401),
+        ([], False, Role.READER, 401),
+    ],
+)
+async def test_a_role_allows_what_it_says_and_a_token_counts_before_a_certificate(
+    gate: TokenGate,
+    tokens: list[str],
+    certificate: bool,
+    needed: Role,
+    expected: str | int,
+) -> None:
+    presented = {"subjectAltName": ()} if certificate else None
+    admitted = await gate.admit(OPERATOR, tokens, needed, presented)
+    found = admitted.status if isinstance(admitted, Rejected) else admitted.name
+    assert found == expected
+
+
+async def test_who_may_not_do_something_is_told_by_name_and_role(gate: TokenGate) -> None:
+    for _ in range(FREE + 1):  # and it is no guess
+        refused = await gate.admit(OPERATOR, ["read"], Role.KEY_MANAGER)
+        assert isinstance(refused, Rejected)
+        assert refused.text == "the role of 'bob' is reader: this needs the role key_manager"
+    assert await status(gate, OPERATOR, "right") == "alice"

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from gateway.control.admin.roles import Caller, Role
 from gateway.control.admin.tokens import AdminTokens, TokenError, ensure_token_file, read_tokens
 from tests.support.config import config_from
 
 
 def test_only_the_configured_tokens_are_accepted() -> None:
-    tokens = AdminTokens([("alice", "first"), ("bob", "second")])
-    assert tokens.accept("first") == "alice"
-    assert tokens.accept("second") == "bob"
+    tokens = AdminTokens([("alice", "first", Role.READER), ("bob", "second", Role.KEY_MANAGER)])
+    assert tokens.accept("first") == Caller("alice", Role.READER)
+    assert tokens.accept("second") == Caller("bob", Role.KEY_MANAGER)
     for wrong in ("", "firs", "first ", "third", "\udcff"):
         assert tokens.accept(wrong) is None
 
@@ -23,7 +24,7 @@ def test_no_token_is_accepted_where_none_is_configured() -> None:
 
 
 def test_a_token_is_in_no_repr() -> None:
-    tokens = AdminTokens([("name", "canary")])
+    tokens = AdminTokens([("name", "canary", Role.READER)])
     assert "canary" not in repr(tokens) + repr(vars(tokens))
 
 

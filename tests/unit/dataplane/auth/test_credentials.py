@@ -133,3 +133,59 @@ def test_one_credential_is_chosen_or_none(credentials: list[Credential], refusal
     chosen = choose(credentials)
     assert chosen.refusal == refusal
     assert (chosen.digest is None) == bool(refusal)
+
+
+WITH_TOKENS = CredentialReader(("StackState",), with_tokens=True)
+TOKEN = b"e30.e30.c2ln"
+
+
+@pytest.mark.parametrize("value", [b"Bearer " + TOKEN, b"bearer   " + TOKEN + b" "])
+def test_a_token_is_read_where_tokens_are_accepted(value: bytes) -> None:
+    credential = WITH_TOKENS.read(b"authorization", value)
+    assert credential.digest == digest_of(TOKEN)
+    assert credential.is_token
+    raw = hpack.encode_field(b"authorization", value)
+    assert WITH_TOKENS.read_raw(raw).digest == credential.digest
+    assert _read(value).refusal == "SCHEME_BEARER"
+
+
+@pytest.mark.parametrize(
+    "token, refusal",
+    [
+        (b"", "TOKEN_MALFORMED"),
+        (b"word", "TOKEN_MALFORMED"),
+        (b"a.b", "TOKEN_MALFORMED"),
+        (b".b.c", "TOKEN_MALFORMED"),
+        (b"a.b.c d", "TOKEN_MALFORMED"),
+        (b"a.b.c\n", "TOKEN_MALFORMED"),
+        (b"a.b.\xc3\xa4", "TOKEN_MALFORMED"),
+        (b"a.b.c=", "TOKEN_MALFORMED"),
+        (b"a.b.c.d", "TOKEN_MALFORMED"),
+        (b"a..c.d.e", "TOKEN_ENCRYPTED"),
+        (b"a.b." + b"c" * 8_189, "TOKEN_TOO_LONG"),
+    ],
+)
+def test_what_is_no_token_says_why_and_on_the_intake_what_agents_send(
+    token: bytes, refusal: str
+) -> None:
+    credential = WITH_TOKENS.read(b"authorization", b"Bearer " + token)
+    assert (credential.digest, credential.refusal, credential.scheme) == (None, refusal, "bearer")
+    assert credential.on_intake is not None
+    assert credential.on_intake.refusal == "SCHEME_BEARER"
+
+
+def test_an_unsigned_token_and_the_longest_one_are_for_control_to_judge() -> None:
+    for token in (b"a.b.", b"a.b." + b"c" * 8_188):
+        assert WITH_TOKENS.read(b"authorization", b"Bearer " + token).digest == digest_of(token)
+
+
+def test_where_bearer_carries_keys_too_a_token_is_told_by_its_form() -> None:
+    both = CredentialReader(("Bearer",), with_tokens=True)
+    assert both.read(b"authorization", b"Bearer " + TOKEN).is_token
+    key = both.read(b"authorization", b"Bearer key")
+    assert (key.digest, key.is_token) == (digest_of(b"key"), False)
+
+
+def test_a_token_is_a_token_under_bearer_only() -> None:
+    for name, value in ((b"authorization", b"StackState " + TOKEN), (b"sts-api-key", TOKEN)):
+        assert not WITH_TOKENS.read(name, value).is_token

@@ -27,7 +27,8 @@ function state(key) {
 
 const labelText = (key) => Object.entries(key.labels ?? {}).map(([name, value]) => `${name}=${value}`).join(", ");
 
-export function show(main) {
+export function show(main, { role }) {
+  const mayChange = role !== "reader";
   let all = [];
   const search = element("input", { type: "search", oninput: draw, placeholder: "Name, description or id" });
   const filter = element(
@@ -46,7 +47,7 @@ export function show(main) {
       { title: "Data", class: "number", sort: (key) => key.usage?.bytes ?? 0, cell: (key) => bytes(key.usage?.bytes) },
       { title: "Refused", class: "number", sort: (key) => key.usage?.refusals ?? 0, cell: (key) => count(key.usage?.refusals) },
       { title: "Expires", sort: (key) => key.expiration ?? Infinity, cell: (key) => time(key.expiration) },
-      { title: "", class: "buttons", cell: buttons },
+      ...(mayChange ? [{ title: "", class: "buttons", cell: buttons }] : []),
     ],
     "No API key matches.",
   );
@@ -56,7 +57,7 @@ export function show(main) {
       { class: "tools" },
       element("label", {}, "Search ", search),
       element("label", {}, "Show ", filter),
-      element("button", { type: "button", class: "main", onclick: create }, "Create a key"),
+      mayChange ? element("button", { type: "button", class: "main", onclick: create }, "Create a key") : null,
     ),
     problem,
     table.node,

@@ -1,0 +1,1 @@
+"""Tokens of identity providers (JWTs): issuers and their keys, checking tokens, who sends."""
