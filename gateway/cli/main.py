@@ -43,6 +43,11 @@ COMMANDS: Final = {
         "gateway.cli.check_config",
         "check_config",
     ),
+    "monitoring": Command(
+        "Print alert rules for Prometheus and a dashboard for Grafana.",
+        "gateway.cli.monitoring",
+        "app",
+    ),
     "receive": Command(
         "Receive OTLP, decode it and print what arrives.", "gateway.cli.receive", "receive"
     ),
