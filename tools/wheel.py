@@ -32,6 +32,8 @@ _STOP_S: Final = 60.0
 IN_WHEEL: Final = (
     "gateway/__main__.py",
     "gateway/py.typed",
+    "gateway/cli/cases/collector.yaml",
+    "gateway/config/meanings.json",
     "gateway/shipped/alerts.yaml",
     "gateway/shipped/dashboard.json",
     "*.dist-info/licenses/LICENSE",
@@ -43,6 +45,8 @@ SCRIPTS: Final = (("gateway",), ("otlp-gateway",), ("python", "-m", "gateway"))
 COMMANDS: Final = (
     ("--help",),
     ("version", "--json"),
+    ("config", "schema"),
+    ("init", "collector", "--to", "-"),
     ("monitoring", "alerts"),
     ("monitoring", "dashboard"),
 )

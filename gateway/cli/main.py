@@ -48,6 +48,8 @@ COMMANDS: Final = {
         "gateway.cli.monitoring",
         "app",
     ),
+    "init": Command("Write a commented configuration to begin with.", "gateway.cli.init", "init"),
+    "config": Command("Describe the configuration file.", "gateway.cli.config", "app"),
     "receive": Command(
         "Receive OTLP, decode it and print what arrives.", "gateway.cli.receive", "receive"
     ),
@@ -63,7 +65,8 @@ COMMANDS: Final = {
 EXAMPLES: Final = (
     "Examples:",
     "gateway demo",
-    "gateway check-config --config gateway.yaml",
+    "gateway init collector",
+    "gateway check-config gateway.yaml",
     "gateway serve --config gateway.yaml",
     "gateway keys create --name my-collector",
     "gateway send --endpoint http://127.0.0.1:4317 --key-file key.txt",

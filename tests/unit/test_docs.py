@@ -299,7 +299,7 @@ def _options(command: TyperCommand | TyperGroup) -> dict[str, str]:
     return {
         ", ".join(sorted(option.opts, key=len, reverse=True)): _option_default(option)
         for option in command.params
-        if not getattr(option, "hidden", False)
+        if option.param_type_name == "option" and not getattr(option, "hidden", False)
     }
 
 
