@@ -127,7 +127,7 @@ def _written(values: list[object]) -> list[object]:
         if text.replace(".", "", 1).isdigit():
             number = float(text) if "." in text else int(text)
             found.append(number if isinstance(value, str) else text)
-    return found
+    return list({repr(value): value for value in found}.values())
 
 
 def _choices(forms: list[Schema], *, may_be_null: bool = True) -> Schema:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -146,6 +147,24 @@ def test_defaults_are_written_as_in_the_file() -> None:
     assert leaves["limits.idle_timeout"]["default"] == "620s"
     assert leaves["backends.otlp_grpc.connect_timeout"]["default"] == "2s"
     assert leaves["workers"]["default"] == "auto"
+
+
+def _enums(schema: object) -> Iterator[list[object]]:
+    if isinstance(schema, dict):
+        if isinstance(schema.get("enum"), list):
+            yield schema["enum"]
+        for inner in schema.values():
+            yield from _enums(inner)
+    elif isinstance(schema, list):
+        for inner in schema:
+            yield from _enums(inner)
+
+
+def test_no_choice_stands_there_twice() -> None:
+    """Editors refuse the whole schema otherwise."""
+    enums = list(_enums(SCHEMA))
+    assert enums
+    assert all(len(set(map(repr, enum))) == len(enum) for enum in enums)
 
 
 def test_no_text_has_markdown_in_it() -> None:
