@@ -25,7 +25,7 @@ PARALLEL := -n logical --dist loadscope
 # Paths in PYTEST stand instead of those that a target would run.
 NAMED = $(filter tests/%,$(PYTEST))
 
-.PHONY: help demo compiled unit test lowest interop chaos bench hostile fuzz lint lock clean
+.PHONY: help demo compiled unit test lowest wheel sbom interop chaos bench hostile fuzz lint lock clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' Makefile | expand -t 10
@@ -50,6 +50,18 @@ endif
 
 lowest:  ## run the unit and contract tests with the lowest versions that pyproject.toml allows
 	@$(PYTHON) tools/lowest.py
+
+wheel: $(STAMP)  ## build the package, install it into an empty environment and run its scripts there (WHEEL=FOLDER keeps it)
+	@$(BIN)/python tools/wheel.py $(WHEEL)
+
+sbom: wheel .cache/sbom/bin/cyclonedx-py  ## list what an installed gateway consists of, as CycloneDX, in dist/sbom.cdx.json
+	@mkdir -p dist
+	@.cache/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/sbom.cdx.json .cache/wheel/bin/python
+
+.cache/sbom/bin/cyclonedx-py:
+	@$(PYTHON) -m venv .cache/sbom
+	@.cache/sbom/bin/python -m pip install --quiet 'cyclonedx-bom==7.5.0'
 
 interop: compiled  ## build the real senders (Go, Node, Rust, Java), fetch Prometheus, and run the tests that need them
 	@$(BIN)/python tests/interop/tools/build.py
@@ -101,7 +113,7 @@ lock: .cache/pip-tools/bin/pip-compile  ## write the lock files anew from pyproj
 	@.cache/pip-tools/bin/python -m pip install --quiet --upgrade pip 'pip-tools==7.6.2'
 
 clean:  ## remove what was made, but for the programs in .cache/tools
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache/pip-tools
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache/pip-tools .cache/sbom .cache/wheel
 	rm -f gateway/compiled.sha256
 	find gateway -name '*.so' -exec rm {} +
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +

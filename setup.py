@@ -1,4 +1,8 @@
-"""Compiles the data path with mypyc; everything else about the package is in pyproject.toml.
+"""Compiles the data path with mypyc, and adds to the package what depends on where it is built.
+
+Everything else about the package is in pyproject.toml. The variable GATEWAY_REPOSITORY names the
+repository's address, for the package's links; without it the README's links become plain text,
+because they would lead nowhere where packages are shown.
 
 Without a C compiler and Python's headers, or with GATEWAY_PURE_PYTHON=1, the package is built from
 the same sources as plain Python, and one line says so.
@@ -7,20 +11,26 @@ the same sources as plain Python, and one line says so.
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import shutil
 import sys
 import sysconfig
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT: Final = Path(__file__).parent
 PACKAGE: Final = ROOT / "gateway"
 PURE_PYTHON: Final = "GATEWAY_PURE_PYTHON"
+REPOSITORY: Final = "GATEWAY_REPOSITORY"
+SHIPPED: Final = ("deploy/alerts.yaml", "deploy/dashboard.json")
+"""Files that an installed gateway has in `gateway/shipped`; a checkout has them in `deploy`."""
 
 COMPILED: Final = (
     "gateway/outcome.py",
@@ -43,6 +53,27 @@ NOT_COMPILED: Final = (
     "gateway/dataplane/upstream/connector.py",  # coroutines
 )
 """Parts of those rooms that no request of a sender passes through."""
+
+
+class BuildWithFiles(build_py):
+    """Put the files that users need besides the program into the package."""
+
+    def run(self) -> None:
+        """Build; a checkout that is installed as it stands needs no copies."""
+        super().run()
+        if not self.editable_mode:
+            for target, source in self._copies().items():
+                self.mkpath(str(Path(target).parent))
+                self.copy_file(source, target)
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:  # noqa: FBT001, FBT002 - setuptools' signature
+        """Return everything that is built."""
+        copies = [] if self.editable_mode else list(self._copies())
+        return [*super().get_outputs(include_bytecode), *copies]
+
+    def _copies(self) -> dict[str, str]:
+        folder = Path(self.build_lib) / "gateway" / "shipped"
+        return {str(folder / Path(name).name): name for name in SHIPPED}
 
 
 class BuildCompiled(build_ext):
@@ -100,6 +131,40 @@ def sources() -> list[str]:
     return sorted(set(found) - set(NOT_COMPILED))
 
 
+def readme(repository: str | None) -> str:
+    """Return the README with links that lead somewhere from anywhere, or none."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    relative = re.compile(r"\[([^\]]*)\]\((?!https?://)([^)]*)\)")
+    if repository is None:
+        return relative.sub(lambda link: link[1], text)
+    base = f"{repository}/blob/v{_version()}"
+
+    def absolute(link: re.Match[str]) -> str:
+        inside = link[2].startswith("#")
+        return link[0] if inside else f"[{link[1]}]({base}/{link[2]})"
+
+    return relative.sub(absolute, text)
+
+
+def urls(repository: str | None) -> dict[str, str]:
+    """Return the package's links."""
+    if repository is None:
+        return {}
+    base = f"{repository}/blob/v{_version()}"
+    return {
+        "Source": repository,
+        "Documentation": f"{base}/README.md#read-on",
+        "Changelog": f"{base}/CHANGELOG.md",
+        "Issues": f"{repository}/issues",
+        "Security": f"{base}/SECURITY.md",
+    }
+
+
+def _version() -> str:
+    read = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return str(read["project"]["version"])
+
+
 def why_not() -> str | None:
     """Return why nothing is to be compiled here, or None."""
     if os.environ.get(PURE_PYTHON) == "1":
@@ -115,6 +180,7 @@ def why_not() -> str | None:
 def main() -> None:
     """Build the package."""
     reason = why_not()
+    repository = os.environ.get(REPOSITORY, "").rstrip("/") or None
     if reason and {"build_ext", "bdist_wheel", "editable_wheel"} & set(sys.argv):
         sys.stderr.write(
             f"The data path stays plain Python, which takes half as much CPU again: {reason}.\n"
@@ -122,7 +188,10 @@ def main() -> None:
     setup(
         # One extension has to be named for setuptools to run the command; it is replaced there.
         ext_modules=[] if reason else [Extension("gateway.placeholder", [])],
-        cmdclass={} if reason else {"build_ext": BuildCompiled},
+        cmdclass={"build_py": BuildWithFiles} | ({} if reason else {"build_ext": BuildCompiled}),
+        long_description=readme(repository),
+        long_description_content_type="text/markdown",
+        project_urls=urls(repository),
     )
 
 

@@ -43,6 +43,13 @@ COMMANDS: Final = {
         "gateway.cli.check_config",
         "check_config",
     ),
+    "monitoring": Command(
+        "Print alert rules for Prometheus and a dashboard for Grafana.",
+        "gateway.cli.monitoring",
+        "app",
+    ),
+    "init": Command("Write a commented configuration to begin with.", "gateway.cli.init", "init"),
+    "config": Command("Describe the configuration file.", "gateway.cli.config", "app"),
     "receive": Command(
         "Receive OTLP, decode it and print what arrives.", "gateway.cli.receive", "receive"
     ),
@@ -61,7 +68,8 @@ TOOL_PACKAGES: Final = frozenset({"cramjam", "google", "h2", "hypercorn", "opent
 EXAMPLES: Final = (
     "Examples:",
     "gateway demo",
-    "gateway check-config --config gateway.yaml",
+    "gateway init collector",
+    "gateway check-config gateway.yaml",
     "gateway serve --config gateway.yaml",
     "gateway keys create --name my-collector",
     "gateway send --endpoint http://127.0.0.1:4317 --key-file key.txt",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Final
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES: Final = {
@@ -99,6 +99,30 @@ def rate_text(rate: float) -> str:
     return f"{rate:g}/s"
 
 
+def _as_text(pattern: str, *examples: str) -> dict[str, object]:
+    return {"type": "string", "pattern": rf"^\s*{pattern}\s*$", "examples": list(examples)}
+
+
+_TIME_TEXT: Final = _as_text(rf"({_NUMBER}(ms|s|m|h|d))+", "250ms", "5s", "10m", "1h30m")
+_ZERO: Final = {"enum": [0, "0"]}
+_WHOLE: Final = {"type": "integer", "minimum": 0}
+_UNITS: Final = "|".join(_BYTES)
+# What editors are told (JSON Schema); what is valid is decided by the functions above.
+_TIMEOUT_SCHEMA: Final = _TIME_TEXT
+_DURATION_SCHEMA: Final = {"anyOf": [_TIME_TEXT, _ZERO]}
+_SIZE_SCHEMA: Final = {
+    "anyOf": [_as_text(rf"{_NUMBER}\s*({_UNITS})?", "64MiB", "256KiB"), _WHOLE],
+}
+_RATE_SCHEMA: Final = {
+    "anyOf": [
+        _as_text(rf"{_NUMBER}(/(s|m|h))?", "50/s", "1000/m"),
+        {"type": "number", "minimum": 0},
+    ],
+}
+_BYTE_RATE_SCHEMA: Final = {
+    "anyOf": [_as_text(rf"{_NUMBER}\s*({_UNITS})?(/s)?", "1MiB/s"), _WHOLE],
+}
+
 _AMBIGUOUS_ZERO: Final = "0 could mean 'immediately' or 'never': set a time above 0"
 
 
@@ -116,18 +140,21 @@ Duration = Annotated[
     float,
     BeforeValidator(parse_duration),
     PlainSerializer(duration_text, return_type=str, when_used="json"),
+    WithJsonSchema(_DURATION_SCHEMA),
 ]
 """Seconds, where the meaning of 0 is clear."""
 Timeout = Annotated[
     float,
     BeforeValidator(_parse_timeout),
     PlainSerializer(duration_text, return_type=str, when_used="json"),
+    WithJsonSchema(_TIMEOUT_SCHEMA),
 ]
 """Seconds above 0, where 0 could mean both 'immediately' and 'never'."""
 Size = Annotated[
     int,
     BeforeValidator(parse_size),
     PlainSerializer(size_text, return_type=str, when_used="json"),
+    WithJsonSchema(_SIZE_SCHEMA),
 ]
 """Bytes."""
 PositiveSize = Annotated[Size, Field(gt=0)]
@@ -136,11 +163,13 @@ Rate = Annotated[
     float,
     BeforeValidator(parse_rate),
     PlainSerializer(rate_text, return_type=str, when_used="json"),
+    WithJsonSchema(_RATE_SCHEMA),
 ]
 """Events per second; 0 = no limit."""
 ByteRate = Annotated[
     float,
     BeforeValidator(parse_byte_rate),
     PlainSerializer(byte_rate_text, return_type=str, when_used="json"),
+    WithJsonSchema(_BYTE_RATE_SCHEMA),
 ]
 """Bytes per second; 0 = no limit."""

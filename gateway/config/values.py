@@ -20,6 +20,7 @@ from pydantic import (
     PlainValidator,
     SecretStr,
     ValidationInfo,
+    WithJsonSchema,
 )
 
 from gateway.config.postgresql_url import check_postgresql_url
@@ -320,6 +321,16 @@ StoreUrl = Annotated[
     Store,
     PlainValidator(parse_store),
     PlainSerializer(str, return_type=str, when_used="json"),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": r"^(sqlite|file|postgres(ql)?|authority\+https?)://|\$\{",
+            "examples": [
+                "sqlite:///var/lib/otlp-gateway/keys.db",
+                "postgresql://user@host/database",
+            ],
+        }
+    ),
 ]
 """A key store."""
 

@@ -138,6 +138,54 @@ def test_all_errors_are_printed_with_their_paths(tmp_path: Path, command: str) -
     ]
 
 
+def test_check_config_takes_the_file_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("workers: 1")
+    assert _gateway("check-config", str(file)).stdout == f"[SUCCESS] {file} is valid\n"
+    both = _gateway("check-config", str(file), "--config", str(file))
+    assert (both.returncode, both.stdout) == (Exit.BAD_INPUT, "")
+    assert "two files to check" in both.stderr
+
+
+def test_check_config_writes_json(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("limits:\n  max_body: 64Mi\n  idle_timeout: 0\n")
+    ended = _gateway("check-config", str(file), "--output", "json", "--set", "workers=none")
+    found = json.loads(ended.stdout)
+    assert (ended.returncode, ended.stderr) == (Exit.BAD_INPUT, "")
+    assert (found["file"], found["valid"], found["warnings"]) == (str(file), False, [])
+    assert [(each["path"], each["line"]) for each in found["errors"]] == [
+        ("workers", None),
+        ("limits.max_body", 2),
+        ("limits.idle_timeout", 3),
+    ]
+    assert all(each["message"] for each in found["errors"])
+
+
+def test_check_config_writes_warnings_as_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("listen: [{address: '0.0.0.0:4317'}]")
+    monkeypatch.setenv("GATEWAY_CONFIG", str(file))
+    ended = _gateway("check-config", "-o", "json")
+    found = json.loads(ended.stdout)
+    assert (ended.returncode, ended.stderr) == (Exit.OK, "")
+    assert (found["file"], found["valid"], found["errors"]) == (str(file), True, [])
+    assert [each["path"] for each in found["warnings"]] == ["listen[0].address"]
+
+
+def test_check_config_names_the_missing_file_in_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_CONFIG", str(tmp_path / "none.yaml"))
+    ended = _gateway("check-config", "-o", "json")
+    (error,) = json.loads(ended.stdout)["errors"]
+    assert ended.returncode == Exit.BAD_INPUT
+    assert (error["path"], error["line"]) == ("", None)
+    assert "none.yaml cannot be read" in error["message"]
+
+
 def test_the_environment_names_the_configuration_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

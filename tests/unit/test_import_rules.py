@@ -170,6 +170,7 @@ ROOMS: Final = {
         "cryptography opentelemetry.proto rich uvloop yaml",
     ),
     # commands
+    "__main__": _room("cli"),
     "cli": _room(
         "compiled config control demo held_signals keys lean_imports log model otlp outcome "
         "receiver sender settings terminal",

@@ -125,6 +125,8 @@ TOOLS: Final = (
     Tool("h2spec", "github.com/summerwind/h2spec/cmd/h2spec"),
     # Without the service discoveries, every cloud's SDK: `check metrics` has no use for them.
     Tool("promtool", "github.com/prometheus/prometheus/cmd/promtool", tags="remove_all_sd"),
+    Tool("helm", "helm.sh/helm/v3/cmd/helm"),
+    Tool("kubestrict"),
     Tool("exporter-go"),
     Tool("exporter-node", language="node"),
     Tool("exporter-rust", language="rust"),
