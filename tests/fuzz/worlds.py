@@ -18,7 +18,13 @@ from gateway import metrics
 from gateway.dataplane.core.context import WorkerContext
 from gateway.dataplane.core.forwarded_fields import ForwardedFields
 from gateway.dataplane.core.heads import FieldKinds, FieldSection, RequestHead
-from gateway.dataplane.core.seams import AnswerSink, Upstream, UpstreamConnection
+from gateway.dataplane.core.seams import (
+    AnswerSink,
+    ConnectionOwner,
+    Upstream,
+    UpstreamConnection,
+    UpstreamRequest,
+)
 from gateway.dataplane.http1.answer_reader import KnownAnswers
 from gateway.dataplane.http1.request_head import KnownLines
 from gateway.dataplane.http1.server import Http1Server
@@ -28,7 +34,6 @@ from gateway.dataplane.http2.request_head import KnownFields
 from gateway.dataplane.http2.server import Http2Server
 from gateway.dataplane.http2.upstream import Http2Upstream
 from gateway.dataplane.upstream.connector import ConnectError
-from gateway.model import Principal
 from gateway.outcome import Refusal
 from gateway.settings import Target
 from tests.support.in_memory import GRPC_PATH, HTTP_PATH, Core, MemoryUpstream
@@ -289,33 +294,25 @@ class AnswerNotes:
         self.ended = True
 
 
-@dataclass(slots=True)
-class Requested:
+class Requested(UpstreamRequest):
     """One request at a backend (`seams.UpstreamRequest`), and how it ended."""
 
-    head: RequestHead
-    notes: AnswerNotes = field(default_factory=AnswerNotes)
-    losses: list[bool] = field(default_factory=list)
-    left: int = 0
-    dropped: int = 0
-    fields: ForwardedFields = field(
-        default_factory=lambda: ForwardedFields(None, is_callers_key=True, identity=False)
-    )
-    principal: Principal | None = None
-    peer: str = PEER
-    sender: str = "1"
-    is_upload: bool = False
-    received: int = 0
-    is_held_up: bool = False
+    sender = "1"
+    is_upload = False
+    received = 0
+    is_held_up = False
 
-    @property
-    def answer(self) -> AnswerSink:
-        return _Answer(self.notes)
-
-    path: bytes = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.path = self.head.path
+    def __init__(self, head: RequestHead) -> None:
+        self.head = head
+        self.path = head.path
+        self.fields = ForwardedFields(None, is_callers_key=True, identity=False)
+        self.principal = None
+        self.peer = PEER
+        self.notes = AnswerNotes()
+        self.answer = _Answer(self.notes)
+        self.losses: list[bool] = []
+        self.left = 0
+        self.dropped = 0
 
     def attach(self, upstream: Upstream) -> None:
         """Not asked for: no pool is in between."""
@@ -342,9 +339,9 @@ class Requested:
         """Not asked for: no pool is in between."""
 
 
-@dataclass(slots=True)
-class _Answer:
-    notes: AnswerNotes
+class _Answer(AnswerSink):
+    def __init__(self, notes: AnswerNotes) -> None:
+        self.notes = notes
 
     def head(self, section: FieldSection, ended: bool) -> None:
         self.notes.head(section, ended)
@@ -359,7 +356,7 @@ class _Answer:
         self.notes.trailers(section)
 
 
-class Owner:
+class Owner(ConnectionOwner):
     """One address of a pool (`seams.ConnectionOwner`) with one connection."""
 
     def __init__(self) -> None:

@@ -25,7 +25,6 @@ from gateway.dataplane.core.open_connections import OpenConnections
 from gateway.dataplane.core.replies import Reply
 from gateway.dataplane.core.routes import Route, Router
 from gateway.dataplane.core.seams import (
-    AnswerSink,
     ConnectionOwner,
     Upstream,
     UpstreamConnection,
@@ -42,7 +41,7 @@ from gateway.dataplane.exchange.backend_refusals import BackendRefusals
 from gateway.dataplane.exchange.exchange import Exchange
 from gateway.dataplane.exchange.pipeline import RequestPipeline
 from gateway.dataplane.exchange.quotas import Quotas
-from gateway.dataplane.exchange.record import RequestRecord
+from gateway.dataplane.exchange.record import RequestObserver, RequestRecord
 from gateway.dataplane.exchange.services import ExchangeServices
 from gateway.dataplane.http1.request_head import KnownLines
 from gateway.dataplane.http1.server import Http1Server
@@ -51,7 +50,7 @@ from gateway.dataplane.http2.server import Http2Server
 from gateway.dataplane.upstream.address import Where
 from gateway.dataplane.upstream.connector import ConnectError
 from gateway.dataplane.upstream.pool import Pool
-from gateway.model import BackendName, KeyEntry, Principal
+from gateway.model import BackendName, KeyEntry
 from gateway.outcome import REFUSALS, Refusal
 from gateway.settings import (
     AuthoritySettings,
@@ -354,25 +353,24 @@ class MemoryConnector:
         return [each for connection in self.connections for each in connection.opened]
 
 
-class PooledRequest:
+class PooledRequest(UpstreamRequest):
     """A request as a pool sees it (`seams.UpstreamRequest`)."""
+
+    sender = "1"
+    is_upload = False
+    received = 0
+    is_held_up = False
 
     def __init__(self, sender: str = "1", *, is_upload: bool = False) -> None:
         self.sender = sender
         self.is_upload = is_upload
-        self.received = 0
-        self.is_held_up = False
         self.head = RequestHead(b"POST", b"/", None, is_http2=True)
         self.fields = ForwardedFields(None, is_callers_key=True, identity=False)
-        self.principal: Principal | None = None
+        self.principal = None
         self.peer = "192.0.2.7:40000"
         self.path = b"/"
         self.upstream: Upstream | None = None
         self.refusal = ""
-
-    @property
-    def answer(self) -> AnswerSink:
-        raise NotImplementedError
 
     def attach(self, upstream: Upstream) -> None:
         self.upstream = upstream
@@ -398,7 +396,7 @@ class PooledRequest:
             self.upstream.cancel()
 
 
-class Records:
+class Records(RequestObserver):
     """Keeps each request's record (`RequestObserver`)."""
 
     def __init__(self) -> None:

@@ -95,14 +95,16 @@ ROOMS: Final = {
         "pydantic pydantic_core yaml",
     ),
     # the two kinds of process, which never import each other; first the rooms of a worker
-    "dataplane.core": _room("channel metrics model outcome settings wire", "structlog"),
+    "dataplane.core": _room(
+        "channel metrics model outcome settings wire worker_contract", "mypy_extensions structlog"
+    ),
     "dataplane.auth": _room(
         "channel dataplane.core keys.api_key metrics model outcome settings wire", "msgspec"
     ),
     "dataplane.upstream": _room("dataplane.core metrics outcome settings", "structlog"),
     "dataplane.exchange": _room(
         "channel dataplane.auth dataplane.core metrics model outcome quota_layout settings",
-        "structlog",
+        "mypy_extensions structlog",
     ),
     "dataplane.dialects": _room(
         "dataplane.auth dataplane.core dataplane.exchange intake metrics model outcome settings "
@@ -110,12 +112,11 @@ ROOMS: Final = {
     ),
     "dataplane.http1": _room(
         "dataplane.auth dataplane.core dataplane.exchange dataplane.upstream metrics outcome "
-        "settings wire worker_contract",
+        "settings wire",
         "httptools",
     ),
     "dataplane.http2": _room(
-        "dataplane.auth dataplane.core dataplane.exchange dataplane.upstream metrics outcome wire "
-        "worker_contract",
+        "dataplane.auth dataplane.core dataplane.exchange dataplane.upstream metrics outcome wire",
         "structlog",
     ),
     "dataplane.accept": _room(

@@ -22,6 +22,7 @@ from gateway.dataplane.core.memo import Memo
 from gateway.dataplane.core.open_connections import OpenConnections
 from gateway.dataplane.core.throttled_log import ThrottledLog
 from gateway.settings import LimitsSettings
+from gateway.worker_contract import ALIVE
 
 RECEIVE_BUFFER_BYTES: Final = 256 * 1024
 SMALL_READ_BYTES: Final = 64 * 1024
@@ -36,6 +37,7 @@ IDLE_GRACE_S: Final = 6.0
 """How long an idle HTTP/1.1 connection stays when a drain begins: OpenTelemetry's SDKs and agents
 send every 5 s, so that most are told in an answer before it closes.
 """
+_READS_PER_SIGN: Final = 16
 _log = structlog.get_logger("gateway.worker")
 
 
@@ -44,6 +46,7 @@ class WorkerContext:
 
     __slots__ = (
         "_clients",
+        "_unshown",
         "backlog",
         "budget",
         "connections",
@@ -80,6 +83,8 @@ class WorkerContext:
         self._clients: Memo[str, str] = Memo(_CLIENTS)
         self.connections = connections
         self.sign_of_life = memoryview(bytearray(1)) if sign_of_life is None else sign_of_life
+        self._unshown = 0
+        """Reads since the last sign of life."""
         self.receive_buffer = bytearray(RECEIVE_BUFFER_BYTES)
         """All connections read through it: what a read brings is forwarded or copied at once."""
         self.receive_view = memoryview(self.receive_buffer)
@@ -105,6 +110,15 @@ class WorkerContext:
     def now() -> float:
         """Return monotonic seconds."""
         return time.monotonic()
+
+    def show_life(self) -> None:
+        """Tell control that the worker is not stuck; called with each read. Many connections may
+        have something to read in one turn of the loop, and a few reads take milliseconds at most.
+        """
+        self._unshown += 1
+        if self._unshown >= _READS_PER_SIGN:
+            self._unshown = 0
+            self.sign_of_life[0] = ALIVE
 
     def client_of(self, peer: str) -> str:
         """Return which client a peer is, as `peers.client_of` does, for those that it was asked of

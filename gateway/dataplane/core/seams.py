@@ -1,7 +1,9 @@
-"""The seams of the data path: what passes between the rooms, as protocols with few members.
+"""The seams of the data path: what passes between the rooms, as classes with few members.
 
-Implementations may leave out these docstrings. Everything is called in the event loop's thread and
-returns at once. Who calls whom for one request:
+Compiled code calls a method of a base class ten times as fast as a protocol's, which it has to look
+up by name. So a seam is a base class where each implementation has no other base, and a protocol
+elsewhere. Implementations may leave out these docstrings. Everything is called in the event loop's
+thread and returns at once. Who calls whom for one request:
 
     server side ── head, body, gone ──► Exchange ── body, cancel ──► Forwarding ── body ──► Upstream
     Downstream ◄── reply, answer ──────          ◄── answer ──────── AnswerSink ◄── answer ── its
@@ -13,8 +15,11 @@ The server side is `http1.server` or `http2.server`; the backend's side `http1.u
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Protocol
+
+from mypy_extensions import mypyc_attr
 
 from gateway.dataplane.core.credential import Credential
 from gateway.dataplane.core.forwarded_fields import ForwardedFields
@@ -127,24 +132,34 @@ class Upstream(Protocol):
         """`length` answer bytes have left for the caller: the backend may send as many more."""
 
 
-class AnswerSink(Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class AnswerSink:
     """Where a backend's answer goes. A call after the end of the exchange has no effect."""
 
+    __slots__ = ()
+
+    @abstractmethod
     def head(self, section: FieldSection, ended: bool) -> None:
         """Take the answer's head; `ended`: it has no body."""
 
+    @abstractmethod
     def whole(self, section: FieldSection, body: bytes) -> None:
         """Take an answer that came at once and has a body."""
 
+    @abstractmethod
     def body(self, chunk: bytes, ended: bool) -> None:
         """Take answer bytes."""
 
+    @abstractmethod
     def trailers(self, section: FieldSection) -> None:
         """Take the trailers, which end the answer."""
 
 
-class UpstreamRequest(Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class UpstreamRequest:
     """One request as the pool and a backend's connection see it."""
+
+    __slots__ = ("answer", "fields", "head", "path", "peer", "principal")
 
     head: RequestHead
     fields: ForwardedFields
@@ -156,72 +171,89 @@ class UpstreamRequest(Protocol):
     path: bytes
     """Path at the backend, without its url's prefix."""
 
-    @property
-    def answer(self) -> AnswerSink:
-        """Where the answer goes."""
+    answer: AnswerSink
+    """Where the answer goes."""
 
+    @abstractmethod
     def attach(self, upstream: Upstream) -> None:
         """Take the backend's side: the head has been sent, the body may follow."""
 
+    @abstractmethod
     def unavailable(self, refusal: Refusal) -> None:
         """There will be no backend's side."""
 
+    @abstractmethod
     def lost(self, replayable: bool) -> None:
         """The backend's side broke. `replayable`: the backend has certainly not processed the
         request.
         """
 
+    @abstractmethod
     def body_left(self, length: int) -> None:
         """Queued body bytes have left for the backend."""
 
+    @abstractmethod
     def body_dropped(self, length: int) -> None:
         """Queued body bytes will not be sent."""
 
+    @abstractmethod
     def note_progress(self, now: float) -> None:
         """The backend takes what waits, though nothing has left our queue yet."""
 
     @property
+    @abstractmethod
     def sender(self) -> str:
         """With whom it shares places: the id of its key; the caller's address where only the
         backend can judge the credential.
         """
 
     @property
+    @abstractmethod
     def is_upload(self) -> bool:
         """Whether a part of its body is still to come."""
 
     @property
+    @abstractmethod
     def received(self) -> int:
         """Body bytes that have come."""
 
     @property
+    @abstractmethod
     def is_held_up(self) -> bool:
         """Whether its sender has to wait for the gateway or the backend."""
 
+    @abstractmethod
     def displace(self, refusal: Refusal) -> None:
         """Give the place up to somebody else's request."""
 
 
-class RequestPool(Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class RequestPool:
     """What gives requests their connection to a backend.
 
     A request that is open at the backend has a *place*: a connection over HTTP/1.1, a stream over
     HTTP/2.
     """
 
+    __slots__ = ("shares_connections",)
+
     shares_connections: bool
     """Whether one connection carries many requests at once."""
 
     @property
+    @abstractmethod
     def has_connection(self) -> bool:
         """Whether there is a connection, free or not."""
 
+    @abstractmethod
     def open(self, request: UpstreamRequest) -> None:
         """Give the request a connection now or later: it gets `attach` or `unavailable`."""
 
+    @abstractmethod
     def open_upload(self, request: UpstreamRequest) -> None:
         """As `open`, for a body that keeps a whole connection until its sender has sent it."""
 
+    @abstractmethod
     def forget(self, request: UpstreamRequest) -> None:
         """Stop waiting for a connection."""
 
@@ -251,8 +283,11 @@ class UpstreamConnection(Protocol):
         """Close when nothing is open, else after the open requests."""
 
 
-class ConnectionOwner(Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class ConnectionOwner:
     """Whom a connection to a backend belongs to: one address of a pool."""
+
+    __slots__ = ("heard_at", "needs_proof", "target")
 
     target: Target
     """Where it leads."""
@@ -261,23 +296,29 @@ class ConnectionOwner(Protocol):
     heard_at: float
     """When something came last, as precise as a sweep is: set by connections over HTTP/1.1."""
 
+    @abstractmethod
     def capacity_changed(self, connection: UpstreamConnection) -> None:
         """A request has ended, or the backend's limits changed."""
 
+    @abstractmethod
     def connection_lost(self, connection: UpstreamConnection) -> None:
         """The connection is gone, or takes no more requests."""
 
+    @abstractmethod
     def is_surplus(self, connection: UpstreamConnection) -> bool:
         """Whether an idle connection may close: there are more than `min_connections`."""
 
+    @abstractmethod
     def doubt(self, connection: UpstreamConnection) -> None:
         """Nothing comes on the connection, and it is being asked: requests go elsewhere until
         `trust` or `silent`.
         """
 
+    @abstractmethod
     def trust(self, connection: UpstreamConnection) -> None:
         """The backend has answered on the connection."""
 
+    @abstractmethod
     def silent(self, connection: UpstreamConnection, now: float) -> None:
         """The backend answers no more on the connection, which will be closed."""
 
@@ -350,40 +391,52 @@ Handler = Callable[[LocalRequest], None]
 """Answers a request without a backend."""
 
 
-class Dialect(Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Dialect:
     """What one kind of client says and is told. The exchange asks; nothing else knows the kind."""
 
+    __slots__ = ()
+
+    @abstractmethod
     def find_credential(self, head: RequestHead) -> Credential:
         """Return the one credential of a request, or one that says why there is none."""
 
+    @abstractmethod
     def fields_for(self, credential: Credential) -> ForwardedFields:
         """Return the policy by which this request's fields go to the backend."""
 
+    @abstractmethod
     def admit(self, head: RequestHead) -> Refusal | None:
         """Check what only this kind of client can get wrong, such as the content type."""
 
+    @abstractmethod
     def reply(self, refusal: Refusal, head: RequestHead, allow: bytes) -> Reply | None:
         """Render a refusal; None: the client gets no answer.
 
         `allow` is the value of Allow where the outcome is METHOD_NOT_ALLOWED.
         """
 
+    @abstractmethod
     def late_trailers(self, refusal: Refusal) -> FieldSection | None:
         """Return trailers that say so when the answer's head has gone out already.
 
         None where this kind of client knows none: the answer is broken off.
         """
 
+    @abstractmethod
     def code_of(self, outcome: Outcome, head: RequestHead) -> str:
         """Return the `code` label of a request that ended in this way without a reply."""
 
+    @abstractmethod
     def code(self, section: FieldSection) -> str | None:
         """Return the `code` label of an answer's head or trailers; None: it is still to come."""
 
+    @abstractmethod
     def is_foreign(self, head: FieldSection) -> bool:
         """Whether no server of this protocol gives such an answer, so that it says nothing about
         the data. Answers that make the client try again are passed on, whoever gave them.
         """
 
+    @abstractmethod
     def is_accepted(self, section: FieldSection) -> bool:
         """Whether the section that ends an answer says that the data was accepted."""

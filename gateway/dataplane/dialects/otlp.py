@@ -18,7 +18,7 @@ from gateway.dataplane.core.forwarded_fields import ForwardedFields
 from gateway.dataplane.core.heads import HTML, FieldSection, RequestHead, media_type
 from gateway.dataplane.core.replies import GRPC_CODES, HTTP_CODES, Reply
 from gateway.dataplane.core.routes import Route
-from gateway.dataplane.core.seams import LocalRequest, RequestPool
+from gateway.dataplane.core.seams import Dialect, LocalRequest, RequestPool
 from gateway.model import BackendName, Protocol, Signal
 from gateway.outcome import MEDIA_TYPE, METHOD_NOT_ALLOWED, QUOTA, REFUSALS, Outcome, Refusal
 
@@ -46,7 +46,7 @@ OTLP_SERVICES: Final = tuple(
 """Full gRPC service names."""
 
 
-class OtlpHttpDialect:
+class OtlpHttpDialect(Dialect):
     """OTLP/HTTP, and what a request for an unknown path is told."""
 
     __slots__ = ("_fields", "_quota_status")

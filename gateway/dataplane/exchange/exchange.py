@@ -20,10 +20,11 @@ from gateway.dataplane.exchange.services import ExchangeServices
 from gateway.outcome import BACKEND_TIMEOUT, CANCELED, REFUSALS, Outcome, Refusal, Result
 
 _TIMEOUT_UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_monotonic: Final = time.monotonic
 _NO_ANSWER: Final = "none"
 """The `code` of a request that got no answer (`backends.intake.no_answer`)."""
 # Bound once: in CPython 3.11 a look-up of an enum's member costs 0.15 µs, and a request has many.
-_ACCEPTED: Final = Result.ACCEPTED.value
+_ACCEPTED: Final[str] = Result.ACCEPTED.value
 
 
 def parse_grpc_timeout(value: bytes) -> float | None:
@@ -194,7 +195,7 @@ class Exchange:
         record = self.record
         record.code = code
         record.result = result
-        record.duration_s = time.monotonic() - record.started
+        record.duration_s = _monotonic() - record.started
         if self.lease is not None:
             self.lease.end(record.request_bytes)
         for observer in self.services.observers:
@@ -228,5 +229,5 @@ class Exchange:
 
     def _time_out(self, refusal: Refusal) -> None:
         if refusal.outcome is BACKEND_TIMEOUT:
-            self.services.context.counters.backend_requests[self.route.backend, "none"] += 1
+            self.services.context.counters.backend(self.route.backend).count("none")
         self.fail(refusal)

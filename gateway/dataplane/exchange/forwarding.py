@@ -7,16 +7,19 @@ The pool and the backend's connection see it as `seams.UpstreamRequest`, the exc
 from __future__ import annotations
 
 import time
+from typing import Final
 
 from gateway.dataplane.core.forwarded_fields import ForwardedFields
-from gateway.dataplane.core.seams import RequestPool, Upstream
+from gateway.dataplane.core.seams import RequestPool, Upstream, UpstreamRequest
 from gateway.dataplane.exchange.answer import AnswerRelay
 from gateway.dataplane.exchange.exchange import Exchange
 from gateway.dataplane.exchange.request_body import GATHERED_BYTES
 from gateway.outcome import Refusal
 
+_monotonic: Final = time.monotonic
 
-class Forwarding:
+
+class Forwarding(UpstreamRequest):
     """See the module. The body is kept until the backend answers, as long as it is small.
 
     Where each request takes a whole connection, a small body is gathered before it takes one: a
@@ -28,19 +31,14 @@ class Forwarding:
     __slots__ = (
         "_exchange",
         "_pool",
-        "answer",
-        "fields",
-        "head",
         "losses",
-        "path",
-        "peer",
-        "principal",
+        "relay",
         "was_held",
     )
 
     def __init__(self, exchange: Exchange, pool: RequestPool, fields: ForwardedFields) -> None:
         self.head = exchange.head
-        self.answer = AnswerRelay(exchange)
+        self.relay = self.answer = AnswerRelay(exchange)
         self._exchange = exchange
         self._pool = pool
         self.fields = fields
@@ -76,9 +74,9 @@ class Forwarding:
     def attach(self, upstream: Upstream) -> None:
         """See `UpstreamRequest`: what has waited of the body follows."""
         exchange = self._exchange
-        answer = self.answer
+        answer = self.relay
         answer.upstream = upstream
-        answer.started = time.monotonic()
+        answer.started = _monotonic()
         if exchange.services.is_tracing:
             exchange.record.backend_address = upstream.address
         body = exchange.body
@@ -100,7 +98,7 @@ class Forwarding:
 
     def lost(self, replayable: bool) -> None:
         """See `UpstreamRequest`."""
-        self.answer.upstream = None
+        self.relay.upstream = None
         exchange = self._exchange
         if exchange.is_over:
             return
@@ -108,10 +106,9 @@ class Forwarding:
             self.losses = 1
             self.send_again()
         elif self.hold_again():
-            counters = exchange.services.context.counters
-            counters.backend_requests[exchange.route.backend, "none"] += 1
+            exchange.services.context.counters.backend(exchange.route.backend).count("none")
         else:
-            self.answer.cut_short()
+            self.relay.cut_short()
 
     def body_left(self, length: int) -> None:
         """See `UpstreamRequest`."""
@@ -161,7 +158,7 @@ class Forwarding:
         """See `BodySink`."""
         exchange = self._exchange
         body = exchange.body
-        upstream = self.answer.upstream
+        upstream = self.relay.upstream
         if upstream is None:
             may_begin = ended or self._pool.shares_connections
             if not (may_begin and body.is_gathering and body.waiting is None):
@@ -169,7 +166,7 @@ class Forwarding:
                 return
             body.is_gathering = False  # the usual case: a whole body at once
             self._pool.open(self)
-            upstream = self.answer.upstream
+            upstream = self.relay.upstream
             if upstream is None:
                 if not exchange.is_over:
                     body.wait(chunk)
@@ -197,12 +194,12 @@ class Forwarding:
 
     def answer_left(self, length: int) -> None:
         """See `BodySink`."""
-        if self.answer.upstream is not None:
-            self.answer.upstream.grant(length)
+        if self.relay.upstream is not None:
+            self.relay.upstream.grant(length)
 
     def cancel(self) -> None:
         """See `BodySink`."""
-        upstream, self.answer.upstream = self.answer.upstream, None
+        upstream, self.relay.upstream = self.relay.upstream, None
         if upstream is not None:
             upstream.cancel()
         else:
@@ -248,4 +245,4 @@ class Forwarding:
 
     def release(self) -> None:
         """See `BodySink`."""
-        self.answer.release()
+        self.relay.release()

@@ -9,6 +9,7 @@ dialect says. The first step that refuses answers.
 from __future__ import annotations
 
 import time
+from typing import Final
 
 from gateway.dataplane.auth.key_lookups import KeyLookups
 from gateway.dataplane.auth.keyring import NOT_HERE, Keyring
@@ -26,13 +27,16 @@ from gateway.dataplane.exchange.services import ExchangeServices
 from gateway.model import Denied, Principal, Verdict
 from gateway.outcome import REFUSALS, Refusal
 
+_monotonic: Final = time.monotonic
+_time_ns: Final = time.time_ns
+
 
 class RequestPipeline:
     """See the module. There is one per worker."""
 
     __slots__ = (
-        "_auth_duration",
         "_budget",
+        "_counters",
         "_keyring",
         "_label_routes",
         "_lookups",
@@ -59,7 +63,7 @@ class RequestPipeline:
         self._shares = MemoryShares(services.context)
         self.cors = services.cors
         """For refusals of what never became an exchange."""
-        self._auth_duration = services.context.counters.auth_duration
+        self._counters = services.context.counters
         self._budget = services.context.budget
         self._router = router
         self._routes = router.exact
@@ -105,7 +109,7 @@ class RequestPipeline:
         if credential.passes_unchecked:  # only the receiver can judge it
             self._go_on(exchange, credential)
             return
-        now_ms = exchange.record.decided_at_ms = time.time_ns() // 1_000_000
+        now_ms = exchange.record.decided_at_ms = _time_ns() // 1_000_000
         verdict = self._keyring.decide(credential, route.signal_bit, now_ms)
         if verdict is NOT_HERE and self._lookups is not None:
             waiter = _WaitingExchange(self, exchange, credential)
@@ -122,8 +126,11 @@ class RequestPipeline:
         if type(verdict) is Principal:
             record.principal = verdict
             record.auth_outcome = "allowed"
-            exchange.route.counters.verdicts["allowed", source] += 1
-            self._auth_duration[source].observe(time.monotonic() - record.started)
+            if source == "keyring":
+                exchange.route.counters.allowed += 1
+                self._counters.keyring_duration.observe(_monotonic() - record.started)
+            else:
+                self._note_verdict(exchange, "allowed", source)
             self._go_on(exchange, credential)
         elif isinstance(verdict, Denied):
             refusal = REFUSALS[verdict.refusal]
@@ -148,7 +155,7 @@ class RequestPipeline:
         record = exchange.record
         record.auth_outcome = outcome
         exchange.route.counters.verdicts[outcome, source] += 1
-        self._auth_duration[source].observe(time.monotonic() - record.started)
+        self._counters.auth_duration[source].observe(_monotonic() - record.started)
 
     def _go_on(self, exchange: Exchange, credential: Credential) -> None:
         """Admit a request whose key may send, and forward it."""

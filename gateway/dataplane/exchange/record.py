@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from abc import abstractmethod
+from typing import Final
+
+from mypy_extensions import mypyc_attr
 
 from gateway.dataplane.core.heads import RequestHead
 from gateway.dataplane.core.routes import Route
 from gateway.model import Principal
+
+_monotonic: Final = time.monotonic
 
 
 class RequestRecord:
@@ -41,7 +46,7 @@ class RequestRecord:
         self.peer = peer
         """The caller's address (after PROXY header)."""
         self.route = route
-        self.started = time.monotonic()
+        self.started = _monotonic()
         self.principal: Principal | None = None
         """Whose key it was, also of a key that may not send; None where nobody knows."""
         self.auth_outcome = ""
@@ -56,8 +61,12 @@ class RequestRecord:
         """The `code` of the backend's answer."""
 
 
-class RequestObserver(Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class RequestObserver:
     """Who hears of each request once, when it has ended: counters, usage, traces."""
 
+    __slots__ = ()
+
+    @abstractmethod
     def on_end(self, record: RequestRecord) -> None:
         """Take note of a request; the record is not changed any more."""

@@ -16,7 +16,7 @@ from typing import Final
 from gateway.channel import Traced, TracedRequest, Watch
 from gateway.dataplane.core import peers
 from gateway.dataplane.core.heads import RequestHead
-from gateway.dataplane.exchange.record import RequestRecord
+from gateway.dataplane.exchange.record import RequestObserver, RequestRecord
 
 FLUSH_S: Final = 0.1
 """How long a line waits for others, to travel with them."""
@@ -45,7 +45,7 @@ class _Watched:
         return address is not None and address in self._network
 
 
-class Tracer:
+class Tracer(RequestObserver):
     """All traces that run now. `send` passes a message to control, or returns False: it does not
     keep up.
     """

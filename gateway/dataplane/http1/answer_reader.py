@@ -17,6 +17,8 @@ from gateway.wire import http1
 
 _HEADS_KEPT: Final = 500
 _LONGEST_KEPT: Final = 512
+_STARTED: Final = 1024
+"""What is looked at of an answer before llhttp does."""
 _NAMES_KEPT: Final = 1_000
 _LONGEST_NAME_KEPT: Final = 64
 _KEPT_NAMES: Final = frozenset(
@@ -82,6 +84,7 @@ class AnswerReader:
         "_is_chunked",
         "_is_common",
         "_known",
+        "_last",
         "_method",
         "_parser",
         "chunks",
@@ -96,6 +99,8 @@ class AnswerReader:
         self._known = known
         self._parser = httptools.HttpResponseParser(self)
         self._method = b""
+        self._last = b""
+        """The last head that was known, which the next answer may begin with as well."""
         self.has_begun = False
         """Whether a byte of the answer has come."""
         self.has_head = False
@@ -118,16 +123,26 @@ class AnswerReader:
         self.has_begun = self.has_head = self.has_ended = self._ends_at_eof = False
         self._head_bytes = 0
 
-    def feed(self, buffer: bytearray, view: memoryview, length: int) -> None:
+    def feed(self, view: memoryview, length: int) -> None:
         """Read the first `length` bytes. Raises `Http1Error`."""
         is_first = not self.has_begun
         self.has_begun = True
-        end = -1
+        raw = b""
         if is_first:
-            end = buffer.find(http1.HEAD_END, 0, min(length, _LONGEST_KEPT)) + len(http1.HEAD_END)
-            head = self._known.heads.get(bytes(view[:end]))
-            if head is not None and head.content_length == length - end and self._method != b"HEAD":
-                self._take_whole(head, bytes(view[end:length]))
+            start = view[: min(_STARTED, length)].tobytes()
+            raw = self._last
+            if not raw or not start.startswith(raw):
+                raw = start[: start.find(http1.HEAD_END, 0, _LONGEST_KEPT) + len(http1.HEAD_END)]
+            head = self._known.heads.get(raw)
+            body_bytes = length - len(raw)
+            if head is not None and head.content_length == body_bytes and self._method != b"HEAD":
+                self._last = raw
+                if body_bytes:
+                    whole = length == len(start)
+                    body = start[len(raw) :] if whole else view[len(raw) : length].tobytes()
+                    self.chunks.append(body)
+                self.head = head
+                self.has_head = self.has_ended = self.keeps = True
                 return
         at = 0
         if not self.has_head:
@@ -137,14 +152,8 @@ class AnswerReader:
                 self._parse_last_of_head(view[:room])
                 at = room
         self._parse(view[at:length])
-        if self.head is not None and is_first and end >= len(http1.HEAD_END):
-            self._learn(bytes(view[:end]), self.head)
-
-    def _take_whole(self, head: Http1AnswerHead, body: bytes) -> None:
-        self.head = head
-        if body:
-            self.chunks.append(body)
-        self.has_head = self.has_ended = self.keeps = True
+        if self.head is not None and len(raw) > len(http1.HEAD_END):
+            self._learn(raw, self.head)
 
     def _parse(self, data: memoryview) -> None:
         try:

@@ -132,6 +132,8 @@ class AnswerWriter:
         head = self._head
         if head:
             self._head = b""
+            if data is chunk:
+                return self._out.write_with_body(head, chunk)
             data = head + data
         return self._out.write(data, length) if data else 0
 

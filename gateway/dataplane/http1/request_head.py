@@ -55,6 +55,7 @@ _LONGEST_KEPT: Final = 256
 """Together these bound what is kept to some megabytes, whatever callers send."""
 _LENGTH_MARK: Final = b"\r\nContent-Length: "
 _LONGEST_LENGTH: Final = 18
+_SPACE: Final = 0x20
 _LONGEST_REPEATED: Final = 2_048
 """A longer head is not kept: an idle connection must hold next to nothing."""
 SIMPLE_OPTIONS: Final = frozenset(
@@ -187,20 +188,25 @@ class HeadReader:
     """
 
     __slots__ = (
+        "_digits",
         "_end",
         "_epoch",
         "_is_key_first",
         "_key_bytes",
         "_key_name",
         "_known",
+        "_length",
         "_lines",
         "_middle",
         "_shortest",
         "_start",
+        "last_bytes",
     )
 
     def __init__(self, lines: KnownLines) -> None:
         self._lines = lines
+        self.last_bytes = 0
+        """Length of the last head, if the next may be its like; else 0."""
         self._known: Http1RequestHead | None = None
         self._epoch = 0
         """That of `lines` in which the known head was read."""
@@ -213,42 +219,59 @@ class HeadReader:
         self._shortest = 0
         """Length of the known head without the digits."""
         self._key_name = b""
+        self._digits = b""
+        """The last Content-Length, and the number that it is."""
+        self._length = 0
 
     def read(self, raw: bytes) -> Http1RequestHead:
         """Read a whole head, from its request line to the empty line. Raises `Http1Error`."""
-        known = self._known
-        if (
-            known is not None
-            and self._epoch == self._lines.epoch
-            and len(raw) > self._shortest
-            and raw.startswith(self._start)
-            and raw.endswith(self._end)
-        ):
-            at = len(self._start)
-            end = len(raw) - len(self._end)
-            if self._is_key_first:
-                at += self._key_bytes
-                stop = at + len(self._middle)
-                key_at, key_end = len(self._start), at
-                digits = raw[stop:end]
-            else:
-                stop = end - self._key_bytes
-                key_at, key_end = stop, end
-                at = stop - len(self._middle)
-                digits = raw[len(self._start) : at]
-            if (
-                raw[at:stop] == self._middle
-                and digits.isdigit()
-                and len(digits) <= _LONGEST_LENGTH
-                and self._take_key(known, raw, key_at, key_end)
-            ):
-                known.content_length = int(digits)
-                return known
+        known = self.recognise(raw)
+        if known is not None:
+            return known
         head = read_request_head(raw, self._lines)
         may_learn = head.is_repeatable and len(raw) <= _LONGEST_REPEATED
         self._known = head if may_learn and self._learn(raw, head) else None
         self._epoch = self._lines.epoch
+        self.last_bytes = 0 if self._known is None else len(raw)
         return head
+
+    def recognise(self, raw: bytes) -> Http1RequestHead | None:
+        """Return the head whose bytes these are, if it is the known one but for key and length;
+        None otherwise. These bytes are a whole head then, up to its empty line.
+        """
+        known = self._known
+        if (
+            known is None
+            or self._epoch != self._lines.epoch
+            or len(raw) <= self._shortest
+            or not raw.startswith(self._start)
+            or not raw.endswith(self._end)
+        ):
+            return None
+        at = len(self._start)
+        end = len(raw) - len(self._end)
+        if self._is_key_first:
+            at += self._key_bytes
+            stop = at + len(self._middle)
+            key_at, key_end = len(self._start), at
+            digits = raw[stop:end]
+        else:
+            stop = end - self._key_bytes
+            key_at, key_end = stop, end
+            at = stop - len(self._middle)
+            digits = raw[len(self._start) : at]
+        if raw[at:stop] != self._middle:
+            return None
+        if digits != self._digits:
+            if not digits.isdigit() or len(digits) > _LONGEST_LENGTH:
+                return None
+            self._digits = digits
+            self._length = int(digits)
+        if not self._take_key(known, raw, key_at, key_end):
+            return None
+        known.content_length = self._length
+        self.last_bytes = len(raw)
+        return known
 
     def forget_key(self) -> None:
         """Let go of the key of a request that is over."""
@@ -261,7 +284,7 @@ class HeadReader:
         name = self._key_name
         credential = self._lines.credentials.read(name, value)
         # A readable credential is visible ASCII behind a scheme; outer whitespace is none of it.
-        if credential.digest is None or value.strip(b" \t") != value:
+        if credential.digest is None or value[0] <= _SPACE or value[-1] <= _SPACE:
             return False
         head.credentials[0] = credential
         head.credentials_h1 = raw[at - len(name) - 2 : end + 2]

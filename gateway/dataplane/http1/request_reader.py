@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.dataplane.core.context import WorkerContext
+from gateway.dataplane.http1 import received
 from gateway.dataplane.http1.connection import ConnectionState
+from gateway.dataplane.http1.received import Received
 from gateway.dataplane.http1.request_head import HeadReader, Http1RequestHead
 from gateway.wire import http1
 
@@ -37,44 +39,57 @@ class RequestReader:
         self.ended = False
         """Whether the body is complete with what was read last."""
 
-    def read_head(
-        self, buffer: bytes | bytearray, view: memoryview, at: int, end: int
-    ) -> Http1RequestHead | None:
+    def read_head(self, data: Received, at: int) -> Http1RequestHead | None:
         """Take a head, or its beginning: then None. Raises `Http1Error`."""
         if self._state.held:
-            return self._read_rest(view, at, end)
-        if buffer[at] == _CR:
-            while buffer.startswith(_EMPTY_LINE, at, end):
+            return self._read_rest(data, at)
+        heads = self.heads
+        start = data.start
+        # Most senders repeat their head: it is where it ended the last time.
+        stop = at + heads.last_bytes
+        if at < stop <= len(start):
+            known = heads.recognise(start[at:stop])
+            if known is not None:
+                self.at = stop
+                self.head_bytes = stop - at
+                return known
+        end = data.end
+        if len(start) <= at or start[at] == _CR:
+            start = data.copy_all()
+            while start.startswith(_EMPTY_LINE, at, end):
                 at += 2  # empty lines before a request line (RFC 9112 §2.2)
             if at == end:
                 self.at = at
                 return None
-        found = buffer.find(http1.HEAD_END, at, end)
+        found = start.find(http1.HEAD_END, at)
+        if found < 0 and len(start) < end:
+            start = data.copy_all()
+            found = start.find(http1.HEAD_END, at)
         if found < 0:
             self._state.since = self._context.tick
             self.at = end
-            self._hold(bytes(buffer[at:end]))
+            self._hold(start[at:end])
             return None
         stop = self.at = found + 4
         self.head_bytes = stop - at
-        return self._read(bytes(view[at:stop]))
+        return self._read(start[at:stop])
 
-    def _read_rest(self, view: memoryview, at: int, end: int) -> Http1RequestHead | None:
+    def _read_rest(self, data: Received, at: int) -> Http1RequestHead | None:
         held = self._state.take_held()
-        data = held + bytes(view[at:end])
+        whole = held + data.copy_all()[at:]
         if held == b"\r":  # maybe half of an empty line
-            head = self.read_head(data, memoryview(data), 0, len(data))
+            head = self.read_head(received.held(whole), 0)
             self.at += at - len(held)
             return head
-        found = data.find(http1.HEAD_END, max(0, len(held) - len(http1.HEAD_END) + 1))
+        found = whole.find(http1.HEAD_END, max(0, len(held) - len(http1.HEAD_END) + 1))
         if found < 0:
-            self.at = end
-            self._hold(data)
+            self.at = data.end
+            self._hold(whole)
             return None
         length = found + len(http1.HEAD_END)
         self.at = at + length - len(held)
         self.head_bytes = length
-        return self._read(data[:length])
+        return self._read(whole[:length])
 
     def _read(self, raw: bytes) -> Http1RequestHead:
         try:
@@ -93,15 +108,15 @@ class RequestReader:
             raise http1.Http1Error(OVERLOADED)
         self._state.hold(data)
 
-    def read_body(self, buffer: bytes | bytearray, view: memoryview, at: int, end: int) -> bytes:
+    def read_body(self, data: Received, at: int) -> bytes:
         """Take body bytes; `ended` says whether these are the last. Raises `Http1Error`."""
         chunked = self.chunked
         if chunked is not None:
-            chunk, self.at = chunked.feed(buffer, at, end)
+            chunk, self.at = chunked.feed(data.buffer, at, data.end)
             self.ended = chunked.is_complete
             return chunk
         state = self._state
-        stop = self.at = min(at + state.left, end)
+        stop = self.at = min(at + state.left, data.end)
         state.left -= stop - at
         self.ended = not state.left
-        return bytes(view[at:stop])
+        return data.cut(at, stop)

@@ -19,11 +19,11 @@ from gateway.dataplane.http1.connection import (
     LINGER,
     ConnectionState,
 )
+from gateway.dataplane.http1.received import Received, held, received
 from gateway.dataplane.http1.request_head import HeadReader, Http1RequestHead, KnownLines
 from gateway.dataplane.http1.request_reader import OVERLOADED, RequestReader
 from gateway.outcome import REFUSALS
 from gateway.wire import http1
-from gateway.worker_contract import ALIVE
 
 REQUESTS_PER_PIECE: Final = 16
 """Pipelined requests that one piece of the backlog begins: about 2 ms of refusals. A read begins
@@ -83,9 +83,12 @@ class Http1Server(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Read what has arrived (asyncio)."""
         context = self._context
-        context.sign_of_life[0] = ALIVE
+        context.show_life()
+        is_body = self._state.phase == BODY
         try:
-            self._receive(context.receive_buffer, context.receive_view, nbytes, 1)
+            self._receive(
+                received(context.receive_buffer, context.receive_view, nbytes, is_body=is_body), 1
+            )
         except Exception:  # noqa: BLE001 - data outlives our bugs: the caller retries, the alarm is raised
             self._report_bug()
         if nbytes >= LARGE_READ_BYTES and self._state.phase != CLOSED:
@@ -129,32 +132,31 @@ class Http1Server(asyncio.BufferedProtocol):
 
     # Reading
 
-    def _receive(
-        self, buffer: bytes | bytearray, view: memoryview, end: int, requests: int
-    ) -> bool:
-        """Read up to `end`, but begin no more than `requests`; return whether the rest waits for
-        its turn.
+    def _receive(self, data: Received, requests: int) -> bool:
+        """Read all of it, but begin no more than `requests`; return whether the rest waits for its
+        turn.
         """
         state = self._state
         at = 0
+        end = data.end
         while at < end:
             phase = state.phase
             if phase == HEAD and not state.out.is_paused:
                 if not requests:
-                    return self._put_off(view[at:end])
+                    return self._put_off(data.cut(at, end))
                 requests -= 1
                 try:
-                    head = self._reader.read_head(buffer, view, at, end)
+                    head = self._reader.read_head(data, at)
                 except http1.Http1Error as error:
                     self._refuse(error)
                     head = None
-                at = self._begin(head, buffer, view, end) if head is not None else self._reader.at
+                at = self._begin(head, data) if head is not None else self._reader.at
             elif phase == BODY:
-                at = self._read_body(buffer, view, at, end)
+                at = self._read_body(data, at)
                 if at < end and state.phase == BODY:
-                    return self._put_off(view[at:end])
+                    return self._put_off(data.cut(at, end))
             elif phase <= ANSWER:
-                return self._hold_rest(view[at:end])
+                return self._hold_rest(data.cut(at, end))
             elif phase == CLOSED:
                 return False
             else:
@@ -168,7 +170,7 @@ class Http1Server(asyncio.BufferedProtocol):
         extra = cors.fields_for(origin) if cors is not None else []
         self._answers.refuse_head(error.reason, error.head, extra)
 
-    def _put_off(self, rest: memoryview) -> bool:
+    def _put_off(self, rest: bytes) -> bool:
         """Leave the rest to another turn; return whether it waits."""
         if self._state.phase == HEAD and self._context.budget.is_near:
             self._answers.refuse_head(OVERLOADED)
@@ -176,24 +178,23 @@ class Http1Server(asyncio.BufferedProtocol):
         self._context.backlog.add(self._state.client, self._work_off)
         return self._hold_rest(rest)
 
-    def _hold_rest(self, rest: memoryview) -> bool:
+    def _hold_rest(self, rest: bytes) -> bool:
         """Hold what cannot be read now, and read no more; return whether it waits."""
         state = self._state
         if state.phase != BODY and self._context.budget.is_near:
             state.is_ending = True  # its sender sees that pipelined requests were not taken
             return False
-        state.hold(bytes(rest))
+        state.hold(rest)
         state.gate.pause(PAUSED_PIPELINE)
         return True
 
-    def _begin(
-        self, head: Http1RequestHead, buffer: bytes | bytearray, view: memoryview, end: int
-    ) -> int:
-        """Start the exchange of a complete head. Behind it `buffer` holds what has come up to
-        `end`: a whole body is taken at once. Return the position behind what was taken.
+    def _begin(self, head: Http1RequestHead, data: Received) -> int:
+        """Start the exchange of a complete head. A whole body that has come behind it is taken at
+        once. Return the position behind what was taken.
         """
         reader, answers, state = self._reader, self._answers, self._state
         at = reader.at
+        end = data.end
         answers.begin(head)
         length = state.left = head.content_length
         reader.chunked = http1.ChunkedBody() if head.is_chunked else None
@@ -206,7 +207,7 @@ class Http1Server(asyncio.BufferedProtocol):
         pipeline = self._pipeline
         exchange = answers.exchange = pipeline.make(answers, head)
         if head.is_chunked:
-            answers.look_ahead((buffer, at, end))
+            answers.look_ahead((data.buffer, at, end))
             pipeline.start(exchange)
             answers.look_ahead(None)
             return at
@@ -216,18 +217,18 @@ class Http1Server(asyncio.BufferedProtocol):
         state.phase = ANSWER
         state.left = 0
         answers.ungranted = length
-        exchange.receive_body(bytes(view[at : at + length]), True)
+        exchange.receive_body(data.cut(at, at + length), True)
         return at + length
 
-    def _read_body(self, buffer: bytes | bytearray, view: memoryview, at: int, end: int) -> int:
+    def _read_body(self, data: Received, at: int) -> int:
         """Take body bytes; return the position behind them."""
         reader, answers, state = self._reader, self._answers, self._state
         try:
-            chunk = reader.read_body(buffer, view, at, end)
+            chunk = reader.read_body(data, at)
         except http1.Http1Error as error:
             # Nothing completes the request at the backend.
             answers.fail(REFUSALS[error.reason])
-            return end
+            return data.end
         answers.body_came(len(chunk))
         exchange = answers.exchange
         if reader.ended:
@@ -255,10 +256,9 @@ class Http1Server(asyncio.BufferedProtocol):
         state = self._state
         if not state.held or (state.phase == HEAD and state.out.is_paused):
             return
-        held = state.take_held()
         waits = False
         try:
-            waits = self._receive(held, memoryview(held), len(held), requests)
+            waits = self._receive(held(state.take_held()), requests)
         except Exception:  # noqa: BLE001 - as in `buffer_updated`
             self._report_bug()
         if not waits:

@@ -17,7 +17,6 @@ from gateway.dataplane.http1.output import Output
 from gateway.dataplane.http1.request_writer import RequestWriter
 from gateway.dataplane.upstream.connector import ConnectError
 from gateway.wire import http1
-from gateway.worker_contract import ALIVE
 
 ALPN: Final = ("http/1.1",)
 """What is offered to a backend over TLS."""
@@ -85,7 +84,7 @@ class Http1Upstream(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Read what has arrived (asyncio)."""
         context = self._context
-        context.sign_of_life[0] = ALIVE
+        context.show_life()
         self._owner.heard_at = context.tick
         try:
             self._receive(nbytes)
@@ -212,7 +211,7 @@ class Http1Upstream(asyncio.BufferedProtocol):
         context = self._context
         reader = self._reader
         try:
-            reader.feed(context.receive_buffer, context.receive_view, length)
+            reader.feed(context.receive_view, length)
         except http1.Http1Error:
             # What was whole before the fault is passed on, the rest is lost.
             reader.keeps = False

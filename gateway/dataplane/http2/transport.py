@@ -21,7 +21,6 @@ from gateway.wire.http2 import ErrorCode, Setting
 from gateway.wire.http2_closed import ClosedConnection
 from gateway.wire.http2_receiver import Http2Receiver, Role
 from gateway.wire.http2_sender import Http2Sender, StreamT, StreamT_contra
-from gateway.worker_contract import ALIVE
 
 _JOIN_BYTES: Final = 64 * 1024
 """Up to this many bytes one write is cheaper than one `writev` of many parts."""
@@ -148,7 +147,7 @@ class Http2Transport(asyncio.BufferedProtocol, Generic[StreamT]):
         frames = None
         if self._is_server and self._context.backlog.is_busy:
             frames = 0 if self._is_put_off else FRAMES_OF_A_READ
-        self._receive(bytes(self._view[:nbytes]), frames)
+        self._receive(self._view[:nbytes].tobytes(), frames)
         if nbytes >= LARGE_READ_BYTES:
             self._gate.count_read(nbytes)
 
@@ -242,7 +241,7 @@ class Http2Transport(asyncio.BufferedProtocol, Generic[StreamT]):
     def _receive(self, data: bytes, frames: int | None) -> None:
         """Parse what has arrived, or goes on; not more than so many frames of it."""
         context = self._context
-        context.sign_of_life[0] = ALIVE
+        context.show_life()
         self.last_received = context.tick
         receiver = self.receiver
         try:

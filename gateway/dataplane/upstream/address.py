@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple, Protocol
 
-from gateway.dataplane.core.seams import UpstreamConnection, UpstreamRequest
+from gateway.dataplane.core.seams import ConnectionOwner, UpstreamConnection, UpstreamRequest
 from gateway.settings import Target
 
 RETRY_S: Final = 0.1
@@ -31,7 +31,7 @@ class PlaceTaker(Protocol):
 
     @property
     def waiting(self) -> Mapping[UpstreamRequest, object]:
-        """Requests that wait for a connection."""
+        """Requests that wait for a connection; it stays the same object."""
 
     def has_capacity(self, address: Address, connection: UpstreamConnection) -> None:
         """A connection takes more requests: serve those that wait."""
@@ -50,26 +50,24 @@ class AddressWatcher(Protocol):
         """The address may be up or down now."""
 
 
-class Address:
+class Address(ConnectionOwner):
     """See the module (`seams.ConnectionOwner` of its connections)."""
 
     __slots__ = (
         "_taker",
+        "_waiting",
         "_watcher",
         "connections",
         "doubted",
         "failed_at",
         "failures",
         "free",
-        "heard_at",
         "is_departed",
         "is_up",
         "least",
         "leaving",
-        "needs_proof",
         "pending",
         "shares_connections",
-        "target",
         "too_old",
         "where",
     )
@@ -113,6 +111,7 @@ class Address:
         self.is_departed = False
         """Whether its name no longer leads to it."""
         self._taker = taker
+        self._waiting = taker.waiting
         self._watcher = watcher
 
     @property
@@ -212,7 +211,7 @@ class Address:
 
     def _offer(self, connection: UpstreamConnection) -> None:
         self.free[connection] = None
-        if self._taker.waiting:
+        if self._waiting:
             self._taker.has_capacity(self, connection)
 
     def trust(self, connection: UpstreamConnection) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from gateway import metrics
 from gateway.dataplane.core.context import WorkerContext
-from gateway.dataplane.core.seams import UpstreamConnection, UpstreamRequest
+from gateway.dataplane.core.seams import RequestPool, UpstreamConnection, UpstreamRequest
 from gateway.dataplane.upstream.address import Address
 from gateway.dataplane.upstream.connections import Connections
 from gateway.dataplane.upstream.connector import Connector
@@ -29,7 +29,7 @@ def _busy(connection: UpstreamConnection) -> int:
     return connection.busy
 
 
-class Pool:
+class Pool(RequestPool):
     """All connections of this worker to one backend."""
 
     def __init__(
@@ -62,17 +62,17 @@ class Pool:
         addresses = self._addresses
         address = addresses[0] if len(addresses) == 1 else self._choose_address()
         free = address.free if address is not None else None
-        if free:
-            # HTTP/1.1: the one that was used last is the least likely to be closed by the backend
-            # just now. HTTP/2: the least busy one.
-            connection = next(reversed(free))
-            if self.shares_connections and len(free) > 1:
-                connection = min(free, key=_busy)
+        if not free:
+            self._wait(request)
+        elif self.shares_connections:
+            connection = min(free, key=_busy) if len(free) > 1 else next(iter(free))
             request.attach(connection.open(request))
             if connection.capacity <= 0:
                 free.pop(connection, None)
         else:
-            self._wait(request)
+            # The one that was used last is the least likely to be closed by the backend just now.
+            connection, _ = free.popitem()
+            request.attach(connection.open(request))
 
     def open_upload(self, request: UpstreamRequest) -> None:
         """See `RequestPool`: while most places are taken, a sender's uploads leave some."""

@@ -15,6 +15,7 @@ from gateway.dataplane.core.credential import Credential
 from gateway.dataplane.core.forwarded_fields import ForwardedFields
 from gateway.dataplane.core.heads import HTML, FieldSection, RequestHead
 from gateway.dataplane.core.replies import HTTP_CODES, Reply
+from gateway.dataplane.core.seams import Dialect
 from gateway.dataplane.dialects.intake.credentials import choose_intake
 from gateway.outcome import METHOD_NOT_ALLOWED, RETRY, Outcome, Refusal
 
@@ -38,7 +39,7 @@ class IntakeRules:
     """Whether a Kubernetes token goes to the receiver unchecked."""
 
 
-class IntakeDialect:
+class IntakeDialect(Dialect):
     """The dialect of one kind of intake route."""
 
     __slots__ = ("_fields", "_reader", "_unchecked_fields", "rules")

@@ -13,7 +13,7 @@ from gateway import metrics
 from gateway.dataplane.core.counters import Counters
 from gateway.dataplane.core.heads import RequestHead
 from gateway.dataplane.dialects.intake.dialect import IntakeDialect
-from gateway.dataplane.exchange.record import RequestRecord
+from gateway.dataplane.exchange.record import RequestObserver, RequestRecord
 from gateway.intake import Sender
 
 VERSIONS_KEPT: Final = 50
@@ -34,7 +34,7 @@ _BY_USER_AGENT: Final = frozenset({Sender.LOGS_AGENT.value, Sender.PROMETHEUS.va
 """Senders whose version stands behind a slash in User-Agent."""
 
 
-class IntakeObserver:
+class IntakeObserver(RequestObserver):
     """Counts into a worker's counters (`RequestObserver`)."""
 
     def __init__(self, counters: Counters) -> None:

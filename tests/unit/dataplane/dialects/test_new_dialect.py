@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 from gateway.dataplane.core import replies
+from gateway.dataplane.core.credential import Credential
 from gateway.dataplane.core.forwarded_fields import ForwardedFields
 from gateway.dataplane.core.heads import FieldSection, RequestHead
 from gateway.dataplane.core.replies import Reply
 from gateway.dataplane.core.routes import Route
+from gateway.dataplane.core.seams import Dialect
 from gateway.dataplane.dialects.otlp import OtlpHttpDialect
 from gateway.model import BackendName, Protocol, Signal
-from gateway.outcome import REFUSALS, Refusal
+from gateway.outcome import REFUSALS, Outcome, Refusal
 from tests.support.in_memory import Core
 from tests.support.plane import KEY, entry
 
 SPANS = b"/api/v2/spans"
 
 
-class ZipkinDialect:
+class ZipkinDialect(Dialect):
     """Takes JSON only, and answers errors in plain text; for the rest it is as OTLP over HTTP."""
 
     def __init__(self, otlp: OtlpHttpDialect) -> None:
-        self.find_credential = otlp.find_credential
-        self.fields_for = otlp.fields_for
-        self.late_trailers = otlp.late_trailers
-        self.code_of = otlp.code_of
-        self.code = otlp.code
-        self.is_foreign = otlp.is_foreign
-        self.is_accepted = otlp.is_accepted
+        self._otlp = otlp
+
+    def find_credential(self, head: RequestHead) -> Credential:
+        return self._otlp.find_credential(head)
+
+    def fields_for(self, credential: Credential) -> ForwardedFields:
+        return self._otlp.fields_for(credential)
+
+    def late_trailers(self, refusal: Refusal) -> FieldSection | None:
+        return self._otlp.late_trailers(refusal)
+
+    def code_of(self, outcome: Outcome, head: RequestHead) -> str:
+        return self._otlp.code_of(outcome, head)
+
+    def code(self, section: FieldSection) -> str | None:
+        return self._otlp.code(section)
+
+    def is_foreign(self, head: FieldSection) -> bool:
+        return self._otlp.is_foreign(head)
+
+    def is_accepted(self, section: FieldSection) -> bool:
+        return self._otlp.is_accepted(section)
 
     def admit(self, head: RequestHead) -> Refusal | None:
         return None if head.content_type == replies.JSON else REFUSALS["MEDIA_TYPE"]

@@ -103,7 +103,7 @@ async def test_a_request_that_may_have_been_processed_is_not_sent_again() -> Non
     core.connector.requests[0].lose(replayable=False)
     assert len(core.connector.requests) == 1
     assert caller.reply is not None
-    assert core.context.counters.backend_requests["otlp_grpc", "none"] == 1
+    assert core.context.counters.backend("otlp_grpc").take() == {"none": 1}
 
 
 async def test_a_small_answer_that_breaks_off_has_not_begun_for_the_caller() -> None:

@@ -37,7 +37,7 @@ def read(
     body = b""
     for start, stop in itertools.pairwise(edges):
         view[: stop - start] = data[start:stop]
-        reader.feed(buffer, view, stop - start)
+        reader.feed(view, stop - start)
         head = reader.head or head
         reader.head = None
         body += b"".join(reader.chunks)
@@ -62,7 +62,7 @@ def test_a_known_head_with_a_body_that_is_still_to_come_is_read_by_llhttp() -> N
     read(OK, reader=reader)
     reader.begin(b"POST")
     buffer = bytearray(OK)
-    reader.feed(buffer, memoryview(buffer), len(OK) - 1)
+    reader.feed(memoryview(buffer), len(OK) - 1)
     assert (reader.has_head, reader.has_ended, reader.chunks) == (True, False, [b"{"])
 
 
