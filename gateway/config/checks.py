@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from pydantic import SecretStr
 
-from gateway.config import authority
+from gateway.config import authority, feed
 from gateway.config.addresses import is_loopback, is_overlap, is_reached_by
 from gateway.config.postgresql_url import missing_files
 from gateway.config.problems import Path, path_text
@@ -61,7 +61,7 @@ def _listening(config: Config) -> list[tuple[Path, str]]:
         (("listen", place, "address"), listener.address)
         for place, listener in enumerate(config.listen)
     ]
-    for name in ("address", "metrics_address", "authorize_address"):
+    for name in ("address", "metrics_address", "authorize_address", "grpc_address"):
         address = getattr(config.admin, name)
         if address is not None:
             found.append((("admin", name), address))
@@ -156,8 +156,12 @@ def _check_tls(config: Config) -> Iterator[Finding]:
             yield from _check_server_tls(("listen", place, "tls"), listener.tls)
     if config.admin.tls is not None:
         yield from _check_server_tls(("admin", "tls"), config.admin.tls)
+    if config.admin.grpc_tls is not None:
+        yield from _check_server_tls(("admin", "grpc_tls"), config.admin.grpc_tls)
     if config.keys.authority.tls is not None:
         yield from _check_client_tls(("keys", "authority", "tls"), config.keys.authority.tls)
+    if config.keys.feed.tls is not None:
+        yield from _check_client_tls(("keys", "feed", "tls"), config.keys.feed.tls)
 
 
 def _check_forward(config: Config) -> Iterator[Finding]:
@@ -190,6 +194,10 @@ def _check_authorities(config: Config) -> Iterator[Finding]:
     yield from (Finding(path, message) for path, message in authority.problems(config))
 
 
+def _check_feed(config: Config) -> Iterator[Finding]:
+    yield from (Finding(path, message) for path, message in feed.problems(config))
+
+
 def _check_store_files(config: Config) -> Iterator[Finding]:
     for place, store in enumerate(config.keys.stores):
         if store.kind == "postgresql":
@@ -213,6 +221,7 @@ _ERROR_CHECKS: Final[tuple[Check, ...]] = (
     _check_forward,
     _check_keys,
     _check_authorities,
+    _check_feed,
     _check_store_files,
     _check_proxy_protocol,
 )
@@ -266,6 +275,10 @@ def _warn_of_unverified_backends(config: Config) -> Iterator[Finding]:
             yield Finding((*path, "tls", "insecure_skip_verify"), message)
 
 
+def _warn_of_feed(config: Config) -> Iterator[Finding]:
+    yield from (Finding(path, message) for path, message in feed.warnings(config))
+
+
 def _warn_of_authorities(config: Config) -> Iterator[Finding]:
     yield from (Finding(path, message) for path, message in authority.warnings(config))
 
@@ -285,6 +298,7 @@ def _warn_of_bytes(config: Config) -> Iterator[Finding]:
 
 _WARNING_CHECKS: Final[tuple[Check, ...]] = (
     _warn_of_authorities,
+    _warn_of_feed,
     _warn_of_cleartext,
     _warn_of_unshared_keys,
     _warn_of_no_effect,

@@ -16,9 +16,10 @@ TlsContents: TypeAlias = Mapping[str, bytes]
 def tls_files(config: Config) -> set[Path]:
     """Return the files that the configuration names for TLS, wherever it is used."""
     servers = [listener.tls for listener in config.listen] + [config.admin.tls]
+    servers.append(config.admin.grpc_tls)
     backends = [getattr(config.backends, name) for name in type(config.backends).model_fields]
     clients = [backend.tls for backend in backends if backend is not None]
-    clients.append(config.keys.authority.tls)
+    clients += [config.keys.authority.tls, config.keys.feed.tls]
     found = [_files_of_server(tls) for tls in servers if tls is not None]
     found += [_files_of_client(tls) for tls in clients if tls is not None]
     return {file for files in found for file in files if file is not None}

@@ -192,6 +192,13 @@ class AuthorityConfig(Node):
     tls: TlsClientConfig | None = None
 
 
+class FeedConfig(Node):
+    """How a central gateway is followed."""
+
+    token: Secret | None = None
+    tls: TlsClientConfig | None = None
+
+
 class KeysConfig(Node):
     """Where API keys are stored, and how long verdicts on them are valid."""
 
@@ -200,6 +207,7 @@ class KeysConfig(Node):
     cache: CacheConfig = CacheConfig()
     tombstones: Duration = 30 * 86_400.0
     authority: AuthorityConfig = AuthorityConfig()
+    feed: FeedConfig = FeedConfig()
 
 
 class PerKeyConfig(Node):
@@ -253,6 +261,8 @@ class AdminConfig(Node):
     address: Address = "127.0.0.1:8090"
     metrics_address: Address | None = None
     authorize_address: Address | None = None
+    grpc_address: Address | None = None
+    grpc_tls: TlsServerConfig | None = None
     tls: TlsServerConfig | None = None
     hosts: list[HostPattern] = []
     tokens: list[AdminTokenConfig] = []

@@ -198,16 +198,28 @@ FilePath = Annotated[
 class Store:
     """Where API keys are stored."""
 
-    kind: Literal["sqlite", "postgresql", "file", "authority"]
+    kind: Literal["sqlite", "postgresql", "file", "authority", "gateway"]
     path: Path = Path()
     """The SQLite file; a file store's file or directory."""
     url: str = field(default="", repr=False)
-    """The URL of PostgreSQL, which may contain a password, or of an authority."""
+    """The URL of PostgreSQL, which may contain a password, of an authority or of a gateway."""
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT of a gateway."""
+        return self.url.partition("://")[2]
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether a gateway is asked over TLS."""
+        return self.url.startswith("grpcs://")
 
     def __str__(self) -> str:
         """Write it as in the configuration, without a password and parameters."""
         if self.kind == "authority":
             return f"authority+{self.url}"
+        if self.kind == "gateway":
+            return f"gateway+{self.url}"
         if self.kind != "postgresql":
             return f"{self.kind}://{self.path}"
         parts = urlsplit(self.url)
@@ -218,7 +230,7 @@ class Store:
 
 _STORE_HELP: Final = (
     "write sqlite:///absolute/path/keys.db, postgresql://user@host/database, "
-    "file:///absolute/path/keys.yaml or authority+https://host/path"
+    "file:///absolute/path/keys.yaml, gateway+grpcs://host:port or authority+https://host/path"
 )
 
 
@@ -241,15 +253,44 @@ def parse_store(value: object) -> Store:
             return Store("postgresql", url=check_postgresql_url(f"postgresql://{rest}"))
         case "authority+http" | "authority+https":
             return Store("authority", url=_authority_url(value.removeprefix("authority+")))
-        case "authority":
-            msg = "the protocol is missing: write authority+https://host/path or authority+http://…"
-            raise ValueError(msg)
-        case "postgresql+asyncpg" | "postgres+asyncpg":
-            msg = "remove '+asyncpg': write postgresql://user@host/database"
-            raise ValueError(msg)
+        case "gateway+grpc" | "gateway+grpcs":
+            scheme = kind.removeprefix("gateway+")
+            return Store("gateway", url=f"{scheme}://{_gateway_address(rest)}")
         case _:
-            msg = f"unknown type of store: {_STORE_HELP}"
+            msg = _WRONG_KINDS.get(kind) or f"unknown type of store: {_STORE_HELP}"
             raise ValueError(msg)
+
+
+_GATEWAY_HELP: Final = (
+    "write gateway+grpcs://HOST:PORT, the admin.grpc_address of the central gateway, or "
+    "gateway+grpc://HOST:PORT for cleartext"
+)
+
+
+_WRONG_KINDS: Final = {
+    "authority": (
+        "the protocol is missing: write authority+https://host/path or authority+http://…"
+    ),
+    "postgresql+asyncpg": "remove '+asyncpg': write postgresql://user@host/database",
+    "postgres+asyncpg": "remove '+asyncpg': write postgresql://user@host/database",
+    "gateway": f"the protocol is missing: {_GATEWAY_HELP}",
+    "gateway+https": f"the protocol is gRPC: {_GATEWAY_HELP}",
+    "gateway+http": f"the protocol is gRPC: {_GATEWAY_HELP}",
+}
+"""What is written by mistake → how to write it."""
+
+
+def _gateway_address(text: str) -> str:
+    if "@" in text:
+        msg = "the URL must not contain a user: set the admin token with keys.feed.token"
+        raise ValueError(msg)
+    try:
+        host, port = split_address(text.removesuffix("/"))
+    except ValueError:
+        raise ValueError(_GATEWAY_HELP) from None
+    if not host or not port:
+        raise ValueError(_GATEWAY_HELP)
+    return join_address(host, port)
 
 
 def _sqlite_path(text: str) -> Path:

@@ -40,6 +40,7 @@ ROOMS: Final = {
     "held_signals": _room(),
     "compiled": _room("outcome"),
     "channel": _room("model settings", "msgspec"),
+    "protos": _room(libraries="google.protobuf google.rpc"),
     "repeats": _room(),
     "crowds": _room(),
     "log_repeats": _room("repeats", "structlog"),
@@ -55,6 +56,7 @@ ROOMS: Final = {
     "keys.times": _room("keys.errors"),
     "keys.state_file": _room(libraries="structlog"),
     "keys.record": _room("keys.api_key model", "msgspec"),
+    "keys.feed_messages": _room("keys.record model protos", "google.protobuf"),
     "keys.store": _room("keys.audit keys.record model"),
     "keys.rules": _room("keys.api_key keys.errors keys.times model"),
     "keys.commands": _room(
@@ -67,9 +69,9 @@ ROOMS: Final = {
         "aiohttp cachetools circuitbreaker msgspec tenacity",
     ),
     "keys.stores": _room(
-        "keys.api_key keys.audit keys.confirmations keys.errors keys.record keys.state_file "
-        "keys.store keys.times model",
-        "aiosqlite asyncpg msgspec sqlalchemy yaml",
+        "keys.api_key keys.audit keys.confirmations keys.errors keys.feed_messages keys.record "
+        "keys.state_file keys.store keys.times model protos",
+        "aiosqlite asyncpg grpc msgspec sqlalchemy yaml",
     ),
     "keys.following": _room("keys.errors keys.record keys.state_file keys.store model", "msgspec"),
     "keys.service_commands": _room(
@@ -140,8 +142,13 @@ ROOMS: Final = {
         "keys.state_file keys.store keys.times metrics model",
         "aiohttp msgspec structlog",
     ),
+    "control.grpc_api": _room(
+        "config control.admin control.core keys.feed_messages keys.record keys.service protos",
+        "grpc structlog",
+    ),
     "control.lifecycle": _room(
-        "channel config control.admin control.authorities control.core control.metrics "
+        "channel config control.admin control.authorities control.core control.grpc_api "
+        "control.metrics "
         "control.workers held_signals keys.authority keys.errors keys.following keys.record "
         "keys.service keys.state_file keys.store keys.stores log metrics settings",
         "structlog uvloop",

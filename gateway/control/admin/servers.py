@@ -53,6 +53,11 @@ class AdminServers:
         self._hosts = KnownHosts()
         self._gate = TokenGate(self._accept)
 
+    @property
+    def gate(self) -> TokenGate:
+        """What checks admin tokens, on whichever address they come."""
+        return self._gate
+
     async def start(self, config: Config, routes: AdminRoutes) -> None:
         """Answer on the main address, and on each of the others that is configured.
 

@@ -1,0 +1,75 @@
+"""A central gateway's key feed in the test's own event loop, on a real store; its followers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from gateway.control.admin.token_gate import TokenGate
+from gateway.control.admin.tokens import AdminTokens
+from gateway.control.lifecycle.grpc_address import GrpcAddress
+from gateway.keys.store import KeyStore
+from gateway.keys.stores.gateway_feed import FeedSource, FeedTls, gateway_store
+from gateway.keys.stores.sqlite import sqlite_store
+from tests.support.config import config_from
+from tests.support.keys import Workers, running_keys
+
+TOKEN: Final = "token-of-the-center"
+
+
+class Center:
+    """A central gateway: its keys, and where they can be followed."""
+
+    def __init__(self, workers: Workers, address: GrpcAddress) -> None:
+        self.workers = workers
+        self.keys = workers.keys
+        self.grpc = address
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT of the feed."""
+        return self.grpc.addresses[0]
+
+    @property
+    def port(self) -> int:
+        """Its port."""
+        return int(self.address.rpartition(":")[2])
+
+    def store(
+        self, *, port: int | None = None, token: str | None = TOKEN, tls: FeedTls | None = None
+    ) -> KeyStore:
+        """Make a store that follows it, by way of another port if one is given."""
+        return store_at(port or self.port, token=token, tls=tls)
+
+
+def store_at(port: int, *, token: str | None = TOKEN, tls: FeedTls | None = None) -> KeyStore:
+    """Make a store of the gateway at a port."""
+    return gateway_store(FeedSource(f"127.0.0.1:{port}", tls, token))
+
+
+@asynccontextmanager
+async def running_center(
+    folder: Path,
+    *,
+    port: int = 0,
+    stores: list[KeyStore] | None = None,
+    is_whole: bool = True,
+    admin: dict[str, Any] | None = None,
+    **options: Any,
+) -> AsyncIterator[Center]:
+    """Serve the keys of a SQLite store in `folder`, or of `stores`."""
+    folder.mkdir(exist_ok=True)
+    if stores is None:
+        stores = [sqlite_store(folder / "keys.db", own_only=True)]
+    tree = {"admin": {"grpc_address": f"127.0.0.1:{port}", **(admin or {})}}
+    config = config_from(folder, tree)
+    async with running_keys(stores, **options) as workers:
+        gate = TokenGate(AdminTokens([("alice", TOKEN)]).accept)
+        grpc = GrpcAddress(workers.keys, gate, is_whole=is_whole)
+        await grpc.start(config)
+        try:
+            yield Center(workers, grpc)
+        finally:
+            await grpc.close()
