@@ -13,6 +13,7 @@ import pytest
 
 from gateway.control.grpc_api import feed_log
 from gateway.control.grpc_api.key_feed import SERVICE
+from gateway.ext_authz import decisions
 from gateway.keys.errors import (
     StoreDamagedError,
     StoreDeniedError,
@@ -26,12 +27,15 @@ from gateway.keys.stores import gateway_stream
 from gateway.keys.stores.gateway_feed import FeedTls
 from gateway.keys.stores.sqlite import sqlite_store
 from gateway.model import KeyLimits, KeyState, Signal, digest_of
+from gateway.protos.envoy.service.auth.v3 import external_auth_pb2 as auth
 from gateway.protos.gateway.keys.v1 import key_feed_pb2 as pb
 from tests.support.certs import Authority
-from tests.support.key_feed import TOKEN, running_center, store_at
+from tests.support.key_feed import TOKEN, Center, running_center, store_at
 from tests.support.keys import Workers, running_keys
 from tests.support.network import network_to
 from tests.support.process import free_ports
+
+NO_AUTHORITY = "http://127.0.0.1:1/authorize"
 
 
 @pytest.fixture(autouse=True)
@@ -267,7 +271,7 @@ async def test_another_center_is_refused(tmp_path: Path) -> None:
 
 
 async def test_what_the_center_cannot_tell_is_undecided_at_the_edge(tmp_path: Path) -> None:
-    async with running_center(tmp_path / "center", is_whole=False) as center:
+    async with running_center(tmp_path / "center", authority=NO_AUTHORITY) as center:
         digest, _ = await _create(center.workers)
         async with running_keys([center.store()]) as edge:
             assert edge.accepts(digest)
@@ -423,3 +427,33 @@ async def test_what_cannot_be_printed_is_in_no_name() -> None:
         known = edge.keys.stored(b"d" * 32)
         assert known is not None
         assert known.name == "n?[31m"
+
+
+async def _check(center: Center, request: auth.CheckRequest) -> auth.CheckResponse:
+    async with grpc.aio.insecure_channel(center.address) as channel:
+        call: grpc.aio.UnaryUnaryMultiCallable[auth.CheckRequest, auth.CheckResponse]
+        call = channel.unary_unary(
+            "/envoy.service.auth.v3.Authorization/Check",
+            request_serializer=auth.CheckRequest.SerializeToString,
+            response_deserializer=auth.CheckResponse.FromString,
+        )
+        return await call(request)
+
+
+async def test_a_bug_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks about it is told to try again."""
+    monkeypatch.setattr(decisions.Decider, "_verdict", None)
+    async with running_center(tmp_path / "center") as center:
+        request = auth.CheckRequest()
+        http = request.attributes.request.http
+        http.method, http.path, http.protocol = "POST", "/v1/logs", "HTTP/2"
+        answer = await _check(center, request)
+        assert answer.denied_response.status.code == 503
+        assert "INTERNAL" in answer.denied_response.body
+
+
+async def test_what_is_no_http_request_is_refused(tmp_path: Path) -> None:
+    async with running_center(tmp_path / "center") as center:
+        answer = await _check(center, auth.CheckRequest())
+        assert answer.status.code == 12
+        assert answer.denied_response.status.code == 404

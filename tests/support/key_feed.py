@@ -9,7 +9,12 @@ from typing import Any, Final
 
 from gateway.control.admin.token_gate import TokenGate
 from gateway.control.admin.tokens import AdminTokens
+from gateway.control.core.errors import ErrorReporter
+from gateway.control.core.tasks import Tasks
+from gateway.control.lifecycle.assembly import _authority_lookups
 from gateway.control.lifecycle.grpc_address import GrpcAddress
+from gateway.control.metrics.metric_totals import MetricTotals
+from gateway.control.workers.worker_set import WorkerSet
 from gateway.keys.store import KeyStore
 from gateway.keys.stores.gateway_feed import FeedSource, FeedTls, gateway_store
 from gateway.keys.stores.sqlite import sqlite_store
@@ -55,21 +60,27 @@ async def running_center(
     *,
     port: int = 0,
     stores: list[KeyStore] | None = None,
-    is_whole: bool = True,
+    authority: str | None = None,
     admin: dict[str, Any] | None = None,
     **options: Any,
 ) -> AsyncIterator[Center]:
-    """Serve the keys of a SQLite store in `folder`, or of `stores`."""
+    """Serve the keys of a SQLite store in `folder`, or of `stores`; `authority` is a url."""
     folder.mkdir(exist_ok=True)
     if stores is None:
         stores = [sqlite_store(folder / "keys.db", own_only=True)]
-    tree = {"admin": {"grpc_address": f"127.0.0.1:{port}", **(admin or {})}}
+    tree: dict[str, Any] = {"admin": {"grpc_address": f"127.0.0.1:{port}", **(admin or {})}}
+    if authority is not None:
+        tree["keys"] = {"stores": [f"authority+{authority}"]}
     config = config_from(folder, tree)
+    totals, errors = MetricTotals(), ErrorReporter(lambda: None)
+    lookups = _authority_lookups(config, totals, Tasks(errors), WorkerSet(1))
     async with running_keys(stores, **options) as workers:
         gate = TokenGate(AdminTokens([("alice", TOKEN)]).accept)
-        grpc = GrpcAddress(workers.keys, gate, is_whole=is_whole)
+        grpc = GrpcAddress(workers.keys, gate, totals, errors, lookups)
         await grpc.start(config)
         try:
             yield Center(workers, grpc)
         finally:
             await grpc.close()
+            if lookups is not None:
+                await lookups.close()

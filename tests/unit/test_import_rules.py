@@ -121,6 +121,10 @@ ROOMS: Final = {
     "dataplane.worker_process": _room(
         "channel dataplane.worker log metrics worker_contract", "structlog uvloop"
     ),
+    # beside both: verdicts for another proxy, by what workers decide with
+    "ext_authz": _room(
+        "dataplane.auth dataplane.core dataplane.dialects model outcome settings wire"
+    ),
     "control.core": _room("config settings", "structlog"),
     "control.workers": _room(
         "channel control.core keys.record model quota_layout settings worker_contract",
@@ -143,8 +147,9 @@ ROOMS: Final = {
         "aiohttp msgspec structlog",
     ),
     "control.grpc_api": _room(
-        "config control.admin control.core keys.feed_messages keys.record keys.service protos",
-        "grpc structlog",
+        "config control.admin control.core control.metrics ext_authz keys.feed_messages "
+        "keys.record keys.service metrics model protos",
+        "google.protobuf google.rpc grpc structlog",
     ),
     "control.lifecycle": _room(
         "channel config control.admin control.authorities control.core control.grpc_api "

@@ -7,31 +7,40 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.config import Config
 from gateway.control.admin.token_gate import TokenGate
+from gateway.control.authorities.authority_lookups import AuthorityLookups
+from gateway.control.core.errors import ErrorReporter
 from gateway.control.core.sockets import BIND_PATIENCE_S
+from gateway.control.metrics.metric_totals import MetricTotals
 from gateway.keys.service import KeyService
 
 if TYPE_CHECKING:
+    from gateway.control.grpc_api.envoy_authorization import AuthorizationService
     from gateway.control.grpc_api.server import GrpcServer
 
 _VERBOSITY: Final = "GRPC_VERBOSITY"
 
 
 class GrpcAddress:
-    """The services for other gateways. `is_whole`: whether no authority knows further keys."""
+    """The services for other gateways and for Envoy. `lookups`: None without an authority."""
 
     def __init__(
         self,
         keys: KeyService,
         gate: TokenGate,
+        totals: MetricTotals,
+        errors: ErrorReporter,
+        lookups: AuthorityLookups | None = None,
         *,
-        is_whole: bool,
         patience_s: float = BIND_PATIENCE_S,
     ) -> None:
         self._keys = keys
         self._gate = gate
-        self._is_whole = is_whole
+        self._totals = totals
+        self._errors = errors
+        self._lookups = lookups
         self._patience_s = patience_s
         self._server: GrpcServer | None = None
+        self._authorization: AuthorizationService | None = None
         self._demands_certificates = False
 
     @property
@@ -49,19 +58,29 @@ class GrpcAddress:
         quiet_grpc()
         # A second and 20 MB, for nobody who does not use it.
         from gateway.control.grpc_api.admission import Admission  # noqa: PLC0415 - as above
+        from gateway.control.grpc_api.envoy_authorization import (  # noqa: PLC0415 - as above
+            AuthorizationService,
+        )
         from gateway.control.grpc_api.key_feed import KeyFeedService  # noqa: PLC0415 - as above
         from gateway.control.grpc_api.server import GrpcServer  # noqa: PLC0415 - as above
 
         self._note_certificates(config)
         admission = Admission(self._gate, lambda: self._demands_certificates)
-        feed = KeyFeedService(self._keys, admission, is_whole=self._is_whole)
+        lookups = self._lookups
+        feed = KeyFeedService(self._keys, admission, is_whole=lookups is None)
+        self._authorization = AuthorizationService(
+            self._keys, self._totals, self._errors, None if lookups is None else lookups.whose
+        )
+        self._authorization.use(config)
         self._server = GrpcServer()
-        await self._server.start(config, [feed.handler()], self._patience_s)
+        handlers = [feed.handler(), self._authorization.handler()]
+        await self._server.start(config, handlers, self._patience_s)
 
     def use(self, config: Config) -> None:
-        """Use the certificate of a new configuration. Raises `StartError`."""
-        if self._server is not None:
+        """Use a new configuration, its certificate too. Raises `StartError`."""
+        if self._server is not None and self._authorization is not None:
             self._server.use(config)
+            self._authorization.use(config)
 
     async def close(self) -> None:
         """End all calls, and listen no more."""
