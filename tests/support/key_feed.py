@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -62,6 +62,7 @@ async def running_center(
     stores: list[KeyStore] | None = None,
     authority: str | None = None,
     admin: dict[str, Any] | None = None,
+    is_draining: Callable[[], bool] = lambda: False,
     **options: Any,
 ) -> AsyncIterator[Center]:
     """Serve the keys of a SQLite store in `folder`, or of `stores`; `authority` is a url."""
@@ -76,7 +77,7 @@ async def running_center(
     lookups = _authority_lookups(config, totals, Tasks(errors), WorkerSet(1))
     async with running_keys(stores, **options) as workers:
         gate = TokenGate(AdminTokens([("alice", TOKEN)]).accept)
-        grpc = GrpcAddress(workers.keys, gate, totals, errors, lookups)
+        grpc = GrpcAddress(workers.keys, gate, totals, errors, lookups, is_draining=is_draining)
         await grpc.start(config)
         try:
             yield Center(workers, grpc)

@@ -149,7 +149,7 @@ ROOMS: Final = {
     "control.grpc_api": _room(
         "config control.admin control.core control.metrics ext_authz keys.feed_messages "
         "keys.record keys.service metrics model protos",
-        "google.protobuf google.rpc grpc structlog",
+        "google.protobuf google.rpc grpc grpc_health grpc_reflection structlog",
     ),
     "control.lifecycle": _room(
         "channel config control.admin control.authorities control.core control.grpc_api "

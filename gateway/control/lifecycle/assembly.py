@@ -158,7 +158,13 @@ def assemble(loaded: Loaded, options: Options) -> Parts:
     limits = ConnectionLimits(on_closed=partial(_count_admin_closed, base.totals))
     admin = AdminServers(ListenSockets(inherited), base.errors, patience_s, limits)
     grpc = GrpcAddress(
-        base.keys, admin.gate, base.totals, base.errors, base.lookups, patience_s=patience_s
+        base.keys,
+        admin.gate,
+        base.totals,
+        base.errors,
+        base.lookups,
+        is_draining=lambda: health.is_draining,
+        patience_s=patience_s,
     )
     reloader = Reloader(
         base.config,

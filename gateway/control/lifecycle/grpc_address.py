@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from gateway.config import Config
@@ -31,6 +32,7 @@ class GrpcAddress:
         errors: ErrorReporter,
         lookups: AuthorityLookups | None = None,
         *,
+        is_draining: Callable[[], bool] = lambda: False,
         patience_s: float = BIND_PATIENCE_S,
     ) -> None:
         self._keys = keys
@@ -38,6 +40,7 @@ class GrpcAddress:
         self._totals = totals
         self._errors = errors
         self._lookups = lookups
+        self._is_draining = is_draining
         self._patience_s = patience_s
         self._server: GrpcServer | None = None
         self._authorization: AuthorizationService | None = None
@@ -56,12 +59,21 @@ class GrpcAddress:
         if config.admin.grpc_address is None:
             return
         quiet_grpc()
-        # A second and 20 MB, for nobody who does not use it.
+        # A second and 40 MB, for nobody who does not use it.
+        from gateway.control.grpc_api import (  # noqa: PLC0415 - as above
+            envoy_authorization,
+            key_feed,
+        )
         from gateway.control.grpc_api.admission import Admission  # noqa: PLC0415 - as above
         from gateway.control.grpc_api.envoy_authorization import (  # noqa: PLC0415 - as above
             AuthorizationService,
         )
+        from gateway.control.grpc_api.health import SERVICE as HEALTH  # noqa: PLC0415 - as above
+        from gateway.control.grpc_api.health import HealthService  # noqa: PLC0415 - as above
         from gateway.control.grpc_api.key_feed import KeyFeedService  # noqa: PLC0415 - as above
+        from gateway.control.grpc_api.reflection import (  # noqa: PLC0415 - as above
+            reflection_handlers,
+        )
         from gateway.control.grpc_api.server import GrpcServer  # noqa: PLC0415 - as above
 
         self._note_certificates(config)
@@ -73,7 +85,10 @@ class GrpcAddress:
         )
         self._authorization.use(config)
         self._server = GrpcServer()
-        handlers = [feed.handler(), self._authorization.handler()]
+        services = [key_feed.SERVICE, envoy_authorization.SERVICE]
+        health = HealthService(services, self._is_serving)
+        handlers = [feed.handler(), self._authorization.handler(), health.handler()]
+        handlers += reflection_handlers([*services, HEALTH])
         await self._server.start(config, handlers, self._patience_s)
 
     def use(self, config: Config) -> None:
@@ -86,6 +101,9 @@ class GrpcAddress:
         """End all calls, and listen no more."""
         if self._server is not None:
             await self._server.close()
+
+    def _is_serving(self) -> bool:
+        return self._keys.is_loaded and not self._is_draining()
 
     def _note_certificates(self, config: Config) -> None:
         tls = config.admin.grpc_tls
