@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,10 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
+from gateway.control.core.sockets import BindError
+from gateway.keys.errors import StoreUnavailableError
+from gateway.keys.stores.gateway_feed import FeedTls
+from tests.support.certs import Authority
 from tests.support.key_feed import Center, running_center
 
 KEY_FEED = "gateway.keys.v1.KeyFeed"
@@ -80,3 +86,46 @@ async def test_the_services_describe_themselves(tmp_path: Path, version: str) ->
         pool.AddSerializedFile(files[0])
         assert pool.FindServiceByName(KEY_FEED).methods_by_name["Follow"].server_streaming
         call.cancel()
+
+
+async def test_an_address_in_use_is_refused_with_who_has_it(tmp_path: Path) -> None:
+    async with running_center(tmp_path / "center") as center:
+        with pytest.raises(BindError, match="listens on it"):
+            async with running_center(tmp_path / "another", port=center.port, patience_s=0.0):
+                pass
+
+
+async def test_new_connections_get_the_certificate_of_a_reload(tmp_path: Path) -> None:
+    first, second = (Authority.create(tmp_path / name) for name in ("first", "second"))
+    files = {"cert_file": str(tmp_path / "c.crt"), "key_file": str(tmp_path / "c.key")}
+
+    def put(authority: Authority) -> None:
+        issued = authority.issue("server", ["127.0.0.1"])
+        (tmp_path / "c.crt").write_bytes(issued.cert_file.read_bytes())
+        (tmp_path / "c.key").write_bytes(issued.key_file.read_bytes())
+
+    put(first)
+    async with running_center(tmp_path / "center", admin={"grpc_tls": files}) as center:
+        assert await _is_trusted(center, first)
+        assert not await _is_trusted(center, second)
+        put(second)
+        center.grpc.use(center.config)
+        assert await _is_trusted(center, second)
+        assert not await _is_trusted(center, first)
+
+
+async def _is_trusted(center: Center, authority: Authority) -> bool:
+    store = center.store(tls=FeedTls(authority.cert_file))
+    try:
+        await store.feed.open(create=False)
+    except StoreUnavailableError:
+        return False
+    finally:
+        await store.feed.close()
+    return True
+
+
+def test_grpc_is_loaded_only_where_it_is_configured() -> None:
+    script = "import gateway.control.lifecycle.main, sys; print('grpc' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert ended.stdout == b"False\n"

@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from gateway.config import Config
 from gateway.control.admin.token_gate import TokenGate
 from gateway.control.admin.tokens import AdminTokens
 from gateway.control.core.errors import ErrorReporter
+from gateway.control.core.sockets import BIND_PATIENCE_S
 from gateway.control.core.tasks import Tasks
 from gateway.control.lifecycle.assembly import _authority_lookups
 from gateway.control.lifecycle.grpc_address import GrpcAddress
@@ -27,7 +29,8 @@ TOKEN: Final = "token-of-the-center"
 class Center:
     """A central gateway: its keys, and where they can be followed."""
 
-    def __init__(self, workers: Workers, address: GrpcAddress) -> None:
+    def __init__(self, workers: Workers, address: GrpcAddress, config: Config) -> None:
+        self.config = config
         self.workers = workers
         self.keys = workers.keys
         self.grpc = address
@@ -63,6 +66,7 @@ async def running_center(
     authority: str | None = None,
     admin: dict[str, Any] | None = None,
     is_draining: Callable[[], bool] = lambda: False,
+    patience_s: float = BIND_PATIENCE_S,
     **options: Any,
 ) -> AsyncIterator[Center]:
     """Serve the keys of a SQLite store in `folder`, or of `stores`; `authority` is a url."""
@@ -77,10 +81,18 @@ async def running_center(
     lookups = _authority_lookups(config, totals, Tasks(errors), WorkerSet(1))
     async with running_keys(stores, **options) as workers:
         gate = TokenGate(AdminTokens([("alice", TOKEN)]).accept)
-        grpc = GrpcAddress(workers.keys, gate, totals, errors, lookups, is_draining=is_draining)
+        grpc = GrpcAddress(
+            workers.keys,
+            gate,
+            totals,
+            errors,
+            lookups,
+            is_draining=is_draining,
+            patience_s=patience_s,
+        )
         await grpc.start(config)
         try:
-            yield Center(workers, grpc)
+            yield Center(workers, grpc, config)
         finally:
             await grpc.close()
             if lookups is not None:
