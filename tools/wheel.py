@@ -34,6 +34,7 @@ IN_WHEEL: Final = (
     "gateway/py.typed",
     "gateway/cli/cases/collector.yaml",
     "gateway/config/meanings.json",
+    "gateway/control/admin/console/static/index.html",
     "gateway/shipped/alerts.yaml",
     "gateway/shipped/dashboard.json",
     "*.dist-info/licenses/LICENSE",
@@ -41,8 +42,12 @@ IN_WHEEL: Final = (
     "*.dist-info/entry_points.txt",
 )
 IN_ARCHIVE: Final = ("setup.py", "LICENSE", "NOTICE", "CHANGELOG.md", "docs/commands.md")
-SCRIPTS: Final = (("gateway",), ("otlp-gateway",), ("python", "-m", "gateway"))
-COMMANDS: Final = (
+SCRIPTS: Final[tuple[tuple[str, ...], ...]] = (
+    ("gateway",),
+    ("otlp-gateway",),
+    ("python", "-m", "gateway"),
+)
+COMMANDS: Final[tuple[tuple[str, ...], ...]] = (
     ("--help",),
     ("version", "--json"),
     ("config", "schema"),
@@ -106,7 +111,7 @@ def build(folder: Path) -> Path:
     _expect(IN_ARCHIVE, names, archive.name)
     options = ("--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder)
     level = {"GATEWAY_OPT_LEVEL": os.environ.get("GATEWAY_OPT_LEVEL", "0")}
-    run([sys.executable, "-m", "pip", "wheel", *options, archive], **level)
+    run([sys.executable, "-m", "pip", "wheel", *options, archive], ROOT, **level)
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as packed:
         _expect(IN_WHEEL, set(packed.namelist()), wheel.name)

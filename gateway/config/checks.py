@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from pydantic import SecretStr
 
-from gateway.config import authority, jwt
+from gateway.config import authority, feed, jwt
 from gateway.config.addresses import is_loopback, is_overlap, is_reached_by
 from gateway.config.postgresql_url import missing_files
 from gateway.config.problems import Path, path_text
@@ -62,7 +62,7 @@ def _listening(config: Config) -> list[tuple[Path, str]]:
         (("listen", place, "address"), listener.address)
         for place, listener in enumerate(config.listen)
     ]
-    for name in ("address", "metrics_address", "authorize_address"):
+    for name in ("address", "metrics_address", "authorize_address", "grpc_address"):
         address = getattr(config.admin, name)
         if address is not None:
             found.append((("admin", name), address))
@@ -173,7 +173,11 @@ def _check_tls(config: Config) -> Iterator[Finding]:
             yield from _check_server_tls(("listen", place, "tls"), listener.tls)
     if config.admin.tls is not None:
         yield from _check_server_tls(("admin", "tls"), config.admin.tls)
-    for name, client in (("authority", config.keys.authority.tls), ("jwt", config.keys.jwt.tls)):
+    if config.admin.grpc_tls is not None:
+        yield from _check_server_tls(("admin", "grpc_tls"), config.admin.grpc_tls)
+    keys = config.keys
+    clients = (("authority", keys.authority.tls), ("jwt", keys.jwt.tls), ("feed", keys.feed.tls))
+    for name, client in clients:
         if client is not None:
             yield from _check_client_tls(("keys", name, "tls"), client)
 
@@ -224,6 +228,10 @@ def _check_authorities(config: Config) -> Iterator[Finding]:
         yield from (Finding(path, message) for path, message in problems(config))
 
 
+def _check_feed(config: Config) -> Iterator[Finding]:
+    yield from (Finding(path, message) for path, message in feed.problems(config))
+
+
 def _check_store_files(config: Config) -> Iterator[Finding]:
     for place, store in enumerate(config.keys.stores):
         if store.kind == "postgresql":
@@ -248,6 +256,7 @@ _ERROR_CHECKS: Final[tuple[Check, ...]] = (
     _check_forward,
     _check_keys,
     _check_authorities,
+    _check_feed,
     _check_store_files,
     _check_proxy_protocol,
 )
@@ -314,6 +323,10 @@ def _warn_of_unverified_backends(config: Config) -> Iterator[Finding]:
             yield Finding((*path, "tls", "insecure_skip_verify"), message)
 
 
+def _warn_of_feed(config: Config) -> Iterator[Finding]:
+    yield from (Finding(path, message) for path, message in feed.warnings(config))
+
+
 def _warn_of_authorities(config: Config) -> Iterator[Finding]:
     for warnings in (authority.warnings, jwt.warnings):
         yield from (Finding(path, message) for path, message in warnings(config))
@@ -334,6 +347,7 @@ def _warn_of_bytes(config: Config) -> Iterator[Finding]:
 
 _WARNING_CHECKS: Final[tuple[Check, ...]] = (
     _warn_of_authorities,
+    _warn_of_feed,
     _warn_of_cleartext,
     _warn_of_unshared_keys,
     _warn_of_incomplete_routes,

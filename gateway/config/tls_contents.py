@@ -16,8 +16,9 @@ TlsContents: TypeAlias = Mapping[str, bytes]
 def tls_files(config: Config) -> set[Path]:
     """Return the files that the configuration names for TLS, wherever it is used."""
     servers = [listener.tls for listener in config.listen] + [config.admin.tls]
+    servers.append(config.admin.grpc_tls)
     clients = [backend.tls for _, _, backend in config.backends.each()]
-    clients += [config.keys.authority.tls, config.keys.jwt.tls]
+    clients += [config.keys.authority.tls, config.keys.jwt.tls, config.keys.feed.tls]
     found = [_files_of_server(tls) for tls in servers if tls is not None]
     found += [_files_of_client(tls) for tls in clients if tls is not None]
     return {file for files in found for file in files if file is not None}

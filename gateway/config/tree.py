@@ -281,6 +281,13 @@ class JwtConfig(Node):
     tls: TlsClientConfig | None = None
 
 
+class FeedConfig(Node):
+    """How a central gateway is followed."""
+
+    token: Secret | None = None
+    tls: TlsClientConfig | None = None
+
+
 class KeysConfig(Node):
     """Where API keys are stored, and how long verdicts on them are valid."""
 
@@ -290,6 +297,7 @@ class KeysConfig(Node):
     tombstones: Duration = 30 * 86_400.0
     authority: AuthorityConfig = AuthorityConfig()
     jwt: JwtConfig = JwtConfig()
+    feed: FeedConfig = FeedConfig()
 
 
 class PerKeyConfig(Node):
@@ -355,6 +363,8 @@ class AdminConfig(Node):
     address: Address = "127.0.0.1:8090"
     metrics_address: Address | None = None
     authorize_address: Address | None = None
+    grpc_address: Address | None = None
+    grpc_tls: TlsServerConfig | None = None
     console: bool = True
     tls: TlsServerConfig | None = None
     hosts: list[HostPattern] = []

@@ -21,7 +21,7 @@ from gateway.config.tree import Config
 from gateway.config.values import expand
 
 _MOST_SHOWN: Final = 60
-_UNSHOWN: Final = {"urls", "receiver_keys", "gateway_key", "tokens", "headers", "stores"}
+_UNSHOWN: Final = {"urls", "receiver_keys", "gateway_key", "tokens", "headers", "stores", "token"}
 """Settings whose values may be secrets or contain one."""
 
 

@@ -219,15 +219,26 @@ FilePath = Annotated[
 class Store:
     """Where API keys are stored."""
 
-    kind: Literal["sqlite", "postgresql", "file", "authority", "jwt"]
+    kind: Literal["sqlite", "postgresql", "file", "authority", "jwt", "gateway"]
     path: Path = Path()
     """The SQLite file; a file store's file or directory."""
     url: str = field(default="", repr=False)
-    """The URL of PostgreSQL, which may contain a password, of an authority, or of an issuer."""
+    """The URL of PostgreSQL, which may contain a password, of an authority, an issuer or a
+    gateway."""
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT of a gateway."""
+        return self.url.partition("://")[2]
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether a gateway is asked over TLS."""
+        return self.url.startswith("grpcs://")
 
     def __str__(self) -> str:
         """Write it as in the configuration, without a password and parameters."""
-        if self.kind in {"authority", "jwt"}:
+        if self.kind in {"authority", "jwt", "gateway"}:
             return f"{self.kind}+{self.url}"
         if self.kind != "postgresql":
             return f"{self.kind}://{self.path}"
@@ -239,11 +250,12 @@ class Store:
 
 _STORE_HELP: Final = (
     "write sqlite:///absolute/path/keys.db, postgresql://user@host/database, "
-    "file:///absolute/path/keys.yaml, authority+https://host/path or jwt+https://issuer"
+    "file:///absolute/path/keys.yaml, gateway+grpcs://host:port, authority+https://host/path "
+    "or jwt+https://issuer"
 )
 
 
-def parse_store(value: object) -> Store:
+def parse_store(value: object) -> Store:  # noqa: PLR0911 - one return for each kind
     """Parse a store's URL, such as `sqlite:///var/lib/otlp-gateway/keys.db`.
 
     Raises `ValueError` that says how to write it.
@@ -262,17 +274,45 @@ def parse_store(value: object) -> Store:
             return Store("postgresql", url=check_postgresql_url(f"postgresql://{rest}"))
         case "authority+http" | "authority+https":
             return Store("authority", url=_authority_url(value.removeprefix("authority+")))
-        case "authority" | "jwt":
-            msg = f"the protocol is missing: write {kind}+https://{rest or 'host'}"
-            raise ValueError(msg)
         case "jwt+http" | "jwt+https":
             return Store("jwt", url=_issuer_url(value.removeprefix("jwt+")))
-        case "postgresql+asyncpg" | "postgres+asyncpg":
-            msg = "remove '+asyncpg': write postgresql://user@host/database"
-            raise ValueError(msg)
+        case "gateway+grpc" | "gateway+grpcs":
+            scheme = kind.removeprefix("gateway+")
+            return Store("gateway", url=f"{scheme}://{_gateway_address(rest)}")
         case _:
-            msg = f"unknown type of store: {_STORE_HELP}"
+            msg = _WRONG_KINDS.get(kind) or f"unknown type of store: {_STORE_HELP}"
             raise ValueError(msg)
+
+
+_GATEWAY_HELP: Final = (
+    "write gateway+grpcs://HOST:PORT, the admin.grpc_address of the central gateway, or "
+    "gateway+grpc://HOST:PORT for cleartext"
+)
+
+
+_WRONG_KINDS: Final = {
+    "authority": "the protocol is missing: write authority+https://host/path",
+    "jwt": "the protocol is missing: write jwt+https://issuer",
+    "postgresql+asyncpg": "remove '+asyncpg': write postgresql://user@host/database",
+    "postgres+asyncpg": "remove '+asyncpg': write postgresql://user@host/database",
+    "gateway": f"the protocol is missing: {_GATEWAY_HELP}",
+    "gateway+https": f"the protocol is gRPC: {_GATEWAY_HELP}",
+    "gateway+http": f"the protocol is gRPC: {_GATEWAY_HELP}",
+}
+"""What is written by mistake → how to write it."""
+
+
+def _gateway_address(text: str) -> str:
+    if "@" in text:
+        msg = "the URL must not contain a user: set the admin token with keys.feed.token"
+        raise ValueError(msg)
+    try:
+        host, port = split_address(text.removesuffix("/"))
+    except ValueError:
+        raise ValueError(_GATEWAY_HELP) from None
+    if not host or not port:
+        raise ValueError(_GATEWAY_HELP)
+    return join_address(host, port)
 
 
 def _sqlite_path(text: str) -> Path:

@@ -18,7 +18,7 @@ from gateway.keys.following.follower import FollowerEvents, StoreFollower
 from gateway.keys.following.registry import Registry
 from gateway.keys.following.staleness import Staleness
 from gateway.keys.following.status import StoreStatus
-from gateway.keys.record import KeyDelta, KeyUsage, KnownKey, StaticKey
+from gateway.keys.record import KeyDelta, KeyRecord, KeyUsage, KnownKey, StaticKey
 from gateway.keys.service_commands import ServiceCommands
 from gateway.keys.store import KeyStore, UsageStore
 from gateway.keys.stores.sqlite_usage import SqliteUsage
@@ -133,6 +133,28 @@ class KeyService:
     def lookup(self, digest: KeyDigest) -> KnownKey | None:
         """Look up a key by its digest; tombstones are found too."""
         return self._registry.lookup(digest)
+
+    def stored_digests(self) -> list[bytes]:
+        """Return the digest of each key of a store, tombstones included: a copy."""
+        return self._registry.stored_digests()
+
+    def stored(self, digest: bytes) -> KeyRecord | None:
+        """Look up a store's key by its digest, whether a static one is equal to it or not.
+
+        None as well while its store has been away for longer than `keys.max_stale`.
+        """
+        return self._registry.stored(digest)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a key that stands in no store exists nowhere: see `KeyDelta.complete`."""
+        return self._registry.is_complete
+
+    @property
+    def store_id(self) -> str | None:
+        """What identifies the first store that has an id."""
+        ids = (follower.store.feed.store_id for follower in self._followers)
+        return next((each for each in ids if each is not None), None)
 
     def records(self) -> Iterator[KnownKey]:
         """Return all keys, tombstones included. To be used up before anything is awaited."""

@@ -100,6 +100,8 @@ class Changes:
     revision: int
     """The store's revision when it was read."""
     records: Sequence[KeyRecord]
+    gone: Sequence[bytes] = ()
+    """Digests of which the store says nothing any more. Only `KeyFeed.changes` has any."""
 
 
 class KeyFeed(Protocol):

@@ -69,6 +69,18 @@ async def test_what_is_written_is_read_back(snapshot: SnapshotFile) -> None:
     assert stat.S_IMODE(snapshot.path.stat().st_mode) == 0o600
 
 
+async def test_keys_that_are_forgotten_stay_so(snapshot: SnapshotFile) -> None:
+    await snapshot.write([_record(1), _record(2)], NOW_MS)
+    snapshot.append([_record(3)], [_record(1).digest])
+    snapshot.append([], [_record(3).digest])
+    snapshot.append([_record(1, 9)])
+
+    stored = await _again(snapshot).read()
+
+    assert stored is not None
+    assert {(record.id, record.revision) for record in stored.records} == {(1, 9), (2, 1)}
+
+
 async def test_changes_are_kept_as_they_come(snapshot: SnapshotFile) -> None:
     await snapshot.write([_record(1), _record(2)], NOW_MS)
     snapshot.append([_record(1, 7, deleted_at_ms=9), _record(3, 8)])

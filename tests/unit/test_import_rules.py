@@ -42,6 +42,7 @@ ROOMS: Final = {
     "lean_imports": _room(libraries="structlog"),
     "compiled": _room("outcome"),
     "channel": _room("model settings", "msgspec"),
+    "protos": _room(libraries="google.protobuf google.rpc"),
     "repeats": _room(),
     "crowds": _room(),
     "log_repeats": _room("repeats", "structlog"),
@@ -59,6 +60,7 @@ ROOMS: Final = {
     "keys.tenancy": _room("model"),
     "keys.tenancy_rules": _room("keys.api_key keys.errors keys.tenancy"),
     "keys.record": _room("keys.api_key keys.tenancy model", "msgspec"),
+    "keys.feed_messages": _room("keys.record model protos", "google.protobuf"),
     "keys.store": _room("keys.audit keys.record keys.tenancy model"),
     "keys.rules": _room("keys.api_key keys.errors keys.times model"),
     "keys.commands": _room(
@@ -76,9 +78,10 @@ ROOMS: Final = {
         "keys.errors keys.rules keys.state_file model", "aiohttp cachetools jwt msgspec"
     ),
     "keys.stores": _room(
-        "keys.api_key keys.audit keys.confirmations keys.errors keys.record keys.rules "
-        "keys.state_file keys.store keys.tenancy keys.tenancy_rules keys.times model",
-        "aiosqlite asyncpg msgspec yaml",
+        "keys.api_key keys.audit keys.confirmations keys.errors keys.feed_messages keys.record "
+        "keys.rules keys.state_file keys.store keys.tenancy keys.tenancy_rules keys.times model "
+        "protos",
+        "aiosqlite asyncpg grpc msgspec yaml",
     ),
     "keys.following": _room(
         "keys.errors keys.record keys.state_file keys.store keys.tenancy model", "msgspec"
@@ -135,6 +138,10 @@ ROOMS: Final = {
         "channel dataplane.worker descriptors lean_imports log metrics settings worker_contract",
         "structlog uvloop",
     ),
+    # beside both: verdicts for another proxy, by what workers decide with
+    "ext_authz": _room(
+        "dataplane.auth dataplane.core dataplane.dialects model outcome settings wire"
+    ),
     "control.core": _room("config settings", "structlog"),
     "control.workers": _room(
         "channel control.core descriptors keys.record model quota_layout settings worker_contract",
@@ -157,8 +164,14 @@ ROOMS: Final = {
         "outcome",
         "aiohttp msgspec structlog",
     ),
+    "control.grpc_api": _room(
+        "config control.admin control.core control.metrics ext_authz keys.feed_messages "
+        "keys.record keys.service metrics model protos",
+        "google.protobuf google.rpc grpc grpc_health grpc_reflection structlog",
+    ),
     "control.lifecycle": _room(
-        "channel config control.admin control.authorities control.core control.metrics "
+        "channel config control.admin control.authorities control.core control.grpc_api "
+        "control.metrics "
         "control.workers held_signals keys.authority keys.errors keys.following keys.record "
         "keys.service keys.state_file keys.store keys.stores log metrics settings",
         "structlog uvloop",

@@ -58,6 +58,11 @@ class AdminServers:
         self._gate = TokenGate(self._accept, self._find)
         self._sessions = Sessions(self._find_token)
 
+    @property
+    def gate(self) -> TokenGate:
+        """What checks admin tokens, on whichever address they come."""
+        return self._gate
+
     async def start(self, config: Config, routes: AdminRoutes) -> None:
         """Answer on the main address, and on each of the others that is configured.
 

@@ -168,6 +168,11 @@ class AuthorityLookups(WorkerObserver):
         answer = self._verdicts.look_up(digest, key, "unknown")
         return (answer if isinstance(answer, KeyVerdict) else await answer).verdict
 
+    async def whose(self, digest: bytes, key: str) -> tuple[str, Principal | None]:
+        """As `ask`; return as well whose key it is, if it is allowed."""
+        verdict = await self.ask(digest, key)
+        return verdict, _principal(digest) if verdict == "allowed" else None
+
     async def close(self) -> None:
         """Stop asking, and write the verdicts to the file."""
         await self._verdicts.close()
@@ -208,10 +213,14 @@ async def _answer_later(worker: WorkerHandle, digest: bytes, answer: Awaitable[K
     worker.send(_message(digest, await answer))
 
 
+def _principal(digest: bytes) -> Principal:
+    return Principal(f"{ID_PREFIX}{digest[:_ID_BYTES].hex()}", shared=True)
+
+
 def _message(digest: bytes, answer: KeyVerdict) -> LookedUp:
     principal = None
     if answer.verdict == "allowed":
-        principal = Principal(f"{ID_PREFIX}{digest[:_ID_BYTES].hex()}", shared=True)
+        principal = _principal(digest)
     return LookedUp(
         digest, answer.verdict, principal, answer.source, answer.fresh_s, answer.refresh_s
     )

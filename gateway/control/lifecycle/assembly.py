@@ -25,6 +25,7 @@ from gateway.control.core.errors import ErrorReporter
 from gateway.control.core.sockets import BIND_PATIENCE_S, ListenSockets, take_inherited
 from gateway.control.core.tasks import Tasks
 from gateway.control.lifecycle.data_listeners import DataListeners
+from gateway.control.lifecycle.grpc_address import GrpcAddress
 from gateway.control.lifecycle.key_stores import (
     configured_static_keys,
     key_stores,
@@ -147,6 +148,7 @@ class Parts:
     listeners: DataListeners
     admin: AdminServers
     admin_routes: AdminRoutes
+    grpc: GrpcAddress
     reloader: Reloader
     tls_watch: TlsWatch
     worker_record: WorkerRecord
@@ -180,12 +182,22 @@ def assemble(loaded: Loaded, options: Options) -> Parts:
     )
     limits = ConnectionLimits(on_closed=partial(_count_admin_closed, base.totals))
     admin = AdminServers(ListenSockets(inherited), base.errors, patience_s, limits)
+    grpc = GrpcAddress(
+        base.keys,
+        admin.gate,
+        base.totals,
+        base.errors,
+        base.lookups,
+        is_draining=lambda: health.is_draining,
+        patience_s=patience_s,
+    )
     reloader = Reloader(
         base.config,
         base.keys,
         listeners,
         supervisor,
         admin,
+        grpc,
         counting.config_metrics,
         log_format=options.log_format,
         on_reload=options.on_reload,
@@ -201,6 +213,7 @@ def assemble(loaded: Loaded, options: Options) -> Parts:
         listeners=listeners,
         admin=admin,
         admin_routes=routes,
+        grpc=grpc,
         reloader=reloader,
         tls_watch=tls_watch,
         worker_record=record,

@@ -68,6 +68,11 @@ class Control:
         """Where `admin.authorize_address` is."""
         return self.parts.admin.authorize_addresses
 
+    @property
+    def grpc_addresses(self) -> list[str]:
+        """Where `admin.grpc_address` is."""
+        return self.parts.grpc.addresses
+
     async def start(self) -> None:
         """Start everything; return when every worker accepts.
 
@@ -83,11 +88,12 @@ class Control:
         base.distribution.start()
         for each in base.askers():
             await each.start()
+        await parts.grpc.start(config)
         await parts.worker_record.read()
         sockets = await parts.listeners.bind(config, on_wait=log_address_in_use)
         parts.listeners.close_leftover()
         self._start_tasks()
-        log_start(base.config, sockets, parts.admin.all_addresses())
+        log_start(base.config, sockets, [*parts.admin.all_addresses(), *self.grpc_addresses])
         contents = base.config.tls_contents = await asyncio.to_thread(read_tls_contents, config)
         plan = worker_plan(config, sockets, self._options.log_format, contents)
         await parts.supervisor.start(plan)
@@ -136,6 +142,7 @@ class Control:
             for each in base.askers():
                 stack.push_async_callback(each.close)
             stack.push_async_callback(parts.admin.close)
+            stack.push_async_callback(parts.grpc.close)
             stack.push_async_callback(parts.worker_record.write)
             stack.push_async_callback(base.tasks.close)
             stack.push_async_callback(parts.supervisor.close)

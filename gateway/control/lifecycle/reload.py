@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from gateway.config import Config, ConfigError, Loaded, read_tls_contents
+from gateway.config.tree import TlsServerConfig
 from gateway.control.admin.servers import AdminServers
 from gateway.control.admin.tls_files import read_tls_files
 from gateway.control.admin.tokens import TokenError, read_tokens
@@ -16,6 +17,7 @@ from gateway.control.core.current_config import CurrentConfig
 from gateway.control.core.errors import ReloadError, StartError
 from gateway.control.core.sockets import BindError
 from gateway.control.lifecycle.data_listeners import DataListeners
+from gateway.control.lifecycle.grpc_address import GrpcAddress
 from gateway.control.lifecycle.key_stores import configured_static_keys
 from gateway.control.lifecycle.worker_plan import worker_plan
 from gateway.control.metrics.config_metrics import ConfigMetrics
@@ -43,6 +45,7 @@ class Reloader:
         listeners: DataListeners,
         supervisor: Supervisor,
         admin: AdminServers,
+        grpc: GrpcAddress,
         metrics: ConfigMetrics,
         *,
         log_format: LogFormat,
@@ -54,6 +57,7 @@ class Reloader:
         self._listeners = listeners
         self._supervisor = supervisor
         self._admin = admin
+        self._grpc = grpc
         self._metrics = metrics
         self._log_format = log_format
         self._on_reload = on_reload
@@ -110,6 +114,7 @@ class Reloader:
             except (BindError, StartError, TokenError, OSError) as error:
                 raise ReloadError(_reasons(error)) from error
             self._admin.use(config, tokens)
+            self._grpc.use(config)
             self._metrics.update()
 
     def stop(self) -> None:
@@ -135,6 +140,7 @@ class Reloader:
         self._listeners.keep_only(loaded.config)
         self._keys.replace_static(static)
         self._admin.use(loaded.config, tokens)
+        self._grpc.use(loaded.config)
         self._config.loaded = loaded
         self._metrics.update()
         self._on_reload(loaded.config)
@@ -160,6 +166,7 @@ def needs_restart(old: Config, new: Config) -> Iterator[str]:
         "keys.stores",
         "keys.authority",
         "keys.jwt",
+        "keys.feed",
         "keys.cache",
         "keys.tombstones",
         "keys.max_stale",
@@ -168,11 +175,22 @@ def needs_restart(old: Config, new: Config) -> Iterator[str]:
         "admin.metrics_address",
         "admin.authorize_address",
         "admin.console",
+        "admin.grpc_address",
     ):
         if _at(old, path) != _at(new, path):
             yield f"{path} has changed: restart the gateway to apply it"
     if (old.admin.tls is None) != (new.admin.tls is None):
         yield "admin.tls was added or removed: restart the gateway to apply it"
+    if _demands(old.admin.grpc_tls) != _demands(new.admin.grpc_tls):
+        yield (
+            "admin.grpc_tls, or its client_ca_file, was added or removed: restart the gateway to"
+            " apply it"
+        )
+
+
+def _demands(tls: TlsServerConfig | None) -> tuple[bool, bool]:
+    """Return whether an address has TLS, and whether clients need certificates there."""
+    return tls is not None, tls is not None and tls.client_ca_file is not None
 
 
 def _at(config: Config, path: str) -> object:

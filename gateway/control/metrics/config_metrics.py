@@ -46,4 +46,6 @@ def certificate_files(config: Config) -> list[tuple[str, str]]:
     """Return each address that speaks TLS, the admin's too, with its certificate's file."""
     pairs = [(listener.address, listener.tls) for listener in config.listen]
     pairs.append((config.admin.address, config.admin.tls))
+    if config.admin.grpc_address is not None:
+        pairs.append((config.admin.grpc_address, config.admin.grpc_tls))
     return [(address, str(tls.cert_file)) for address, tls in pairs if tls is not None]

@@ -127,9 +127,7 @@ class Keyring:
         if digest not in self._keys[digest[0]]:
             self._in_use.pop(digest, None)
 
-    def decide(  # noqa: PLR0911 - one return for each verdict is how it reads best
-        self, credential: Credential, signal: int, now_ms: int
-    ) -> Verdict:
+    def decide(self, credential: Credential, signal: int, now_ms: int) -> Verdict:
         """Decide whether the key may send a signal (a bit of `Signal.bit`) now (Unix time in ms).
 
         The one decision function for all protocols. It never waits.
@@ -141,19 +139,11 @@ class Keyring:
         if principal is None:
             if credential.is_token or (self.is_partial and self.is_loaded):
                 return NOT_HERE
-            if not self.is_complete:
-                return _CANNOT_TELL
-            return Denied(credential.if_unknown)
-        if principal.state:
-            return Denied(_NOT_ACTIVE[principal.state], principal)
-        if principal.expires_at_ms and principal.expires_at_ms <= now_ms:
-            if credential.is_token:
-                self.forget_token(digest)
-                return NOT_HERE
-            return Denied("KEY_EXPIRED", principal)
-        if not principal.signals & signal:
-            return Denied("SIGNAL_NOT_ALLOWED", principal)
-        return principal
+            return verdict_on_unknown(credential, self.is_complete)
+        if credential.is_token and principal.expires_at_ms and principal.expires_at_ms <= now_ms:
+            self.forget_token(digest)
+            return NOT_HERE
+        return verdict_on(principal, signal, now_ms)
 
     def _put(self, keys: _Shards, entries: Iterable[KeyEntry]) -> None:
         for digest, principal in entries:
@@ -178,6 +168,22 @@ class Keyring:
         if len(self._in_use) >= MAX_REMEMBERED:
             self._in_use.clear()
         self._in_use[digest] = principal
+
+
+def verdict_on(principal: Principal, signal: int, now_ms: int) -> Verdict:
+    """Decide on a key that is known: see `Keyring.decide`."""
+    if principal.state:
+        return Denied(_NOT_ACTIVE[principal.state], principal)
+    if principal.expires_at_ms and principal.expires_at_ms <= now_ms:
+        return Denied("KEY_EXPIRED", principal)
+    if not principal.signals & signal:
+        return Denied("SIGNAL_NOT_ALLOWED", principal)
+    return principal
+
+
+def verdict_on_unknown(credential: Credential, is_complete: bool) -> Verdict:
+    """Decide on a key that nobody knows. `is_complete`: such a key exists nowhere."""
+    return Denied(credential.if_unknown) if is_complete else _CANNOT_TELL
 
 
 def _ordinary(key_id: str) -> Principal:

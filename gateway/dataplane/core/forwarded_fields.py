@@ -92,7 +92,7 @@ class ForwardedFields:
             key = find_key(head.credential_pairs)
             lines = b"authorization: %b %b\r\n" % (self._scheme, key)
         if self._with_identity:
-            lines += b"".join([b"%b: %b\r\n" % pair for pair in _identity(principal)])
+            lines += b"".join([b"%b: %b\r\n" % pair for pair in identity_of(principal)])
         if self.with_address:
             lines += b"".join([b"%b: %b\r\n" % pair for pair in _address(peer)])
         return lines
@@ -110,7 +110,7 @@ class ForwardedFields:
         if head.content_length >= 0:
             fields += hpack.encode_field(b"content-length", b"%d" % head.content_length)
         if self._with_identity:
-            fields += hpack.encode(_identity(principal))
+            fields += hpack.encode(identity_of(principal))
         if self.with_address:
             fields += hpack.encode(_address(peer))
         return fields
@@ -174,7 +174,7 @@ def _is_backends_form(head: RequestHead) -> bool:
     return len(credentials) == 1 and credentials[0].is_backends_form
 
 
-def _identity(principal: Principal | None) -> list[Pair]:
+def identity_of(principal: Principal | None) -> list[Pair]:
     """Return who sends. Names may hold any text: percent-encoded UTF-8 (RFC 3986 §2.1)."""
     if principal is None:
         return []

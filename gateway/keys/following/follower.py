@@ -143,7 +143,9 @@ class StoreFollower:
                 self._wants_load.set()
                 return
             self.revision = max(self.revision or 0, changes.revision)
-            self._apply(changes.records)
+            if self.store.feed.is_cut_off and self.status.up:
+                self._note_in_step()  # first: what it says nothing of may exist
+            self._apply(changes.records, changes.gone)
         if not self._is_loading:
             self._in_step()
 
@@ -193,19 +195,21 @@ class StoreFollower:
         return error if self._remembered is None else self._remembered.explained(error)
 
     def _in_step(self) -> None:
-        feed = self.store.feed
-        is_news = self.status.note_in_step(
-            self._events.now_ms(), read_only=feed.is_read_only, cut_off=feed.is_cut_off
-        )
         self._events.on_read(self)
-        if is_news:
+        self._note_in_step()
+
+    def _note_in_step(self) -> None:
+        feed = self.store.feed
+        if self.status.note_in_step(
+            self._events.now_ms(), read_only=feed.is_read_only, cut_off=feed.is_cut_off
+        ):
             self._events.on_status(self.status)
 
-    def _apply(self, records: Sequence[KeyRecord]) -> None:
-        delta = self._registry.apply(self.number, records)
+    def _apply(self, records: Sequence[KeyRecord], gone: Sequence[bytes] = ()) -> None:
+        delta = self._registry.apply(self.number, records, gone)
         if delta is not None:
             if self._snapshot is not None:
-                self._snapshot.append(records)
+                self._snapshot.append(records, gone)
             self._events.on_delta(delta)
 
     def _report(self, delta: KeyDelta | None) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Final, overload
 
+from msgspec.structs import replace
+
 from gateway.keys.record import KeyDelta, KeyRecord, KnownKey, StaticKey
 from gateway.keys.tenancy import Label
 from gateway.model import KeyEntry, KeyState, Principal
@@ -72,6 +74,22 @@ class Registry:
         """Return what a store holds, tombstones included."""
         return list(self._stores[store].values())
 
+    def stored_digests(self) -> list[bytes]:
+        """Return each digest that a store holds, once."""
+        if len(self._stores) == 1:
+            return list(self._stores[0])
+        return list(dict.fromkeys(chain.from_iterable(self._stores)))
+
+    def stored(self, digest: bytes) -> KeyRecord | None:
+        """Return the stores' record that counts for a digest, whether a static key comes before it
+        or not.
+        """
+        for store, records in enumerate(self._stores):
+            record = records.get(digest)
+            if record is not None and store not in self._suspended:
+                return record
+        return None
+
     def store_of(self, key_id: int) -> int | None:
         """Return the first store that holds the key."""
         record = self._ids.get(key_id)
@@ -104,10 +122,13 @@ class Registry:
                 counts["expired" if is_expired else "active"] += 1
         return counts
 
-    def apply(self, store: int, records: Iterable[KeyRecord]) -> KeyDelta | None:
+    def apply(
+        self, store: int, records: Iterable[KeyRecord], gone: Iterable[bytes] = ()
+    ) -> KeyDelta | None:
         """Take over changed records of a store; None if there is nothing new among them.
 
         They may come late or twice: of two versions of a key the one of the later revision stays.
+        `gone` are digests to forget.
         """
         held = self._stores[store]
         changed: list[bytes] = []
@@ -124,6 +145,12 @@ class Registry:
             self.put(store, record)
             changed.append(record.digest)
             newest = max(newest or 0, record.updated_ms)
+        for digest in gone:
+            if load is not None:
+                load.kept.add(digest)
+            if digest in held:
+                self.drop(store, digest)
+                changed.append(digest)
         return self.delta(changed, newest) if changed else None
 
     def load(self, store: int) -> Load:
@@ -166,13 +193,7 @@ class Registry:
 
     def _effective(self, digest: bytes) -> KnownKey | None:
         static = self._static.get(digest)
-        if static is not None:
-            return static
-        for store, records in enumerate(self._stores):
-            record = records.get(digest)
-            if record is not None and store not in self._suspended:
-                return record
-        return None
+        return static if static is not None else self.stored(digest)
 
     def _split(self, digests: Iterable[bytes]) -> tuple[list[KeyEntry], list[bytes]]:
         """Split digests into those of known keys, as workers keep them, and the others."""
@@ -249,9 +270,14 @@ class Load:
         for record in records:
             digest = record.digest
             before.discard(digest)
-            if digest in self.kept or held.get(digest) == record:
+            if digest in self.kept:
+                continue
+            known = held.get(digest)
+            if known == record:
                 continue
             registry.put(self._store, record)
+            if known is not None and replace(known, revision=record.revision) == record:
+                continue  # the store counts its revisions anew, and nothing else has changed
             changed.append(digest)
             newest = max(newest, record.updated_ms)
         if not changed or not tell:

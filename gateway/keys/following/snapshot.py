@@ -56,12 +56,18 @@ class _Tenants(msgspec.Struct, tag="tenants"):
     records: list[TenantRecord]
 
 
+class _Gone(msgspec.Struct, tag="gone"):
+    """Keys that are forgotten."""
+
+    digests: list[bytes]
+
+
 class _End(msgspec.Struct, tag="end"):
     """All is there; what follows are changes."""
 
 
 _encoder: Final = msgspec.msgpack.Encoder()
-_decoder: Final = msgspec.msgpack.Decoder(_Head | _Part | _Tenants | _End)
+_decoder: Final = msgspec.msgpack.Decoder(_Head | _Part | _Tenants | _Gone | _End)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,7 @@ class SnapshotFile:
         self._on_problem = on_problem
         self._is_failing = False
         self._file: IO[bytes] | None = None
-        self._queue: list[KeyRecord] | None = None
+        self._queue: list[_Part | _Tenants | _Gone] | None = None
         """Changes that come while all is written anew."""
         self._journal = 0
         self._base = 0
@@ -117,21 +123,28 @@ class SnapshotFile:
         self.close()
         self._file, self._base, self._journal = file, len(records), 0
         self._is_failing = False
-        self.append(queued)
+        self._append(queued)
 
-    def append(self, records: Sequence[KeyRecord]) -> None:
-        """Add changes; without effect until all was written once."""
+    def append(self, records: Sequence[KeyRecord], gone: Sequence[bytes] = ()) -> None:
+        """Add changes, and then digests to forget; without effect until all was written once."""
+        messages: list[_Part | _Tenants | _Gone] = [*_parts(records)]
+        if gone:
+            messages.append(_Gone(list(gone)))
         if self._queue is not None:
-            self._queue += records
-        if self._file is None or not records:
+            self._queue += messages
+        self._append(messages)
+
+    def _append(self, messages: Sequence[_Part | _Tenants | _Gone]) -> None:
+        if self._file is None:
             return
         try:
-            for part in _parts(records):
-                self._file.write(_frame(part))
+            for message in messages:
+                self._file.write(_frame(message))
         except OSError as error:
             self._lose(error)
             return
-        self._journal += len(records)
+        for message in messages:
+            self._journal += len(message.digests if isinstance(message, _Gone) else message.records)
         if self._journal > max(_MIN_JOURNAL, self._base):
             self.wants_rewriting.set()
 
@@ -213,6 +226,8 @@ class SnapshotFile:
                         raise StateFileError(msg)
                 case _Part(part) | _Tenants(part) if count >= 0:
                     records.update((record.digest, record) for record in part)
+                case _Gone(digests) if is_whole:
+                    records = _without(records, digests)
                 case _End() if len(records) == count:
                     is_whole = True
                 case None if is_whole:
@@ -224,6 +239,12 @@ class SnapshotFile:
                 return Stored(int(time), list(records.values()), note)
         msg = "it is damaged"
         raise StateFileError(msg)
+
+
+def _without(records: dict[bytes, KeyRecord], digests: Sequence[bytes]) -> dict[bytes, KeyRecord]:
+    for digest in digests:
+        records.pop(digest, None)
+    return records
 
 
 def _parts(records: Sequence[KeyRecord]) -> Iterator[_Part | _Tenants]:
@@ -240,13 +261,13 @@ def _time(unix_ms: int) -> bytes:
     return b"%0*d\n" % (_TIME_LENGTH, unix_ms)
 
 
-def _frame(message: _Head | _Part | _Tenants | _End) -> bytes:
+def _frame(message: _Head | _Part | _Tenants | _Gone | _End) -> bytes:
     payload = _encoder.encode(message)
     head = len(payload).to_bytes(4, "big") + zlib.crc32(payload).to_bytes(4, "big")
     return head + payload
 
 
-def _frames(file: IO[bytes]) -> Iterator[_Head | _Part | _Tenants | _End | None]:
+def _frames(file: IO[bytes]) -> Iterator[_Head | _Part | _Tenants | _Gone | _End | None]:
     """Return each message; None, as the last, where the file ends within one.
 
     Raises `StateFileError` for what was changed.

@@ -63,9 +63,9 @@ class SnapshotKeeper:
             self._on_problem(f"{self._file.path}: {stored.note}")
         return stored
 
-    def append(self, records: Sequence[KeyRecord]) -> None:
-        """Add changes of the store."""
-        self._file.append(list(records))
+    def append(self, records: Sequence[KeyRecord], gone: Sequence[bytes] = ()) -> None:
+        """Add changes of the store, and digests that it says nothing of any more."""
+        self._file.append(list(records), gone)
 
     def rewrite(self) -> None:
         """Have all written anew, soon: the store was read as a whole."""

@@ -527,3 +527,59 @@ admin:
         "admin.certificates[2].name",
         "admin.certificates[2]",
     }
+
+
+CENTER = "gateway+grpcs://central.example:9443"
+
+
+@pytest.mark.parametrize(
+    "text, path, message",
+    [
+        ("keys: {stores: ['gateway+grpcs://central']}", "keys.stores[0]", "HOST:PORT"),
+        ("keys: {stores: ['gateway+grpcs://:9443']}", "keys.stores[0]", "HOST:PORT"),
+        ("keys: {stores: ['gateway+grpcs://c:0']}", "keys.stores[0]", "HOST:PORT"),
+        ("keys: {stores: ['gateway+grpcs://c:1/p']}", "keys.stores[0]", "HOST:PORT"),
+        ("keys: {stores: ['gateway+grpcs://u@c:1']}", "keys.stores[0]", "keys.feed.token"),
+        ("keys: {stores: ['gateway+https://c:1']}", "keys.stores[0]", "gateway+grpcs://HOST:PORT"),
+        ("keys: {stores: ['gateway://c:1']}", "keys.stores[0]", "gateway+grpcs://HOST:PORT"),
+        (
+            "keys: {stores: ['gateway+grpc://c:1'], feed: {tls: {}}}",
+            "keys.stores[0]",
+            "use gateway+grpcs://",
+        ),
+        (
+            f"keys: {{stores: ['{CENTER}'], feed: {{tls: {{insecure_skip_verify: true}}}}}}",
+            "keys.feed.tls.insecure_skip_verify",
+            "set ca_file",
+        ),
+        (
+            "admin: {address: '127.0.0.1:1', grpc_address: '127.0.0.1:1'}",
+            "admin.grpc_address",
+            "overlaps",
+        ),
+    ],
+)
+def test_mistakes_in_following_a_gateway_are_explained(
+    tmp_path: Path, text: str, path: str, message: str
+) -> None:
+    problems = [each for each in problems_of(tmp_path, text) if each.path == path]
+    assert any(message in each.message for each in problems)
+
+
+@pytest.mark.parametrize(
+    "text, path",
+    [
+        ("keys: {stores: ['gateway+grpc://central.example:1']}", "keys.stores[0]"),
+        ("keys: {feed: {token: abc}}", "keys.feed"),
+        ("admin: {grpc_address: ':9443'}", "admin.grpc_address"),
+    ],
+)
+def test_what_is_doubtful_in_following_a_gateway_is_warned_of(
+    tmp_path: Path, text: str, path: str
+) -> None:
+    assert path in [each.path for each in load_text(tmp_path, text).warnings]
+
+
+def test_a_gateway_on_this_host_may_be_followed_in_cleartext(tmp_path: Path) -> None:
+    text = "keys: {stores: ['gateway+grpc://127.0.0.1:9443'], feed: {token: abc}}"
+    assert not [each for each in load_text(tmp_path, text).warnings if each.path.startswith("keys")]

@@ -294,3 +294,53 @@ def test_whether_unknown_keys_exist_is_told_once() -> None:
     assert first == KeyDelta(registry.revision, [], [], None, complete=False)
     assert registry.set_complete(is_complete=False) is None
     assert not _partial(registry, 0, _record(1)).complete
+
+
+def test_keys_of_which_a_store_says_nothing_any_more_are_forgotten() -> None:
+    registry = _registry()
+    _full(registry, 0, _record(1), _record(2))
+
+    delta = registry.apply(0, [_record(3)], [digest_of(b"key 1"), digest_of(b"never known")])
+
+    assert delta is not None
+    assert delta.removals == [digest_of(b"key 1")]
+    assert [entry.principal.key_id for entry in delta.upserts] == ["3"]
+    assert registry.find("1") is None
+
+
+def test_a_key_forgotten_while_everything_is_read_does_not_come_back() -> None:
+    registry = _registry()
+    _full(registry, 0, _record(1), _record(2))
+    load = registry.load(0)
+
+    registry.apply(0, [], [digest_of(b"key 1")])
+    load.add([_record(1), _record(2)], tell=True)
+
+    assert [*load.finish()] == []
+    assert registry.find("1") is None
+    assert registry.find("2") is not None
+
+
+def test_a_store_that_counts_its_revisions_anew_tells_nothing_anew() -> None:
+    registry = _registry()
+    _full(registry, 0, _record(1, 7, updated_ms=5))
+    before = registry.revision
+    load = registry.load(0)
+
+    assert load.add([_record(1, 2, updated_ms=5)], tell=True) is None
+    assert [*load.finish()] == []
+
+    assert registry.revision == before
+    later = registry.apply(0, [_record(1, 3, updated_ms=6, enabled=False)])
+    assert later is not None
+
+
+def test_stores_are_asked_whatever_static_keys_there_are() -> None:
+    registry = _registry(2, StaticKey("prod", digest_of(b"key 1")))
+    _full(registry, 0, _record(1))
+    _full(registry, 1, _record(1), _record(2))
+
+    stored = registry.stored(digest_of(b"key 1"))
+    assert stored is not None
+    assert stored.id == 1
+    assert sorted(registry.stored_digests()) == sorted([digest_of(b"key 1"), digest_of(b"key 2")])

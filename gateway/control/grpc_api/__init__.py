@@ -1,0 +1,1 @@
+"""What control answers over gRPC, on `admin.grpc_address`. Loaded only where that is configured."""

@@ -1,0 +1,1 @@
+"""Verdicts on requests that another proxy has received (Envoy's external authorization)."""

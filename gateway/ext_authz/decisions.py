@@ -1,0 +1,189 @@
+"""The verdict on a request that another proxy has received: the same order, the same functions and
+the same answers as in a worker's pipeline (`dataplane.exchange.pipeline`).
+
+Route → method → credential → verdict → admission. What a worker does besides, forwarding and
+counting against a key's limits, is not done here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol as Seam
+
+from gateway.dataplane.auth.credentials import CredentialReader
+from gateway.dataplane.auth.key_lookups import keys_in
+from gateway.dataplane.auth.keyring import verdict_on, verdict_on_unknown
+from gateway.dataplane.core import replies
+from gateway.dataplane.core.credential import Credential
+from gateway.dataplane.core.forwarded_fields import identity_of
+from gateway.dataplane.core.replies import Reply
+from gateway.dataplane.core.routes import Route
+from gateway.ext_authz.heads import ForeignHead, HeadReader, ReadHead
+from gateway.ext_authz.routing import Routing
+from gateway.model import BackendName, Denied, Principal, Undecided, Verdict, digest_of
+from gateway.outcome import REFUSALS, Refusal
+from gateway.settings import WorkerSettings
+
+Ask = Callable[[bytes, str], Awaitable[tuple[str, Principal | None]]]
+"""Digest and key → an authority's `allowed`, `denied` or `undecided`; with whose key it is."""
+
+
+class Keys(Seam):
+    """What is known of keys."""
+
+    def principal(self, digest: bytes) -> Principal | None:
+        """Return whose key it is, with a name; None for one that is not known."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a key that is not known exists nowhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of a request. Refused: `refusal` and `reply`."""
+
+    protocol: str
+    signal: str
+    outcome: str
+    """Of `AuthOutcome`; "" where no key was looked at."""
+    source: str
+    """Of `metrics.SOURCES`."""
+    principal: Principal | None = None
+    refusal: Refusal | None = None
+    reply: Reply | None = None
+    body_bytes: int = 0
+    """What the request declares."""
+    remove: list[str] = field(default_factory=list)
+    """Names of fields that the backend must not get."""
+    removes_query_key: bool = False
+    set: list[tuple[str, str]] = field(default_factory=list)
+    """Fields that the backend gets instead of any that the caller sent."""
+
+
+class Decider:
+    """Decides by the settings of this gateway's workers. `ask` is None without an authority."""
+
+    def __init__(self, settings: WorkerSettings, keys: Keys, ask: Ask | None = None) -> None:
+        self._forward = settings.forward
+        self._keys = keys
+        self._ask = ask
+        credentials = CredentialReader(settings.schemes, forward_scheme=settings.forward.scheme)
+        self._heads = HeadReader(credentials, settings.forward.drop_headers)
+        self._router = Routing(settings, credentials).router
+
+    async def decide(self, foreign: ForeignHead) -> Decision:
+        """Decide on a request's head."""
+        read = self._heads.read(foreign)
+        head = read.head
+        if read.is_grpc_over_http1:
+            route = self._router.find_grpc_over_http1(head)
+        else:
+            route = self._router.exact.get(head.path) or self._router.find(head)
+        if route.refusal is not None:
+            return _refused(read, route, route.refusal)
+        if head.method not in route.methods:
+            return _refused(read, route, route.other_method)
+        credential = route.dialect.find_credential(head)
+        if credential.passes_unchecked:
+            return self._allowed(read, route, credential, None, "none")
+        source = "keyring" if credential.digest is not None else "none"
+        verdict = self._verdict(credential, route.signal_bit)
+        if credential.digest is not None and self._is_for_authority(credential.digest):
+            source, verdict = "authority", await self._ask_authority(read, credential)
+        if isinstance(verdict, Principal):
+            return self._admitted(read, route, credential, verdict, source)
+        if isinstance(verdict, Denied):
+            refusal = REFUSALS[verdict.refusal]
+            return _refused(read, route, refusal, refusal.outcome.name, source, verdict.principal)
+        source = source if source == "authority" else "none"
+        return _refused(read, route, REFUSALS["UNDECIDED"], "undecided", source)
+
+    def _verdict(self, credential: Credential, signal_bit: int) -> Verdict:
+        if credential.digest is None:
+            return Denied(credential.refusal)
+        principal = self._keys.principal(credential.digest)
+        if principal is None:
+            return verdict_on_unknown(credential, is_complete=self._keys.is_complete)
+        return verdict_on(principal, signal_bit, time.time_ns() // 1_000_000)
+
+    def _is_for_authority(self, digest: bytes) -> bool:
+        return self._ask is not None and self._keys.principal(digest) is None
+
+    async def _ask_authority(self, read: ReadHead, credential: Credential) -> Verdict:
+        key = next((k for k in keys_in(read.head) if digest_of(k) == credential.digest), None)
+        if key is None or credential.digest is None or self._ask is None:
+            return Undecided()
+        verdict, principal = await self._ask(credential.digest, key.decode("ascii"))
+        if verdict == "allowed" and principal is not None:
+            return principal
+        if verdict != "denied":
+            return Undecided()
+        return verdict_on_unknown(credential, is_complete=self._keys.is_complete)
+
+    def _admitted(
+        self, read: ReadHead, route: Route, credential: Credential, whose: Principal, source: str
+    ) -> Decision:
+        refusal = None if route.handler is not None else route.dialect.admit(read.head)
+        if refusal is None and read.head.content_length > route.max_body_bytes > 0:
+            refusal = REFUSALS["BODY_TOO_LARGE"]
+        if refusal is not None:
+            return _refused(read, route, refusal, "allowed", source, whose)
+        return self._allowed(read, route, credential, whose, source)
+
+    def _allowed(
+        self,
+        read: ReadHead,
+        route: Route,
+        credential: Credential,
+        whose: Principal | None,
+        source: str,
+    ) -> Decision:
+        remove, fields = list(read.dropped), list[tuple[str, str]]()
+        if whose is not None:
+            fields += [(n.decode(), value.decode()) for n, value in identity_of(whose)]
+        is_kept = self._forward.key == "client" or credential.passes_unchecked
+        if not is_kept:
+            remove += read.carriers
+        if not is_kept and self._forward.gateway_key is not None:
+            fields.append(self._own_key(route, self._forward.gateway_key))
+        named = {name for name, _ in fields}
+        return Decision(
+            route.counters.protocol,
+            route.counters.signal,
+            "allowed" if whose is not None else "",
+            source,
+            whose,
+            body_bytes=max(read.head.content_length, 0),
+            remove=[name for name in remove if name not in named],
+            removes_query_key=not is_kept and read.head.query is not None,
+            set=fields,
+        )
+
+    def _own_key(self, route: Route, key: str) -> tuple[str, str]:
+        if route.backend == BackendName.INTAKE.value:
+            return "sts-api-key", key
+        return "authorization", f"{self._forward.scheme} {key}"
+
+
+def _refused(
+    read: ReadHead,
+    route: Route,
+    refusal: Refusal,
+    outcome: str = "",
+    source: str = "none",
+    whose: Principal | None = None,
+) -> Decision:
+    reply = route.dialect.reply(refusal, read.head, route.allow)
+    return Decision(
+        route.counters.protocol,
+        route.counters.signal,
+        outcome,
+        source,
+        whose,
+        refusal,
+        # An answer that a worker would withhold: a proxy can only give one.
+        reply if reply is not None else replies.http_reply(refusal, is_protobuf=False),
+    )

@@ -1,0 +1,107 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class FollowRequest(_message.Message):
+    __slots__ = ("history", "position", "follower")
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWER_FIELD_NUMBER: _ClassVar[int]
+    history: str
+    position: int
+    follower: str
+    def __init__(self, history: _Optional[str] = ..., position: _Optional[int] = ..., follower: _Optional[str] = ...) -> None: ...
+
+class FollowResponse(_message.Message):
+    __slots__ = ("revision", "position", "complete", "beginning", "snapshot_part", "changes", "heartbeat")
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    BEGINNING_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_PART_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    revision: int
+    position: int
+    complete: bool
+    beginning: Beginning
+    snapshot_part: SnapshotPart
+    changes: Changes
+    heartbeat: Heartbeat
+    def __init__(self, revision: _Optional[int] = ..., position: _Optional[int] = ..., complete: _Optional[bool] = ..., beginning: _Optional[_Union[Beginning, _Mapping]] = ..., snapshot_part: _Optional[_Union[SnapshotPart, _Mapping]] = ..., changes: _Optional[_Union[Changes, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+
+class Beginning(_message.Message):
+    __slots__ = ("history", "resumed", "store_id", "heartbeat_ms")
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
+    RESUMED_FIELD_NUMBER: _ClassVar[int]
+    STORE_ID_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_MS_FIELD_NUMBER: _ClassVar[int]
+    history: str
+    resumed: bool
+    store_id: str
+    heartbeat_ms: int
+    def __init__(self, history: _Optional[str] = ..., resumed: _Optional[bool] = ..., store_id: _Optional[str] = ..., heartbeat_ms: _Optional[int] = ...) -> None: ...
+
+class SnapshotPart(_message.Message):
+    __slots__ = ("keys", "last")
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedCompositeFieldContainer[Key]
+    last: bool
+    def __init__(self, keys: _Optional[_Iterable[_Union[Key, _Mapping]]] = ..., last: _Optional[bool] = ...) -> None: ...
+
+class Changes(_message.Message):
+    __slots__ = ("keys", "gone")
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    GONE_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedCompositeFieldContainer[Key]
+    gone: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, keys: _Optional[_Iterable[_Union[Key, _Mapping]]] = ..., gone: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class Heartbeat(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Key(_message.Message):
+    __slots__ = ("digest", "id", "name", "created_ms", "updated_ms", "expires_at_ms", "deleted_at_ms", "disabled", "signals", "limits")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CREATED_MS_FIELD_NUMBER: _ClassVar[int]
+    UPDATED_MS_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    DELETED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    DISABLED_FIELD_NUMBER: _ClassVar[int]
+    SIGNALS_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    digest: bytes
+    id: int
+    name: str
+    created_ms: int
+    updated_ms: int
+    expires_at_ms: int
+    deleted_at_ms: int
+    disabled: bool
+    signals: SignalSet
+    limits: Limits
+    def __init__(self, digest: _Optional[bytes] = ..., id: _Optional[int] = ..., name: _Optional[str] = ..., created_ms: _Optional[int] = ..., updated_ms: _Optional[int] = ..., expires_at_ms: _Optional[int] = ..., deleted_at_ms: _Optional[int] = ..., disabled: _Optional[bool] = ..., signals: _Optional[_Union[SignalSet, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+
+class SignalSet(_message.Message):
+    __slots__ = ("names",)
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, names: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Limits(_message.Message):
+    __slots__ = ("requests", "bytes", "concurrent")
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENT_FIELD_NUMBER: _ClassVar[int]
+    requests: int
+    bytes: int
+    concurrent: int
+    def __init__(self, requests: _Optional[int] = ..., bytes: _Optional[int] = ..., concurrent: _Optional[int] = ...) -> None: ...
