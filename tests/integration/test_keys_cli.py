@@ -108,6 +108,20 @@ def test_emoji_stand_on_a_terminal_only_and_not_with_no_color(keys: Keys) -> Non
     assert "[SUCCESS] Ingestion API Key" in _on_a_terminal(*create, NO_COLOR="1")
 
 
+def test_a_terminal_shows_the_progress_of_an_import_and_a_table_that_fits(
+    keys: Keys, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys.csv"
+    file.write_text("key,name,owner\n" + "".join(f"k{n},name-{n},{'o' * 90}\n" for n in range(600)))
+    data = ("--data", str(keys.data))
+
+    assert "Importing" in _on_a_terminal("keys", "import", str(file), *data)
+    listed = _on_a_terminal("keys", "list", *data, NO_COLOR="1", COLUMNS="80").splitlines()
+    assert listed[0].split() == ["ID", "NAME", "STATUS", "SIGNALS", "LIMITS", "OWNER"]
+    assert max(map(len, listed)) <= 80
+    assert sum("name-" in line for line in listed) == 600
+
+
 def test_commands_work_together_as_processes(keys: Keys) -> None:
     shown = keys.run("create", "--name", "agent-eu")
     key = shown.stdout.split()[-1]

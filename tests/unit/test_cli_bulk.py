@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.cells import cell_len
 
 from gateway.cli.keys import bulk
+from gateway.cli.keys.listing import fitted
 from gateway.keys.stores.sql_repository import SqlRepository
 from gateway.model import digest_of
 from tests.unit.test_cli_keys import Keys, _gateway, keys  # noqa: F401 - fixtures
@@ -280,3 +282,43 @@ def test_ten_thousand_keys_make_ten_thousand_revisions(at: Keys, tmp_path: Path)
         (revision,) = connection.execute("SELECT revision FROM gateway_key_store").fetchone()
         distinct = connection.execute("SELECT count(DISTINCT revision) FROM gateway_keys")
         assert (revision, distinct.fetchone()[0]) == (10_000, 10_000)
+
+
+def test_the_list_is_chosen_and_sorted(at: Keys, tmp_path: Path) -> None:
+    text = (
+        "key,name,description,expiration,enabled,owner\n"
+        "a,Alpha,first,2099-12-31,,zoe\nb,beta,,2098-12-31,,adam\nc,gamma,ALPHA,,false,\n"
+    )
+    at.run("import", write(tmp_path, "keys.csv", text))
+    at.run("rotate", "--id", str(listed(at)[1]["id"]), "--overlap", "0s")
+
+    def names(*options: str) -> list[str]:
+        return [key["name"] for key in at.json("list", *options)["ingestion-api-keys"]]
+
+    assert names() == ["Alpha", "beta", "beta", "gamma"]
+    assert names("--status", "disabled") == ["gamma"]
+    assert names("--status", "expired") == ["beta"]
+    assert names("--status", "active", "--sort", "owner") == ["beta", "Alpha"]
+    assert names("--search", "alpha") == ["Alpha", "gamma"]
+    assert names("--sort", "expiration")[:2] == ["beta", "beta"]
+    assert names("--sort", "owner")[-1] == "gamma"
+    wrong = at.run("list", "--sort", "size")
+    assert wrong.returncode == 1
+    assert "--sort" in wrong.stderr
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_the_table_on_a_terminal_fits_it_and_controls_nothing(width: int) -> None:
+    rows = [
+        ("ID", "NAME", "OWNER", "LABELS"),
+        ("250558013078953", "agent \x1b[2J" + "x" * 60, "-", "team=a, env=[bold]prod"),
+        ("350558013078953", "名前" * 20, "-", "-"),
+    ]
+    lines = fitted(rows, width)
+    text = "".join(lines)
+
+    assert max(map(cell_len, lines)) <= width
+    assert "OWNER" not in lines[0]
+    assert "\x1b" not in text
+    assert "250558013078953" in text
+    assert width < 80 or "env=[bold]prod" in text

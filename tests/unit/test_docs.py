@@ -6,6 +6,8 @@ Each page is a set of tables; the first cell of a row names what the row is abou
 from __future__ import annotations
 
 import re
+import string
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -22,6 +24,7 @@ from gateway.config import ConfigError, load
 from gateway.config.tree import ClaimMapConfig, Config, TlsClientConfig, TlsServerConfig
 from gateway.config.units import parse_byte_rate, parse_duration, parse_size
 from gateway.intake import IntakeRoute, Sender
+from gateway.keys.api_key import ApiKey
 from gateway.model import BackendName, Protocol, Signal
 from gateway.outcome import OUTCOMES, REFUSALS, RETRY, AuthOutcome, Result
 
@@ -339,6 +342,30 @@ def test_a_commands_options_and_defaults_are_the_real_ones(command: str) -> None
         for row in table
     }
     assert documented == REAL_COMMANDS[command]
+
+
+# Keys
+
+
+def test_a_secret_scanner_that_does_what_the_page_says_finds_keys_and_nothing_else() -> None:
+    text = (DOCS / "keys.md").read_text(encoding="utf-8")
+    found = re.search(r"regular expression `(.*?)`", text)
+    assert found is not None
+    pattern = re.compile(found[1])
+    digits = string.digits + string.ascii_uppercase + string.ascii_lowercase
+
+    def is_real(hit: str) -> bool:
+        rest, checksum = zlib.crc32(hit[:40].encode()), ""
+        for _ in range(6):
+            rest, digit = divmod(rest, 62)
+            checksum = digits[digit] + checksum
+        return hit[40:] == checksum
+
+    keys = [ApiKey.generate().reveal() for _ in range(50)]
+    hits = pattern.findall(f"key={'; token: '.join(keys)}, not {keys[0]}x or i{keys[0][1:20]}")
+    assert hits == keys
+    assert all(map(is_real, hits))
+    assert not is_real(keys[0][:-1] + ("A" if keys[0][-1] != "A" else "B"))
 
 
 # All pages

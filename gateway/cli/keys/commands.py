@@ -14,6 +14,7 @@ import typer
 from gateway.cli.keys import tables
 from gateway.cli.keys.access import Members
 from gateway.cli.keys.bulk_commands import add_to
+from gateway.cli.keys.listing import Sort, Status, chosen, in_order
 from gateway.cli.keys.options import (
     BytesLimitOption,
     ConcurrentLimitOption,
@@ -41,7 +42,7 @@ from gateway.control.admin.api.key_filter import KeyFilter
 from gateway.keys.api_key import new_key_id
 from gateway.keys.store import KeySpec, KeyUpdate
 from gateway.keys.tenancy import tenancy_as_json
-from gateway.keys.times import describe_day, parse_expiration
+from gateway.keys.times import describe_day, now_unix_ms, parse_expiration
 from gateway.model import KeyLimits
 
 _MOST_ENTRIES: Final = 10_000
@@ -129,13 +130,24 @@ def list_keys(
             help="Only keys with this label; repeat it for keys with all of several.",
         ),
     ] = None,
+    status: Annotated[
+        Status | None, typer.Option("--status", help="Only keys with this status.")
+    ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(
+            "--search", metavar="TEXT", help="Only keys with this in their name or description."
+        ),
+    ] = None,
+    sort: Annotated[Sort, typer.Option("--sort", help="What comes first.")] = Sort.NAME,
 ) -> None:
     """List all keys that are not deleted, by name; never the keys themselves.
 
-    Times are UTC. LAST USED is up to 5 seconds late while a gateway runs. Owners, labels and
-    headers have columns where keys have some.
+    Times are UTC. LAST USED is up to 5 seconds late while a gateway runs. On a terminal the table
+    is as wide as that; columns in which no key has a value are left out.
     """
-    keys = session.keys().list_keys(KeyFilter.of(owner, label or ()))
+    found = session.keys().list_keys(KeyFilter.of(owner, label or ()))
+    keys = in_order(chosen(found, status, search, now_unix_ms()), sort)
     if session.wrote_json({"ingestion-api-keys": keys}):
         return
     if keys:

@@ -11,8 +11,9 @@ from typing import Any, Final, TextIO
 from rich.cells import cell_len
 
 from gateway.cli.keys.access import Members
+from gateway.cli.keys.listing import fitted, status_of
 from gateway.cli.output import info, write
-from gateway.keys.times import LATEST_MS, describe_day
+from gateway.keys.times import LATEST_MS, describe_day, now_unix_ms
 from gateway.terminal import escaped
 
 _NONE: Final = "-"
@@ -22,6 +23,11 @@ _UNITS: Final = {"requests": "/s", "bytes": "/s", "concurrent": ""}
 _COLUMNS: Final = ("ID", "NAME", "EXPIRATION", "DESCRIPTION", "LAST USED")
 _TENANCY: Final = {"owner": "OWNER", "labels": "LABELS", "headers": "HEADERS"}
 """Members with a column of their own where keys have some."""
+_FITTED: Final = (
+    *("ID", "NAME", "STATUS", "EXPIRATION", "SIGNALS", "LIMITS"),
+    *_TENANCY.values(),
+    *("DESCRIPTION", "LAST USED"),
+)
 _AUDIT_COLUMNS: Final = ("TIME", "WHO", "FROM", "ACTION", "KEY ID", "KEY NAME", "CHANGES")
 
 
@@ -65,10 +71,29 @@ def _json_character(char: str) -> str:
 def print_table(keys: Iterable[Members]) -> None:
     """Write the keys as a table like the `sts` CLI's, with more columns behind."""
     keys = list(keys)
+    if sys.stdout.isatty():
+        for line in fitted([_FITTED, *map(_fitted_row, keys)]):
+            info(line)
+        return
     more = [member for member in _TENANCY if any(key.get(member) for key in keys)]
     names = (*_COLUMNS, *(_TENANCY[member] for member in more))
     _print_rows(
         [names, *((*_row(key), *(_change(each, key.get(each)) for each in more)) for key in keys)]
+    )
+
+
+def _fitted_row(key: Members) -> tuple[str, ...]:
+    identifier, name, expiration, description, used = _row(key)
+    return (
+        identifier,
+        name.removesuffix(" (disabled)") if not key.get("enabled", True) else name,
+        status_of(key, now_unix_ms()).value,
+        expiration,
+        _change("signals", key.get("signals")),
+        _change("limits", key.get("limits")),
+        *(_change(each, key.get(each)) for each in _TENANCY),
+        description,
+        used,
     )
 
 

@@ -23,7 +23,8 @@ from gateway.keys.tenancy import (
 from gateway.model import Tenant, digest_of
 
 GIVEN = tenancy("team-a", {"team": "a", "env": "prod"}, {"X-Scope-OrgID": "team-a"})
-ISSUED = "iapikey-B6iVRc5FDv6TJvr584ch1zGpQDiMhDBQ2tLNFU"
+ISSUED = "iapikey-0123456789abcdefghijklmnopqrstuv2Pxkvs"
+"""Has the form of one; always the same, because it names tests."""
 RECORD = KeyRecord(1, digest_of(b"k"), "n", 1, 1, 1)
 
 
