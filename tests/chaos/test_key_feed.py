@@ -5,16 +5,18 @@ keys: no answer at the edge turns "cannot tell" into "no".
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 import psutil
+import pytest
 import yaml
 
 from tests.support.clients import Http2Client
@@ -32,7 +34,7 @@ from tests.support.sink import RawSink
 
 TOKEN: Final = "token-of-the-test"
 KEYS: Final = "/api/security/ingestion/api_keys"
-WAIT_S: Final = 60.0
+WAIT_S: Final = 110.0
 """Only taken by a test that fails."""
 
 
@@ -58,7 +60,17 @@ class Center:
         file = self.folder / "gateway.yaml"
         file.write_text(yaml.safe_dump(tree))
         self.program = await Program.start([COMMAND, "serve", "--config", file], cwd=self.folder)
-        await self.program.wait_line('"event": "ready"')
+        async with asyncio.timeout(WAIT_S):
+            while not await self._is_ready():
+                assert not self.program.is_over, self.program.output
+                await asyncio.sleep(0.05)
+
+    async def _is_ready(self) -> bool:
+        url = f"http://127.0.0.1:{self.ports[2]}/readyz"
+        with contextlib.suppress(aiohttp.ClientError):
+            async with aiohttp.ClientSession() as session, session.get(url) as answer:
+                return answer.status == 200
+        return False
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to control."""
@@ -67,7 +79,8 @@ class Center:
 
     async def kill(self) -> None:
         """Kill control, and its workers with it."""
-        assert self.program is not None
+        if self.program is None or self.program.is_over:
+            return
         children = psutil.Process(self.program.process.pid).children()
         await self.program.kill()
         for child in children:
@@ -117,32 +130,34 @@ async def _world(folder: Path) -> AsyncIterator[tuple[Center, Edge]]:
     center_folder.mkdir()
     edge_folder.mkdir()
     center = Center(center_folder, ports[:3], ports[3])
-    await center.start()
-    async with RawSink() as sink:
-        tree = {
-            "backends": {
-                "otlp_grpc": {"urls": [sink.grpc_url]},
-                "otlp_http": {"urls": [sink.http_url]},
-            },
-            "keys": {
-                "stores": [f"gateway+grpc://127.0.0.1:{center.grpc_port}"],
-                "feed": {"token": TOKEN},
-            },
-            "auth": {"receiver_keys": []},
-            "workers": 1,
-        }
-        async with running_gateway(edge_folder, tree) as gateway:
-            clients = [Http2Client(gateway.port) for _ in range(4)]
-            for client in clients:
-                await client.__aenter__()
-            try:
-                yield center, Edge(gateway, [Sender(gateway.port, each) for each in clients])
-            finally:
-                for client in clients:
-                    await client.__aexit__(None, None, None)
-    await center.kill()
+    try:
+        await center.start()
+        async with RawSink() as sink, _edge(edge_folder, center, sink) as edge:
+            yield center, edge
+    finally:
+        await center.kill()
 
 
+@asynccontextmanager
+async def _edge(folder: Path, center: Center, sink: RawSink) -> AsyncIterator[Edge]:
+    tree = {
+        "backends": {
+            "otlp_grpc": {"urls": [sink.grpc_url]},
+            "otlp_http": {"urls": [sink.http_url]},
+        },
+        "keys": {
+            "stores": [f"gateway+grpc://127.0.0.1:{center.grpc_port}"],
+            "feed": {"token": TOKEN},
+        },
+        "auth": {"receiver_keys": []},
+        "workers": 1,
+    }
+    async with running_gateway(folder, tree) as gateway, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(Http2Client(gateway.port)) for _ in range(4)]
+        yield Edge(gateway, [Sender(gateway.port, each) for each in clients])
+
+
+pytestmark = pytest.mark.timeout(400)
 NEVER: Final = Key("never-made")
 ACCEPTED, REFUSED, UNDECIDED = Decision.ACCEPTED, Decision.REFUSED, Decision.UNDECIDED
 

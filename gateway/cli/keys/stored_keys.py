@@ -259,7 +259,8 @@ def stored_keys(config: Path | None, data: Path | None) -> StoredKeys:
             return StoredKeys(postgresql_store(store.url), loaded.config.state_dir)
     msg = (
         "the configuration has no sqlite:// or postgresql:// store in keys.stores: add one, or use"
-        " --data; keys of a file store are changed by editing the file"
+        " --data; keys of a file store are changed by editing the file, keys of a central gateway"
+        " there (--url)"
     )
     raise InvalidInputError(msg)
 
