@@ -80,6 +80,27 @@ def open_state_file(path: Path, *, for_command: bool = False) -> BinaryIO:
     return file
 
 
+def replace_state_file(path: Path, content: bytes) -> None:
+    """Write a file anew, mode 0600, making its folder: it is there as a whole, or the old one is.
+
+    Two that write at once do so in turn, or in different processes. Raises `OSError`,
+    `StateFileError`.
+    """
+    make_state_folder(path.parent)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        draft.rename(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
 def make_state_folder(folder: Path) -> None:
     """Make a folder, mode 0700, unless it is there, and check it (`check_state_folder`).
 

@@ -7,7 +7,6 @@ authorities, or that other users could have written is not used.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import zlib
 from collections.abc import Sequence
@@ -19,8 +18,8 @@ import msgspec
 from gateway.keys.state_file import (
     StateFileError,
     make_private,
-    make_state_folder,
     open_state_file,
+    replace_state_file,
 )
 
 NAME: Final = "authority.verdicts"
@@ -86,16 +85,5 @@ class VerdictFile:
 
     def _write(self, confirmed: list[Confirmed]) -> None:
         payload = _encoder.encode(_Content(self._authorities, confirmed))
-        make_state_folder(self.path.parent)
-        draft = self.path.with_name(f".{NAME}.{os.getpid()}")
-        draft.unlink(missing_ok=True)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(_MAGIC + zlib.crc32(payload).to_bytes(_CHECK_BYTES, "big") + payload)
-                file.flush()
-                os.fsync(descriptor)
-            draft.rename(self.path)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
+        check = zlib.crc32(payload).to_bytes(_CHECK_BYTES, "big")
+        replace_state_file(self.path, _MAGIC + check + payload)
