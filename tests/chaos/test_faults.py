@@ -22,6 +22,7 @@ import asyncpg
 import pytest
 import yaml
 
+from tests.support.clients import http1_request
 from tests.support.collector import DROPPED, running_collector
 from tests.support.numbered_backend import arrived
 from tests.support.numbered_senders import NumberedSenders, exporters
@@ -44,7 +45,6 @@ AWAY_S: Final = SECONDS / 3
 """How long something stays away or frozen."""
 DELIVERY_S: Final = 60.0
 """Until a Collector has delivered all that it has; only taken by a test that fails."""
-FOLLOWED: Final = "the key store is up to date"
 BACKEND: Final = (sys.executable, "-m", "tests.support.numbered_backend")
 
 
@@ -53,6 +53,7 @@ class Scene:
     """What can fail."""
 
     config: Path
+    admin_port: int
     gateway: Program
     backend_command: list[str | Path]
     backend: Program
@@ -76,6 +77,12 @@ class Scene:
         """Start it in place of the one before."""
         self.backend = await Program.start(self.backend_command)
         await self.backend.wait_line("ready")
+
+    async def store_revision(self) -> int:
+        """Return the revision of the key store that all workers have."""
+        answer = await http1_request(self.admin_port, "/readyz", (), method="GET")
+        (store,) = json.loads(answer.body)["stores"]
+        return int(store["revision"] or 0)
 
     def workers(self) -> set[int]:
         """Return the pids of the gateway's workers."""
@@ -169,12 +176,13 @@ async def postgresql_freezes(scene: Scene) -> None:
 
 async def postgresql_fails_over(scene: Scene) -> None:
     primary, standby = scene.servers
-    followed = scene.gateway.output.count(FOLLOWED)
     await asyncio.to_thread(primary.kill)
     await asyncio.sleep(AWAY_S)
     await asyncio.to_thread(standby.promote)
-    await until(lambda: scene.gateway.output.count(FOLLOWED) > followed, "it is followed again")
-    await _new_key(scene.config)  # it can be written, too
+    await _new_key(scene.config)  # it can be written,
+    async with asyncio.timeout(DELIVERY_S):
+        while await scene.store_revision() < 2:  # and what is written is followed
+            await asyncio.sleep(0.05)
 
 
 FAULTS: Final[tuple[Fault, ...]] = (
@@ -207,7 +215,7 @@ async def test_nothing_that_was_acknowledged_is_lost_while(
         await _until_copied(url, servers)
         part = exporters(ports[0], authorization)
         async with (
-            _running_scene(config, backend_command, servers) as scene,
+            _running_scene(config, ports[2], backend_command, servers) as scene,
             running_collector(collector_program, tmp_path, part, ["logs"]) as collector,
         ):
             senders = NumberedSenders(ports[0], authorization, collector)
@@ -293,14 +301,17 @@ async def _new_key(config: Path) -> str:
 
 @asynccontextmanager
 async def _running_scene(
-    config: Path, backend_command: list[str | Path], servers: Sequence[PostgresqlServer]
+    config: Path,
+    admin_port: int,
+    backend_command: list[str | Path],
+    servers: Sequence[PostgresqlServer],
 ) -> AsyncIterator[Scene]:
     """Run backend and gateway, or what a fault has put in their places; both must end well."""
     serve: list[str | Path] = [COMMAND, "serve", "--config", config]
     async with running(backend_command) as backend, running(serve) as gateway:
         await backend.wait_line("ready")
         await gateway.wait_line('"event": "ready"')
-        scene = Scene(config, gateway, backend_command, backend, servers)
+        scene = Scene(config, admin_port, gateway, backend_command, backend, servers)
         try:
             yield scene
             assert await scene.gateway.stop() == 0, scene.gateway.output
