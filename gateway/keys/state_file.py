@@ -81,9 +81,10 @@ def open_state_file(path: Path, *, for_command: bool = False) -> BinaryIO:
 
 
 def replace_state_file(path: Path, content: bytes) -> None:
-    """Write a file that the gateway keeps for its next start, mode 0600, as a whole or not at all.
+    """Write a file anew, mode 0600, making its folder: it is there as a whole, or the old one is.
 
-    Raises `OSError`, `StateFileError`; then the old one stays.
+    Two that write at once do so in turn, or in different processes. Raises `OSError`,
+    `StateFileError`.
     """
     make_state_folder(path.parent)
     draft = path.with_name(f".{path.name}.{os.getpid()}")

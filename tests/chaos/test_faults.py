@@ -12,20 +12,22 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import asyncpg
 import pytest
 import yaml
 
+from tests.support.clients import http1_request
 from tests.support.collector import DROPPED, running_collector
 from tests.support.numbered_backend import arrived
 from tests.support.numbered_senders import NumberedSenders, exporters
 from tests.support.polling import until
-from tests.support.postgresql import PostgresqlServer
+from tests.support.postgresql import PostgresqlServer, postgresql_server
 from tests.support.process import (
     COMMAND,
     Program,
@@ -51,10 +53,12 @@ class Scene:
     """What can fail."""
 
     config: Path
+    admin_port: int
     gateway: Program
     backend_command: list[str | Path]
     backend: Program
-    server: PostgresqlServer
+    servers: Sequence[PostgresqlServer]
+    """The gateway's PostgreSQL, and the standby that follows it where a fault needs one."""
 
     def signal_gateway(self, number: signal.Signals) -> None:
         """Send a signal to control."""
@@ -73,6 +77,12 @@ class Scene:
         """Start it in place of the one before."""
         self.backend = await Program.start(self.backend_command)
         await self.backend.wait_line("ready")
+
+    async def store_revision(self) -> int:
+        """Return the revision of the key store that all workers have."""
+        answer = await http1_request(self.admin_port, "/readyz", (), method="GET")
+        (store,) = json.loads(answer.body)["stores"]
+        return int(store["revision"] or 0)
 
     def workers(self) -> set[int]:
         """Return the pids of the gateway's workers."""
@@ -149,19 +159,30 @@ async def the_backend_sends_goaway(scene: Scene) -> None:
 
 async def postgresql_is_killed_and_started_again(scene: Scene) -> None:
     async def kill() -> None:
-        await asyncio.to_thread(scene.server.kill)
+        await asyncio.to_thread(scene.servers[0].kill)
         await asyncio.sleep(AWAY_S)
-        await asyncio.to_thread(scene.server.start)
+        await asyncio.to_thread(scene.servers[0].start)
 
     await _again_and_again(AWAY_S, kill)
 
 
 async def postgresql_freezes(scene: Scene) -> None:
-    scene.server.freeze()
+    scene.servers[0].freeze()
     try:
         await asyncio.sleep(SECONDS)
     finally:
-        scene.server.thaw()
+        scene.servers[0].thaw()
+
+
+async def postgresql_fails_over(scene: Scene) -> None:
+    primary, standby = scene.servers
+    await asyncio.to_thread(primary.kill)
+    await asyncio.sleep(AWAY_S)
+    await asyncio.to_thread(standby.promote)
+    await _new_key(scene.config)  # it can be written,
+    async with asyncio.timeout(DELIVERY_S):
+        while await scene.store_revision() < 2:  # and what is written is followed
+            await asyncio.sleep(0.05)
 
 
 FAULTS: Final[tuple[Fault, ...]] = (
@@ -174,6 +195,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     the_backend_sends_goaway,
     postgresql_is_killed_and_started_again,
     postgresql_freezes,
+    postgresql_fails_over,
 )
 
 
@@ -186,26 +208,71 @@ async def test_nothing_that_was_acknowledged_is_lost_while(
     ports = free_ports(5)
     arrivals = tmp_path / "arrivals"
     backend_command: list[str | Path] = [*BACKEND, *map(str, ports[3:]), arrivals]
-    config = _configure(tmp_path, ports, await server.new_database())
-    authorization = f"StackState {await _new_key(config)}"
-    part = exporters(ports[0], authorization)
-    async with (
-        _running_scene(config, backend_command, server) as scene,
-        running_collector(collector_program, tmp_path, part, ["logs"]) as collector,
-    ):
-        senders = NumberedSenders(ports[0], authorization, collector)
-        senders.start()
-        await _until_more(senders)
-        await fault(scene)
-        await _until_more(senders)
-        await senders.stop()
+    with _servers(server, has_standby=fault is postgresql_fails_over) as servers:
+        url = await _new_database(servers)
+        config = _configure(tmp_path, ports, url)
+        authorization = f"StackState {await _new_key(config)}"
+        await _until_copied(url, servers)
+        part = exporters(ports[0], authorization)
+        async with (
+            _running_scene(config, ports[2], backend_command, servers) as scene,
+            running_collector(collector_program, tmp_path, part, ["logs"]) as collector,
+        ):
+            senders = NumberedSenders(ports[0], authorization, collector)
+            senders.start()
+            await _until_more(senders)
+            await fault(scene)
+            await _until_more(senders)
+            await senders.stop()
+            async with asyncio.timeout(DELIVERY_S):
+                while not senders.handed_over <= set(arrived(arrivals)):
+                    await asyncio.sleep(0.1)
+            _report(fault, senders, arrivals)
+            assert senders.wrong == []
+            assert senders.accepted <= set(arrived(arrivals))
+            assert not collector.logged(DROPPED)
+
+
+@contextmanager
+def _servers(
+    server: PostgresqlServer, *, has_standby: bool
+) -> Iterator[Sequence[PostgresqlServer]]:
+    """Return the one of all tests, or a primary and a standby that may end otherwise."""
+    if not has_standby:
+        yield [server]
+        return
+    with postgresql_server() as primary, postgresql_server(primary) as standby:
+        yield [primary, standby]
+
+
+async def _new_database(servers: Sequence[PostgresqlServer]) -> str:
+    """Make one on the first server; return a url that names all of them."""
+    url = await servers[0].new_database()
+    hosts = ",".join(f"127.0.0.1:{server.port}" for server in servers)
+    database = url.rpartition("/")[2]
+    return f"postgresql://postgres@{hosts}/{database}?target_session_attrs=read-write"
+
+
+async def _until_copied(url: str, servers: Sequence[PostgresqlServer]) -> None:
+    """Wait until the standby, if there is one, has the key."""
+    database = url.rpartition("/")[2].partition("?")[0]
+    for server in servers[1:]:
         async with asyncio.timeout(DELIVERY_S):
-            while not senders.handed_over <= set(arrived(arrivals)):
-                await asyncio.sleep(0.1)
-        _report(fault, senders, arrivals)
-        assert senders.wrong == []
-        assert senders.accepted <= set(arrived(arrivals))
-        assert not collector.logged(DROPPED)
+            while not await _has_key(server.url(database)):
+                await asyncio.sleep(0.05)
+
+
+async def _has_key(url: str) -> bool:
+    try:
+        connection = await asyncpg.connect(url)
+    except asyncpg.PostgresError:  # the database is not there yet
+        return False
+    try:
+        return bool(await connection.fetchval("SELECT count(*) FROM gateway_keys"))
+    except asyncpg.UndefinedTableError:
+        return False
+    finally:
+        await connection.close()
 
 
 def _configure(folder: Path, ports: list[int], url: str) -> Path:
@@ -234,14 +301,17 @@ async def _new_key(config: Path) -> str:
 
 @asynccontextmanager
 async def _running_scene(
-    config: Path, backend_command: list[str | Path], server: PostgresqlServer
+    config: Path,
+    admin_port: int,
+    backend_command: list[str | Path],
+    servers: Sequence[PostgresqlServer],
 ) -> AsyncIterator[Scene]:
     """Run backend and gateway, or what a fault has put in their places; both must end well."""
     serve: list[str | Path] = [COMMAND, "serve", "--config", config]
     async with running(backend_command) as backend, running(serve) as gateway:
         await backend.wait_line("ready")
         await gateway.wait_line('"event": "ready"')
-        scene = Scene(config, gateway, backend_command, backend, server)
+        scene = Scene(config, admin_port, gateway, backend_command, backend, servers)
         try:
             yield scene
             assert await scene.gateway.stop() == 0, scene.gateway.output

@@ -13,7 +13,7 @@ import pytest
 
 from gateway import metrics
 from gateway.dataplane.accept.acceptor import HALF_OPEN_SHARE, MAX_OVER_LIMIT
-from gateway.dataplane.accept.tls_transport import HANDSHAKE_BYTES
+from gateway.dataplane.accept.tls_shared import HANDSHAKE_BYTES
 from gateway.settings import TlsServerSettings
 from tests.support.certs import Authority
 from tests.support.clients import Http2Client, http1_request

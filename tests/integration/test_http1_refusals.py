@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.dataplane.accept.tls_transport import HANDSHAKE_BYTES
+from gateway.dataplane.accept.tls_shared import HANDSHAKE_BYTES
 from gateway.dataplane.core.lingering import LingeringSocket
 from gateway.model import BackendName
 from gateway.settings import TlsServerSettings

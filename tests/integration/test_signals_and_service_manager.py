@@ -15,12 +15,13 @@ import pytest
 import yaml
 
 from tests.integration.test_serve import tree_in
+from tests.support.namespaces import unshare
 from tests.support.polling import until
 from tests.support.process import COMMAND, Program, running
 
 BLOCKED = ("env", "--block-signal=HUP,INT,TERM")
 """How our image starts the gateway."""
-PROCESS_1 = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+PROCESS_1 = ("--pid", "--fork", "--kill-child", "--mount-proc")
 
 
 @pytest.fixture(name="config")
@@ -94,7 +95,7 @@ async def test_other_commands_end_by_a_signal_though_whoever_starts_them_blocks_
 @contextlib.asynccontextmanager
 async def _process_1(arguments: list[str | Path]) -> AsyncIterator[tuple[Program, int]]:
     """Run a command as process 1 of its own namespace; yields also its pid outside."""
-    async with running([*PROCESS_1, *arguments]) as program:
+    async with running([*unshare(), *PROCESS_1, *arguments]) as program:
         found: list[int] = []
 
         def is_there() -> bool:

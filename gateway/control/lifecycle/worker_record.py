@@ -28,8 +28,8 @@ from gateway.control.workers.worker_handle import WorkerHandle, WorkerObserver
 from gateway.keys.state_file import (
     StateFileError,
     make_private,
-    make_state_folder,
     open_state_file,
+    replace_state_file,
 )
 
 NAME: Final = "workers.json"
@@ -164,14 +164,5 @@ class WorkerRecord(WorkerObserver):
 
     def _replace(self, own: list[_Entry]) -> None:
         others = [each for each in self._others if identify(each.worker.pid) == each.worker]
-        make_state_folder(self.path.parent)
-        draft = self.path.with_name(f".{NAME}.{os.getpid()}")
-        draft.unlink(missing_ok=True)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                json.dump({"boot": self._boot, "workers": [*own, *others]}, file)
-            draft.rename(self.path)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
+        content = {"boot": self._boot, "workers": [*own, *others]}
+        replace_state_file(self.path, json.dumps(content).encode())

@@ -20,7 +20,7 @@ from gateway.dataplane.accept.listener import Listener
 from gateway.dataplane.accept.over_limit import OverLimitConnection
 from gateway.dataplane.accept.places import Places
 from gateway.dataplane.accept.protocol_detection import ProtocolDetector, Server
-from gateway.dataplane.accept.tls_transport import HANDSHAKE_BYTES, SHARED_BYTES, TlsShared
+from gateway.dataplane.accept.tls_shared import HANDSHAKE_BYTES, SHARED_BYTES, TlsShared
 from gateway.dataplane.accept.turns import ClientTurns
 from gateway.dataplane.core import peers, tls
 from gateway.dataplane.core.context import WorkerContext

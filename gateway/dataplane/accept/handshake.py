@@ -19,7 +19,8 @@ from gateway.dataplane.accept import over_limit
 from gateway.dataplane.accept.half_open import HalfOpen
 from gateway.dataplane.accept.proxy_header import HeaderReader, ProxyHeader, ProxyHeaderError
 from gateway.dataplane.accept.tls_records import SLICE
-from gateway.dataplane.accept.tls_transport import TlsShared, TlsTransport
+from gateway.dataplane.accept.tls_shared import TlsShared
+from gateway.dataplane.accept.tls_transport import TlsTransport
 from gateway.dataplane.core import peers
 from gateway.outcome import REFUSALS
 from gateway.settings import ListenerSettings

@@ -5,6 +5,8 @@ large body, cannot half-close, and close without the alert that tells a client w
 failed. This one reads ciphertext through one buffer that all connections share and in slices, so
 that a connection holds 49 kB whatever it has received; and its back-pressure is the socket's own.
 
+Records are `tls_session`'s business; here is what asyncio's contracts ask for, above and below.
+
 The protocol above sees a transport as over TCP. `close` and `write_eof` send close_notify first
 (RFC 8446 §6.1). An end of input is an end with or without the peer's close_notify: HTTP's own
 framing tells what is complete.
@@ -16,47 +18,23 @@ keeps the socket from being read. Until the handshake is done, what comes waits 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Final, cast
 
-from gateway.dataplane.accept.tls_records import HAD_DATA, MOST_DEBT, SLICE, TlsRecords
-from gateway.dataplane.accept.turns import ClientTurns
-from gateway.dataplane.core.budget import Budget
+from gateway.dataplane.accept.tls_records import SLICE
+from gateway.dataplane.accept.tls_session import NOTHING, TlsSession
+from gateway.dataplane.accept.tls_shared import HANDSHAKE_BYTES, TlsShared
+from gateway.dataplane.accept.upper_transport import ClosingWatch, UpperTransport
 from gateway.worker_contract import ALIVE
 
-SHARED_BYTES: Final = 256 * 1024
-"""Size of the shared ciphertext buffer."""
-_CLOSE_S: Final = 5.0
-"""How long the peer may take to close its half after ours, unless it still takes what we sent."""
-
-HANDSHAKE_BYTES: Final = 64 * 1024
-"""What a handshake under way takes, the certificates that a client may send included."""
 _OWN_UNSENT_BYTES: Final = 16 * 1024
 """A peer gets no more than this of answers to its TLS messages while it reads nothing."""
-
-_NOTHING: Final = memoryview(b"")
 
 Protocol = asyncio.BufferedProtocol
 
 
-@dataclass(frozen=True, slots=True)
-class TlsShared:
-    """What all TLS connections of a worker share: the buffer to read through, in which nothing
-    stays after a call, the account of memory, the turns of handshakes, the worker's sign of life,
-    and what to tell which peer sends too many TLS records of no use.
-    """
-
-    buffer: memoryview
-    budget: Budget
-    turns: ClientTurns
-    sign_of_life: memoryview
-    report_abuse: Callable[[str], None]
-
-
-class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
+class TlsTransport(asyncio.BufferedProtocol, UpperTransport):
     """Server side. It is the protocol of the TCP transport, and the transport of the protocol that
     `make` returns when the handshake is done. `peer` is who is at the other end, and `client` is
     who takes turns with others.
@@ -67,24 +45,18 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         "_charged",
         "_client",
         "_closing",
-        "_decrypted",
         "_has_eof",
-        "_incoming",
-        "_inner",
         "_is_closing",
         "_is_end_due",
         "_is_paused",
         "_loop",
         "_make",
-        "_outgoing",
         "_own_unsent",
         "_peer",
-        "_records",
         "_rest",
         "_said_goodbye",
+        "_session",
         "_shared",
-        "_tls",
-        "_unsent",
         "shaken_hands",
     )
 
@@ -98,30 +70,24 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
     ) -> None:
         super().__init__()
         self._loop = asyncio.get_running_loop()
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._session = TlsSession(context)
         self._make = make
         self._shared = shared
         self._peer = peer
         self._client = client
-        self._records = TlsRecords()
         self._inner: asyncio.Transport | None = None
         self._app: Protocol | None = None
         self._is_closing = False
         self._is_paused = False
         self._rest = b""
         """Ciphertext that came while the protocol did not read."""
-        self._decrypted = b""
-        """What had to be decrypted before the protocol read it."""
         self._is_end_due = False
         """Whether the end of input has come behind what the protocol has not read."""
         self._own_unsent = 0
         self._charged = 0
         self._has_eof = False
         self._said_goodbye = False
-        self._closing: asyncio.TimerHandle | None = None
-        self._unsent = 0
+        self._closing: ClosingWatch | None = None
         self.shaken_hands: asyncio.Future[None] = self._loop.create_future()
         """Done when the protocol has its transport; failed with `OSError` when there is none."""
 
@@ -182,7 +148,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         self._rest = b""
         self._charge(0)
         if self._closing is not None:
-            self._closing.cancel()
+            self._closing.end()
         if not self.shaken_hands.done():
             self.shaken_hands.set_exception(exc or ConnectionResetError("broken off"))
         app, self._app = self._app, None
@@ -223,7 +189,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             return
         self._shared.sign_of_life[0] = ALIVE  # it takes a millisecond
         try:
-            self._take(_NOTHING)
+            self._take(NOTHING)
         except BaseException:  # a bug: nobody else closes it
             self.abort()
             raise
@@ -239,41 +205,30 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
                 self._charge(0)
         try:
             while self._app is None and cipher:
-                cipher = self._feed(cipher)
+                cipher = self._session.feed(cipher)
                 self._shake_hands()
             if not self._is_closing:
                 self._receive(cipher)
         except ssl.SSLError as error:
             self._fail(error)
 
-    def _feed(self, cipher: memoryview) -> memoryview:
-        """Give OpenSSL the next piece; return the rest."""
-        length = self._records.next_piece(cipher)
-        if length == len(cipher):  # as a rule
-            self._incoming.write(cipher)
-            return _NOTHING
-        self._incoming.write(cipher[:length])
-        return cipher[length:]
-
     def _shake_hands(self) -> None:
         """Go on with the handshake. Raises `ssl.SSLError`."""
-        try:
-            self._tls.do_handshake()
-        except ssl.SSLWantReadError:
-            self._flush()
-            return
+        is_done = self._session.shake_hands()
         self._flush()
+        if not is_done:
+            return
         if self.shaken_hands.done():  # nobody waits any more
             self.abort()
             return
         app = self._app = self._make()
         self._charge(0)
-        self._records.debt = 0  # those of the handshake brought none
         self.shaken_hands.set_result(None)
         app.connection_made(self)
 
     def _receive(self, cipher: memoryview) -> None:
         """Decrypt, and hand over as much at a time as the protocol's buffer takes."""
+        session = self._session
         while (app := self._app) is not None and not self._is_closing:
             if self._is_paused:
                 if cipher:
@@ -281,15 +236,15 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
                     self._charge(len(cipher))
                 return
             plain = cast("memoryview", app.get_buffer(-1))
-            filled, cipher, is_ended = self._decrypt(plain, cipher)
-            if self._outgoing.pending:  # an answer of TLS's own, such as to a key update
+            filled, cipher, is_ended = session.decrypt(plain, cipher)
+            if session.unsent:  # an answer of TLS's own, such as to a key update
                 self._send_own()
             if filled:
                 app.buffer_updated(filled)
             if is_ended:
                 self._end_of_input()
             if filled < len(plain):
-                if self._records.debt > MOST_DEBT:
+                if session.is_abused:
                     self._end_abuse()
                 return
 
@@ -299,37 +254,11 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             self._shared.report_abuse(self._peer)
             self.abort()
 
-    def _decrypt(self, plain: memoryview, cipher: memoryview) -> tuple[int, memoryview, bool]:
-        """Fill `plain`; return how far, the ciphertext left, and whether the peer's half ended."""
-        filled = 0
-        read = self._tls.read
-        records = self._records
-        room = len(plain)
-        if self._decrypted:
-            filled = min(room, len(self._decrypted))
-            plain[:filled] = self._decrypted[:filled]
-            self._decrypted = self._decrypted[filled:]
-        while True:
-            try:
-                while filled < room and (self._incoming.pending or self._tls.pending()):
-                    length = cast("int", read(room - filled, plain[filled:]))
-                    if not length:
-                        return filled, cipher, True
-                    filled += length
-                    records.debt -= HAD_DATA
-            except ssl.SSLWantReadError:
-                pass
-            except ssl.SSLZeroReturnError:
-                return filled, cipher, True
-            if filled == room or not cipher or records.debt > MOST_DEBT:
-                return filled, cipher, False
-            cipher = self._feed(cipher)
-
     def _receive_rest(self) -> None:
         """Hand over what came while the protocol did not read, then read the socket again."""
         if self._is_paused or self._is_closing:
             return
-        self._take(_NOTHING)
+        self._take(NOTHING)
         if self._is_end_due:
             self._end_of_input()
         if not self._is_paused:
@@ -339,11 +268,6 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         """Read the socket, unless it is over."""
         if self._inner is not None and not self._is_closing:
             self._inner.resume_reading()
-
-    @property
-    def _has_rest(self) -> bool:
-        """Whether the protocol has not read all that came."""
-        return bool(self._decrypted or self._rest or self._incoming.pending or self._tls.pending())
 
     def _end_of_input(self) -> None:
         """Tell the protocol that nothing more comes, once it has read what came before."""
@@ -359,14 +283,14 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
     def _flush(self) -> None:
         """Send what TLS itself has to say; behind our close_notify nothing may follow."""
         inner = self._inner
-        if inner is not None and self._outgoing.pending:
-            data = self._outgoing.read()
+        if inner is not None and self._session.unsent:
+            data = self._session.take()
             if not self._said_goodbye:
                 inner.write(data)
 
     def _send_own(self) -> None:
         """Answer a message of TLS itself, unless the peer takes no answers."""
-        self._own_unsent += self._outgoing.pending
+        self._own_unsent += self._session.unsent
         self._flush()
         if not self.get_write_buffer_size():
             self._own_unsent = 0
@@ -387,15 +311,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         """Send close_notify, once."""
         if self._said_goodbye:
             return
-        with contextlib.suppress(ssl.SSLError):  # what is wrong with it shows when it is read
-            # OpenSSL looks for the peer's close_notify at once, and takes data for an error.
-            while self._incoming.pending or self._tls.pending():
-                data = self._tls.read(SLICE)
-                if not data:
-                    break
-                self._decrypted += data
-        with contextlib.suppress(ssl.SSLError):  # the peer's has not come, which is no matter
-            self._tls.unwrap()
+        self._session.end()
         self._flush()
         self._said_goodbye = True
         inner = self._inner
@@ -407,8 +323,8 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
     def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 - asyncio's signature
         """Return the TLS session as `ssl_object`, else what the socket's transport knows."""
         if name == "ssl_object":
-            return self._tls
-        return self._inner.get_extra_info(name, default) if self._inner is not None else default
+            return self._session.tls
+        return super().get_extra_info(name, default)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Encrypt and send."""
@@ -417,29 +333,15 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             return
         try:
             if len(data) <= SLICE:
-                self._tls.write(data)
-                inner.write(self._outgoing.read())
-                return
-            parts = []
-            view = memoryview(data)
-            for at in range(0, len(view), SLICE):
-                self._tls.write(view[at : at + SLICE])
-                parts.append(self._outgoing.read())
-            inner.writelines(parts)
+                inner.write(self._session.encrypt(data))
+            else:
+                inner.writelines(self._session.encrypt_all(data))
         except ssl.SSLError as error:
             self._fail(error)
-
-    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
-        """Encrypt and send all."""
-        self.write(b"".join(list_of_data))
 
     def write_eof(self) -> None:
         """End our half; the peer's is still read."""
         self._say_goodbye()
-
-    def can_write_eof(self) -> bool:
-        """Return that it can."""
-        return True
 
     def close(self) -> None:
         """Close after what was written has gone out, and after the peer has seen it."""
@@ -452,18 +354,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             inner.close()
             return
         inner.resume_reading()
-        self._closing = self._loop.call_later(_CLOSE_S, self._give_up)
-
-    def _give_up(self) -> None:
-        """Abort the closing connection, unless the peer is still taking what we sent."""
-        if self._inner is None:
-            return
-        unsent = self._inner.get_write_buffer_size()
-        if unsent and unsent != self._unsent:
-            self._unsent = unsent
-            self._closing = self._loop.call_later(_CLOSE_S, self._give_up)
-        else:
-            self.abort()
+        self._closing = ClosingWatch(self._loop, self)
 
     def abort(self) -> None:
         """Close at once, without close_notify."""
@@ -490,7 +381,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         self._is_paused = False
         if self._inner is None or self._is_closing:
             return
-        if self._is_end_due or self._has_rest:
+        if self._is_end_due or self._rest or self._session.has_rest:
             self._loop.call_soon(self._receive_rest)
         else:
             self._inner.resume_reading()
@@ -506,16 +397,3 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
     def get_protocol(self) -> asyncio.BaseProtocol:
         """Return the protocol above."""
         return cast("Protocol", self._app)
-
-    def get_write_buffer_size(self) -> int:
-        """Return how many bytes, encrypted, the socket has not taken yet."""
-        return self._inner.get_write_buffer_size() if self._inner is not None else 0
-
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        """Return the socket's limits."""
-        return self._inner.get_write_buffer_limits() if self._inner is not None else (0, 0)
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Set the socket's limits: they are exact, as over TCP."""
-        if self._inner is not None:
-            self._inner.set_write_buffer_limits(high, low)

@@ -1,14 +1,16 @@
 """One row for each gateway that shares a PostgreSQL: who they are, and how far each one is.
 
-A gateway writes its row over whatever connection it has, through a pooler too: when its workers
-have confirmed another revision, every `SIGN_S`, and it takes the row away when it ends. So a
-command knows of gateways that no notification reaches, and of those that have lost the database.
-A gateway on a standby cannot write: whether there may be such is all that the primary knows. The
-table is beside the keys' and touches nothing of theirs: nobody is woken by it.
+A gateway writes its row over whatever connection it has, through a pooler too: every `SIGN_S`, and
+when its workers have confirmed another revision, if it hears no notification or is asked by who
+hears none. It takes the row away when it ends. So a command knows of gateways that no notification
+reaches, and of those that have lost the database. A gateway on a standby cannot write: whether
+there may be such is all that the primary knows. The table is beside the keys' and touches nothing
+of theirs: nobody is woken by it.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -32,8 +34,7 @@ _PASSING: Final = (
     asyncpg.UndefinedTableError,  # it was dropped: it is made again
     asyncpg.ReadOnlySQLTransactionError,
 )
-_BOUNDS: Final = "SET LOCAL lock_timeout = '500ms'; SET LOCAL synchronous_commit = off"
-"""Whoever locks the table, or a standby that is away, must not hold up the following of keys."""
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._? -]+")
 _NAMED: Final = f"{APPLICATION} "
 _HAS_TABLE: Final = "SELECT to_regclass('gateway_key_gateways') IS NOT NULL"
 _CREATE: Final = """
@@ -44,8 +45,13 @@ CREATE TABLE IF NOT EXISTS gateway_key_gateways (
 ) WITH (fillfactor = 50);
 GRANT SELECT ON gateway_key_gateways TO PUBLIC"""
 _SIGN: Final = """
-INSERT INTO gateway_key_gateways (name, revision, seen_at) VALUES ($1, $2, now())
+SET LOCAL lock_timeout = '500ms';
+SET LOCAL synchronous_commit = off;
+INSERT INTO gateway_key_gateways (name, revision, seen_at) VALUES ('{name}', {revision:d}, now())
 ON CONFLICT (name) DO UPDATE SET revision = excluded.revision, seen_at = excluded.seen_at"""
+"""One transaction in one packet: whoever locks the table, or a standby that is away, must not hold
+up the following of keys, nor this the others behind a pooler.
+"""
 _TIDY: Final = "DELETE FROM gateway_key_gateways WHERE seen_at < now() - make_interval(secs => $1)"
 _LEAVE: Final = "DELETE FROM gateway_key_gateways WHERE name = $1"
 _WHO: Final = """
@@ -97,6 +103,7 @@ class GatewayRow:
     """The row of the gateway `name`. What keeps it from being written is said to `on_problem`."""
 
     def __init__(self, name: str, on_problem: Callable[[str], None]) -> None:
+        assert _PLAIN.fullmatch(name)  # noqa: S101 - it stands in a statement as it is
         self._name = name
         self._on_problem = on_problem
         self._written: int | None = None
@@ -110,24 +117,22 @@ class GatewayRow:
         """Whether this revision stands there."""
         return self._written == revision
 
-    async def sign(self, connection: Connection, revision: int) -> None:
-        """Write it if there is news, or it is time. Raises what asyncpg does if it breaks.
+    async def sign(self, connection: Connection, revision: int, *, at_once: bool) -> None:
+        """Write it every `SIGN_S`, and news `at_once`. Raises what asyncpg does if it breaks.
 
         A server that refuses is asked again `SIGN_S` later: keys are followed all the same.
         """
         is_due = time.monotonic() - self._tried_s >= SIGN_S
-        if not is_due and (self._problem or self.says(revision)):
+        if not is_due and (not at_once or self._problem or self.says(revision)):
             return
         self._tried_s = time.monotonic()
         try:
-            async with connection.transaction():
-                await connection.execute(_BOUNDS)
-                if self._written is None:
-                    if not await connection.fetchval(_HAS_TABLE):
-                        await connection.execute(_CREATE)
-                    await connection.execute(_TIDY, GONE_S)
-                self.may_stand = True
-                await connection.execute(_SIGN, self._name, revision)
+            if self._written is None:
+                if not await connection.fetchval(_HAS_TABLE):
+                    await connection.execute(_CREATE)
+                await connection.execute(_TIDY, GONE_S)
+            self.may_stand = True
+            await connection.execute(_SIGN.format(name=self._name, revision=revision))
         except asyncpg.PostgresError as error:
             self._written = None
             if connection.is_closed():

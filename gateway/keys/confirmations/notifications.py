@@ -2,10 +2,10 @@
 
 A command that has changed the store asks, by NOTIFY on a channel to which all gateways listen,
 which of them have its revision; they answer on the asker's own channel once all their workers have
-confirmed that revision, and write it into their rows (`gateway_rows`), for askers that cannot
-listen. The rows, and the server's list of connections, say which gateways must answer: a gateway's
-listening connection carries its name (`application_name`). Gateways behind a pooler are not
-reached: they write their rows when they have found the change by looking.
+confirmed that revision. For askers that cannot listen they write it into their rows
+(`gateway_rows`). The rows, and the server's list of connections, say which gateways must answer: a
+gateway's listening connection carries its name (`application_name`). Gateways behind a pooler are
+not reached: they write their rows when they have found the change by looking.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ AGAIN_S: Final = 0.5
 """Time between two looks at who is connected; who has not answered is asked again."""
 
 _ANSWER_CHANNEL: Final = "otlp_gateway_confirmed_{}"
-_QUESTION: Final = re.compile(r"([0-9a-f]{16}) ([0-9]{1,18})")
+_BY_ROWS: Final = "rows"
+"""Asks in the place of an asker that can hear: who confirms writes it into its row."""
+_QUESTION: Final = re.compile(rf"([0-9a-f]{{16}}|{_BY_ROWS}) ([0-9]{{1,18}})")
 _MOST_QUESTIONS: Final = 1_000
 _LONGEST_HOST: Final = 30
 """PostgreSQL cuts names after 63 bytes."""
@@ -56,6 +58,7 @@ class NotificationPublisher:
         self._wake = wake
         self._confirmed = 0
         self._row: GatewayRow | None = None
+        self._must_sign = False
         self._questions: dict[str, int] = {}
         """Who asks → for which revision; oldest first."""
 
@@ -73,7 +76,10 @@ class NotificationPublisher:
     async def sign(self, connection: Connection) -> None:
         """Write the row if need be. Raises what asyncpg does when it breaks."""
         if self._row is not None:
-            await self._row.sign(connection, self._confirmed)
+            await self._row.sign(
+                connection, self._confirmed, at_once=self.is_deaf or self._must_sign
+            )
+            self._must_sign = False
 
     @property
     def may_be_signed(self) -> bool:
@@ -102,7 +108,10 @@ class NotificationPublisher:
     async def answer(self, connection: Connection) -> None:
         """Answer whom it can be answered. Raises what asyncpg does; then tries again when woken."""
         for asker in self._due():
-            await connection.execute(_NOTIFY, _ANSWER_CHANNEL.format(asker), self.name)
+            if asker == _BY_ROWS:
+                self._must_sign = True
+            else:
+                await connection.execute(_NOTIFY, _ANSWER_CHANNEL.format(asker), self.name)
             self._questions.pop(asker, None)
 
     def _due(self) -> list[str]:
@@ -137,7 +146,6 @@ async def wait_for_rows(
     timeout_s: float,
 ) -> Confirmation:
     """Do as `wait_for_gateways`, behind a pooler: nothing is heard, and no connection is kept."""
-    asker = secrets.token_hex(8)
     deadline_s = time.monotonic() + timeout_s
     while True:
         async with connected() as connection:
@@ -145,7 +153,7 @@ async def wait_for_rows(
             left_s = deadline_s - time.monotonic()
             if left_s <= 0 or not gateways.known - gateways.confirmed - gateways.silent:
                 return _confirmation(gateways, set())
-            await connection.execute(_NOTIFY, ASK_CHANNEL, f"{asker} {revision}")
+            await connection.execute(_NOTIFY, ASK_CHANNEL, f"{_BY_ROWS} {revision}")
         await asyncio.sleep(min(AGAIN_S, left_s))
 
 

@@ -8,7 +8,6 @@ nothing remembered, with a warning.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +17,8 @@ from gateway.keys.errors import AnotherStoreError, StoreError, StoreMissingError
 from gateway.keys.state_file import (
     StateFileError,
     make_private,
-    make_state_folder,
     open_state_file,
+    replace_state_file,
 )
 
 _CONTENT: Final = re.compile(rb"otlp-gateway store 1\n([0-9a-f]{32})\n")
@@ -63,16 +62,8 @@ class RememberedStore:
         if store_id == self._known:
             return
         self._known = store_id
-        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
-            make_state_folder(self.path.parent)
-            draft.unlink(missing_ok=True)
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(b"otlp-gateway store 1\n%s\n" % store_id.encode())
-                file.flush()
-                os.fsync(descriptor)
-            draft.rename(self.path)
+            replace_state_file(self.path, b"otlp-gateway store 1\n%s\n" % store_id.encode())
         except (OSError, StateFileError) as error:
             self._on_problem(
                 f"{self.path}: it cannot be written ({error}): the next start would take another"

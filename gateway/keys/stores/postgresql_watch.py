@@ -30,7 +30,7 @@ POLL_S: Final = 2.0
 """The longest time until a change is seen without its notification."""
 OVERDUE_S: Final = 2.0
 """How long a look may take. A server that takes longer is away: unknown keys are undecided."""
-LEAST_S: Final = 0.1
+LEAST_S: Final = 0.25
 """The least time between two looks behind a pooler: each makes a connection."""
 GOODBYE_S: Final = 1.0
 _PROBE_S: Final = 1.0

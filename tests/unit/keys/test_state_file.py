@@ -20,6 +20,7 @@ from gateway.keys.state_file import (
     check_state_folder,
     make_state_folder,
     open_state_file,
+    replace_state_file,
 )
 from gateway.keys.stores.sqlite import sqlite_store
 from gateway.keys.stores.sqlite_usage import SqliteUsage
@@ -224,3 +225,19 @@ async def test_what_is_no_lock_file_is_neither_read_nor_removed(tmp_path: Path) 
     assert (confirmation.confirmed, confirmation.pending) == (frozenset(), frozenset())
     LockFile(store).close()
     assert notes.exists()
+
+
+def test_a_file_is_replaced_as_a_whole_or_stays(tmp_path: Path) -> None:
+    file = tmp_path / "made" / "file"
+    replace_state_file(file, b"first")
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft.write_bytes(b"of a process that was killed")
+    replace_state_file(file, b"second")
+    assert file.read_bytes() == b"second"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert list(file.parent.iterdir()) == [file]
+
+    draft.mkdir()  # in the way
+    with pytest.raises(OSError, match="directory"):
+        replace_state_file(file, b"third")
+    assert file.read_bytes() == b"second"

@@ -20,7 +20,7 @@ from gateway.dataplane.accept.handshake import (
     HandshakeError,
     ListenerPolicy,
 )
-from gateway.dataplane.accept.tls_transport import SHARED_BYTES, TlsShared
+from gateway.dataplane.accept.tls_shared import SHARED_BYTES, TlsShared
 from gateway.dataplane.accept.turns import ClientTurns
 from gateway.dataplane.core.budget import Budget
 from gateway.dataplane.core.tls import server_context

@@ -16,14 +16,10 @@ from pathlib import Path
 import pytest
 
 from bench.hostile.attacks.tls import key_updates
-from gateway.dataplane.accept import tls_transport
+from gateway.dataplane.accept import upper_transport
 from gateway.dataplane.accept.tls_records import MOST_AT_ONCE, MOST_USELESS, SLICE
-from gateway.dataplane.accept.tls_transport import (
-    HANDSHAKE_BYTES,
-    SHARED_BYTES,
-    TlsShared,
-    TlsTransport,
-)
+from gateway.dataplane.accept.tls_shared import HANDSHAKE_BYTES, SHARED_BYTES, TlsShared
+from gateway.dataplane.accept.tls_transport import TlsTransport
 from gateway.dataplane.accept.turns import ClientTurns
 from gateway.dataplane.core.budget import Budget
 from gateway.dataplane.core.tls import server_context
@@ -398,7 +394,7 @@ async def test_what_comes_after_close_is_thrown_away_so_that_the_client_sees_the
 async def test_a_client_that_does_not_close_its_half_is_closed_in_time(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tls_transport, "_CLOSE_S", 0.05)
+    monkeypatch.setattr(upper_transport, "CLOSE_S", 0.05)
     async with connected(authority) as made:
         made.transport.close()
         await asyncio.wait_for(made.side.lost.wait(), WAIT_S)
@@ -410,14 +406,16 @@ async def test_closing_waits_as_long_as_the_client_takes_what_was_sent(
     async with connected(authority, send_buffer=32768) as made:
         made.transport.write(bytes(MIB))
         made.transport.close()
+        watch = made.transport._closing
+        assert watch is not None
         for _ in range(3):
             unsent = made.transport.get_write_buffer_size()
-            made.transport._give_up()
+            watch._look()
             await made.client.read_exactly(100_000)
             await until(lambda before=unsent: made.transport.get_write_buffer_size() < before)  # type: ignore[misc]  # bound now
         assert not made.side.lost.is_set()
-        made.transport._give_up()
-        made.transport._give_up()  # nothing was taken between the two
+        watch._look()
+        watch._look()  # nothing was taken between the two
         await asyncio.wait_for(made.side.lost.wait(), WAIT_S)
 
 

@@ -1,0 +1,29 @@
+"""What all TLS connections of a worker share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.dataplane.accept.turns import ClientTurns
+from gateway.dataplane.core.budget import Budget
+
+SHARED_BYTES: Final = 256 * 1024
+"""Size of the shared ciphertext buffer."""
+HANDSHAKE_BYTES: Final = 64 * 1024
+"""What a handshake under way takes, the certificates that a client may send included."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsShared:
+    """The buffer to read through, in which nothing stays after a call, the account of memory, the
+    turns of handshakes, the worker's sign of life, and what to tell which peer sends too many TLS
+    records of no use.
+    """
+
+    buffer: memoryview
+    budget: Budget
+    turns: ClientTurns
+    sign_of_life: memoryview
+    report_abuse: Callable[[str], None]
