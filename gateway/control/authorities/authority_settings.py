@@ -40,7 +40,7 @@ def _settings(keys: KeysConfig, url: str) -> AuthorityOptions:
         headers={name: value.get_secret_value() for name, value in authority.headers.items()},
         timeout_s=authority.timeout,
         max_concurrent=authority.max_concurrent,
-        tls=_context(authority.tls) if authority.tls is not None else None,
+        tls=_context(authority.tls or TlsClientConfig()) if url.startswith("https:") else None,
         server_name=authority.tls.server_name if authority.tls is not None else None,
     )
 
