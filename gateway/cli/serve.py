@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from gateway import lean_imports
 from gateway.cli.output import Exit, error
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def serve(config: ConfigOption = None, overrides: SetOption = None) -> None:
 
     starter = WorkerStarter()
     starter.start_early(loaded.config.worker_count)  # they import what they need while control does
+    lean_imports.import_aiohttp()
     from gateway.control.lifecycle.main import serve as run
 
     raise typer.Exit(run(loaded, starter))

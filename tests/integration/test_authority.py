@@ -18,6 +18,7 @@ import pytest
 
 from gateway.config import ConfigError, load
 from tests.support.authority import NO, YES, Behaviour, ScriptedAuthority
+from tests.support.certs import Authority
 from tests.support.polling import until
 from tests.support.process import COMMAND, Gateway, running_gateway
 from tests.support.sink import RawSink
@@ -107,6 +108,22 @@ async def test_the_authority_decides_and_is_asked_once_for_all_workers(tmp_path:
         assert await setting.metric("gateway_key_store_up", store="authority") == 1
         _, text = await setting.gateway.get("/readyz")
         assert [store["up"] for store in json.loads(text)["stores"]] == [True]
+
+
+@pytest.mark.parametrize("trusts", [True, False])
+async def test_the_authoritys_certificate_must_be_one_that_the_system_trusts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, trusts: bool
+) -> None:
+    issuer = Authority.create(tmp_path)
+    if trusts:
+        monkeypatch.setenv("SSL_CERT_FILE", str(issuer.cert_file))
+    context = issuer.issue("authority", ["127.0.0.1"]).server_context()
+    async with (
+        ScriptedAuthority(knows(GOOD), context) as authority,
+        serving(tmp_path, authority) as setting,
+    ):
+        assert await setting.send() == (ACCEPTED if trusts else AGAIN)
+        assert authority.asked == ([GOOD] if trusts else [])
 
 
 async def test_new_workers_need_not_ask_again(tmp_path: Path) -> None:

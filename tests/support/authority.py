@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections import Counter
 from collections.abc import Callable
 from typing import Final, Literal, Self
@@ -23,7 +24,12 @@ NO: Final = 403
 class ScriptedAuthority:
     """Speaks both dialects, whichever it is asked in."""
 
-    def __init__(self, answer: Callable[[str], Behaviour] = lambda _: YES) -> None:
+    def __init__(
+        self,
+        answer: Callable[[str], Behaviour] = lambda _: YES,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._tls = tls
         self.answer = answer
         self.asked: list[str] = []
         """The keys, in the order of the questions."""
@@ -41,7 +47,7 @@ class ScriptedAuthority:
     async def __aenter__(self) -> Self:
         self._runner = web.ServerRunner(web.Server(self._handle), shutdown_timeout=1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self._tls)
         await site.start()
         self.port = self._runner.addresses[0][1]
         return self
@@ -59,7 +65,8 @@ class ScriptedAuthority:
 
     def url(self, path: str = "/internal/api/security/ingestion/authorize") -> str:
         """Where it is asked."""
-        return f"http://127.0.0.1:{self.port}{path}"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://127.0.0.1:{self.port}{path}"
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await request.read()

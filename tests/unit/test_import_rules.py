@@ -39,7 +39,7 @@ ROOMS: Final = {
     "quota_layout": _room(),
     "held_signals": _room(),
     "descriptors": _room(),
-    "lean_imports": _room(libraries="structlog"),
+    "lean_imports": _room(libraries="aiohttp structlog"),
     "compiled": _room("outcome"),
     "channel": _room("model settings", "msgspec"),
     "protos": _room(libraries="google.protobuf google.rpc"),

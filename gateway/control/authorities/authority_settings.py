@@ -40,7 +40,7 @@ def _settings(keys: KeysConfig, url: str) -> AuthorityOptions:
         headers={name: value.get_secret_value() for name, value in authority.headers.items()},
         timeout_s=authority.timeout,
         max_concurrent=authority.max_concurrent,
-        tls=client_context("keys.authority.tls", authority.tls),
+        tls=client_context("keys.authority.tls", url, authority.tls),
         server_name=authority.tls.server_name if authority.tls is not None else None,
     )
 
@@ -56,10 +56,11 @@ def read_tls_files(context: ssl.SSLContext, tls: TlsClientConfig) -> None:
         context.load_cert_chain(tls.cert_file, tls.key_file)
 
 
-def client_context(setting: str, tls: TlsClientConfig | None) -> ssl.SSLContext | None:
-    """Make what connects with these options; None without any. Raises `StartError`."""
-    if tls is None:
+def client_context(setting: str, url: str, tls: TlsClientConfig | None) -> ssl.SSLContext | None:
+    """Make what connects to a URL with these options; None without TLS. Raises `StartError`."""
+    if not url.startswith("https:"):
         return None
+    tls = tls or TlsClientConfig()
     try:
         context = ssl.create_default_context(cafile=tls.ca_file)
         read_tls_files(context, tls)

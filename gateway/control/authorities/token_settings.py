@@ -19,7 +19,7 @@ def issuer_settings(config: Config) -> list[tuple[IssuerRules, IssuerOptions]]:
     Raises `StartError`.
     """
     options = config.keys.jwt
-    tls = client_context("keys.jwt.tls", options.tls)
+    tls = client_context("keys.jwt.tls", "https:", options.tls)
     server_name = options.tls.server_name if options.tls is not None else None
     return [
         (
