@@ -136,6 +136,7 @@ def test_a_log_that_nobody_reads_any_more_stops_nothing() -> None:
         {"value": f"SUSEObservability   {CANARY}"},
         {"value": f"stackstate {CANARY}".encode()},
         {"value": ValueError(f"Bearer {CANARY}")},
+        {"value": f"a token eyJhbGciOiJFUzI1NiJ9.{CANARY}.c2ln in a text"},
     ],
 )
 def test_whatever_looks_like_a_credential_is_masked(fields: dict[str, object]) -> None:

@@ -73,7 +73,9 @@ _LONGEST_KEPT: Final = 256
 _LENGTH_MARK: Final = b"\r\nContent-Length: "
 _LONGEST_LENGTH: Final = 18
 _LONGEST_REPEATED: Final = 2_048
-"""A longer head is not kept: an idle connection must hold next to nothing."""
+"""A longer head is not kept, its credential aside, which is not: an idle connection must hold next
+to nothing.
+"""
 SIMPLE_OPTIONS: Final = frozenset(
     {b"close", b"keep-alive", b"te", b"upgrade", b"http2-settings", b"trailer", b"trailers"}
 )
@@ -245,7 +247,7 @@ class HeadReader:
                 known.content_length = int(digits)
                 return known
         head = read_request_head(raw, self._lines)
-        may_learn = head.is_repeatable and len(raw) <= _LONGEST_REPEATED
+        may_learn = head.is_repeatable and len(raw) - len(head.credentials_h1) <= _LONGEST_REPEATED
         self._known = head if may_learn and self._learn(raw, head) else None
         return head
 

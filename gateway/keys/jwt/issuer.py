@@ -57,7 +57,8 @@ class Issuer:
         self.content = b""
         """The key set as it was last sent; empty before."""
         self._refresh_s = refresh_s
-        self._max_stale_s = max_stale_s
+        self.max_age_s = refresh_s * (1 + JITTER) + AGAIN_S + max_stale_s
+        """How old the keys may be: until they should be here anew, and `max_stale_s` beyond."""
         self._on_fetch = on_fetch
         self._on_keys = on_keys
         self._clock = clock
@@ -78,7 +79,7 @@ class Issuer:
     @property
     def keys(self) -> KeySet | None:
         """The keys; None where there are none, or none that are young enough."""
-        if self._keys is None or self._clock() - self._known_at > self._max_stale_s:
+        if self._keys is None or self._clock() - self._known_at > self.max_age_s:
             return None
         return self._keys
 

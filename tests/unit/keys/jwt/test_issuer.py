@@ -182,7 +182,7 @@ async def test_the_keys_outlive_the_issuer_up_to_the_bound_and_unknown_ones_are_
         await each.issuer.refresh()
         known, server.keys = server.token(), [SigningKey.make("k2")]
         await server.stop()
-        each.clock.now += 99
+        each.clock.now += each.issuer.max_age_s - 1
         assert await each.find(known) == "yes"
         assert await each.find(server.token()) == "cannot tell"
         each.clock.now += 2
@@ -193,14 +193,24 @@ async def test_the_keys_outlive_the_issuer_up_to_the_bound_and_unknown_ones_are_
             assert await each.find(known) == Fault.KEY
 
 
+async def test_keys_that_are_due_to_be_fetched_anew_are_not_stale_yet() -> None:
+    async with ScriptedIssuer() as server, watched(server, max_stale_s=0.0) as each:
+        await each.issuer.refresh()
+        each.clock.now += 330.0
+        assert await each.find(server.token()) == "yes"
+        each.clock.now += 10.0
+        await server.stop()
+        assert await each.find(server.token()) == "cannot tell"
+
+
 async def test_keys_of_the_last_run_are_used_and_damaged_ones_are_not() -> None:
     async with ScriptedIssuer() as server, watched(server, max_stale_s=100.0) as each:
         content = json.dumps({"keys": [server.keys[0].jwk()]}).encode()
         each.issuer.restore(b"damaged", 1.0)
         assert each.issuer.keys is None
-        each.issuer.restore(content, 101.0)
+        each.issuer.restore(content, each.issuer.max_age_s + 1)
         assert each.issuer.keys is None
-        each.issuer.restore(content, 99.0)
+        each.issuer.restore(content, each.issuer.max_age_s - 1)
         assert await each.find(server.token()) == "yes"
         assert server.asked == []
 
