@@ -68,13 +68,13 @@ class _Issuer(http.server.ThreadingHTTPServer):
             "aud": [_AUDIENCE, "account"],
             "sub": f"{number:08d}-2f4e-4a6b-8c0d-1e3f5a7b9c0d",
             "typ": "Bearer",
-            "azp": f"agent-{number}",
+            "azp": f"agent-{number:04d}",
             "acr": "1",
             "realm_access": {"roles": ["offline_access", "default-roles", "uma_authorization"]},
             "scope": "openid profile email",
             "clientHost": "10.0.0.7",
-            "preferred_username": f"service-account-agent-{number}",
-            "client_id": f"agent-{number}",
+            "preferred_username": f"service-account-agent-{number:04d}",
+            "client_id": f"agent-{number:04d}",
         }
         return jwt.encode(claims, self._private, "RS256", {"kid": "bench"})
 

@@ -113,7 +113,7 @@ async def test_the_keys_are_found_by_discovery_and_caches_are_passed_by() -> Non
         ({"discovered": {"jwks_uri": "http://[canary"}}, "no http", FetchResult.UNEXPECTED),
         ({"discovered": {"jwks_uri": "//canary"}}, "no http", FetchResult.UNEXPECTED),
     ],
-    ids=str,
+    ids=range(18),
 )
 async def test_a_wrong_answer_is_an_error_that_repeats_nothing_of_it_and_keeps_the_keys(
     trick: dict[str, Any], word: str, result: FetchResult

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any, Final
 
 import pytest
@@ -28,7 +27,7 @@ ALL: Final = frozenset(
     {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 )
 RULES: Final = IssuerRules(ISSUER, frozenset({"gateway", "other"}), ALL)
-NOW: Final = time.time()
+NOW: Final = 2_000_000_000.0
 KEY: Final = SigningKey.make("k1")
 RSA: Final = SigningKey.make("rsa", "RS256")
 EC_521: Final = SigningKey.make("p521", "ES512")
