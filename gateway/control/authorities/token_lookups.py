@@ -126,7 +126,8 @@ class TokenLookups(WorkerObserver):
         if isinstance(answer, TokenVerdict):
             self._answer(worker, digest, answer)
         else:
-            self._tasks.once("token look-up", partial(self._answer_later, worker, digest, answer))
+            tell = partial(self._answer, worker, digest)
+            self._tasks.once("token look-up", partial(_tell_later, tell, answer))
 
     async def close(self) -> None:
         """Check no more."""
@@ -143,11 +144,6 @@ class TokenLookups(WorkerObserver):
             on_keys=lambda: self._verdicts.keys_changed(issuer),
         )
         return issuer
-
-    async def _answer_later(
-        self, worker: WorkerHandle, digest: bytes, answer: Awaitable[TokenVerdict]
-    ) -> None:
-        self._answer(worker, digest, await answer)
 
     def _answer(self, worker: WorkerHandle, digest: bytes, answer: TokenVerdict) -> None:
         if answer.principal is not None:
@@ -203,6 +199,12 @@ class TokenLookups(WorkerObserver):
             self._is_writing_failing = True
         else:
             self._is_writing_failing = False
+
+
+async def _tell_later(
+    tell: Callable[[TokenVerdict], None], answer: Awaitable[TokenVerdict]
+) -> None:
+    tell(await answer)
 
 
 def _message(digest: bytes, answer: TokenVerdict) -> LookedUp:
