@@ -118,6 +118,7 @@ REASON_ADVICE: Final[dict[str, tuple[str, ...]]] = {
     "NO_BACKEND_OTLP_GRPC": (_OPERATOR, "it has no backend for gRPC; --protocol http may work"),
     "NO_BACKEND_OTLP_HTTP": (_OPERATOR, "it has no backend for HTTP; --protocol grpc may work"),
     "NO_BACKEND_INTAKE": (_OPERATOR,),
+    "NO_BACKEND_ROUTE": (_OPERATOR, "it has no backend of this protocol for the key's labels"),
     "BACKEND_LOST": (_BACKEND,),
     "BACKEND_TIMEOUT": (_BACKEND,),
     "CANCELED": ("allow more time with --timeout",),
