@@ -127,7 +127,21 @@ def _session(options: argparse.Namespace) -> Options:
         with_rest=not options.no_memory,
         proxy_core=options.proxy_core,
         load_core=options.load_core,
+        keep=None if options.json is None else lambda run: _write(options.json, run),
     )
+
+
+def _write(file: Path, run: Run) -> None:
+    file.write_bytes(run_file.dump(run))
+
+
+def _wrong(run: Run, required: frozenset[str]) -> list[str]:
+    """Return what the gateway, or a proxy that was asked for by name, did not answer as due."""
+    return [
+        f"the bench could not be run: {reason}"
+        for where, reason in run.failed.items()
+        if where.rpartition(" ")[2] in required
+    ]
 
 
 def _judge(run: Run) -> list[str]:
@@ -154,14 +168,18 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(f"{row.group:10} {row.name}" for row in ROWS.values()))
         return 0
     try:
-        run = measure(_session(options))
+        session = _session(options)
+        run = measure(session)
     except (ProgramError, RunFailedError) as error:
         print(f"the bench could not be run: {error}", file=sys.stderr)
         return 2
     print(tables.text(run, [_beside(text)[0] for text in options.beside]))
     missed = _judge(run)
     if options.json is not None:
-        options.json.write_bytes(run_file.dump(run))
+        _write(options.json, run)
+    if wrong := _wrong(run, session.required):
+        print("\n".join(wrong), file=sys.stderr)
+        return 2
     if options.publish and (not missed or options.even_if_missed):
         publish.publish(run)
     elif options.publish:

@@ -171,19 +171,20 @@ class Gateway:
         if self.key_count > _MOST_ADOPTED:
             store.fill(folder / "keys.db", keys.keys(self.key_count))
         serve = [command, "serve", "--config", str(configuration)]
+        began_s = time.monotonic()
         program = Program.start(
             self.name, serve, folder=folder, core=core, environment=self.environment
         )
         try:
             wait_until_ready(program, admin_port)
-            ready_s = time.monotonic()
+            start_s = time.monotonic() - began_s
             if self.key_count <= _MOST_ADOPTED:
                 management.adopt(admin_port, keys.keys(self.key_count))
         except ProgramError:
             program.stop()
             raise
         ports: dict[Kind, int] = dict.fromkeys(KINDS, port)
-        return serving(Running(program, ports, build, ready_s=ready_s))
+        return serving(Running(program, ports, build, start_s=start_s))
 
     def _configuration(
         self, folder: Path, port: int, admin_port: int, backend_port: int

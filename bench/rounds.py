@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from bench import bodies, process
 from bench.backend import Backend, Loader
-from bench.process import Program
+from bench.process import Program, ProgramError
 from bench.report import LoadReport, RunFailedError
 from bench.rows import SUBJECT, Row
 from bench.run_file import Cell, Sample
@@ -133,17 +133,17 @@ def run_pairs(
     rounds: int,
     *,
     on_round: Callable[[Pair], None],
-    on_failure: Callable[[Pair, RunFailedError], None],
+    on_failure: Callable[[Pair, Exception], None],
 ) -> list[Cell]:
     """Measure all pairs in interleaved rounds; return what was measured of those that held.
 
-    `on_failure` is told of a pair that is left out from then on, and raises where that must not be.
+    `on_failure` is told of a pair that is left out from then on.
     """
     for number in range(rounds):
         for pair in order(list(pairs), number):
             try:
                 pair.samples.append(bench.measure(pair.running, pair.row, pair.requests))
-            except RunFailedError as error:
+            except (RunFailedError, ProgramError) as error:
                 on_failure(pair, error)
                 pairs.remove(pair)
             else:

@@ -171,8 +171,8 @@ _ALL: tuple[Row, ...] = (
         "2.5M-accepted", "2.5M", "4x2", 200, group="refused", proxies=(SUBJECT,), is_refused=False
     ),
     _http("2.5M-accepted", "2.5M", 8, 200, group="refused", proxies=(SUBJECT,), is_refused=False),
-    _grpc("small-connect", "small", "16x1", 4_000, group="connect", reconnects=True),
-    _http("small-connect", "small", 16, 4_000, group="connect", reconnects=True),
+    _grpc("small-connect", "small", "16x1", 2_000, group="connect", reconnects=True),
+    _http("small-connect", "small", 16, 2_000, group="connect", reconnects=True),
     _grpc("small-tls", "small", "64x1", 20_000, group="tls", setting=_TLS, is_quick=True),
     _grpc("small-tls-both", "small", "64x1", 20_000, group="tls", setting=_TLS_BOTH),
     _grpc("small-tls-connect", "small", "16x1", 1_000, group="tls", setting=_TLS, reconnects=True),

@@ -73,7 +73,7 @@ class Running:
         reencodes: whether it reads messages and writes them anew: what reaches the backend may
             have another size.
         checks_keys: whether it refuses unknown keys.
-        ready_s: when it said that it was ready (`time.monotonic`), where it says so.
+        start_s: how long it took until it said that it was ready, where it says so.
     """
 
     program: Program
@@ -82,7 +82,7 @@ class Running:
     decompresses: bool = False
     reencodes: bool = False
     checks_keys: bool = True
-    ready_s: float | None = None
+    start_s: float | None = None
 
 
 def serving(running: Running) -> Running:

@@ -6,7 +6,7 @@ import contextlib
 import datetime as dt
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bench import decoder_paths, latency, machine, memory, rounds
 from bench.backend import Backend, Loader
 from bench.peers import Maker, Peers, certificates
-from bench.process import pinned
+from bench.process import ProgramError
 from bench.report import RunFailedError
 from bench.rounds import Bench, Pair
 from bench.rows import GROUPS, ROWS, SUBJECT, Row
@@ -41,6 +41,7 @@ class Options:
         bdp_pings: whether both ends send grpc-go's PINGs.
         with_latency, with_rest: whether the open loop, and the gateway at rest, are measured.
         proxy_core, load_core: where proxies, and load and backend, run; None: anywhere.
+        keep: called with what there is after each group, so that an interrupted run is not lost.
     """
 
     rows: list[str]
@@ -55,6 +56,7 @@ class Options:
     with_rest: bool = True
     proxy_core: int | None = 0
     load_core: int | None = 1
+    keep: Callable[[Run], None] | None = None
 
 
 def measure(options: Options) -> Run:
@@ -62,7 +64,7 @@ def measure(options: Options) -> Run:
 
     Raises:
         ProgramError: something that is required does not start.
-        RunFailedError: the gateway, or what was asked for by name, answered wrongly.
+        RunFailedError: a gateway at rest answered wrongly. What else did is noted in the result.
     """
     run = Run(
         made_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -76,8 +78,7 @@ def measure(options: Options) -> Run:
         session = _started(stack, folder, options, run)
         session.run_groups()
     if options.with_rest and SUBJECT in options.proxies:
-        with pinned(options.proxy_core):
-            run.rest = memory.measure()
+        run.rest = memory.measure()
     if any(ROWS[name].encoder for name in options.rows):
         run.paths = decoder_paths.count()
     return run
@@ -124,8 +125,10 @@ class Session:
             later = {row.setting for group in groups[number:] for row in group}
             self.peers.stop_others(later)
             self._run_group(rows)
-        self.run.builds = self.peers.builds
-        self.run.missing = self.peers.missing
+            self.run.builds = self.peers.builds
+            self.run.missing = self.peers.missing
+            if self.options.keep is not None:
+                self.options.keep(self.run)
 
     def _groups(self) -> Iterator[list[Row]]:
         wanted = [ROWS[name] for name in self.options.rows]
@@ -158,15 +161,13 @@ class Session:
                     yield rounds.warmed_up(
                         self.bench, row, name, running, self.options.seconds, self.options.requests
                     )
-                except RunFailedError as error:
+                except (RunFailedError, ProgramError) as error:
                     self._note_failure(row, name, error)
 
-    def _failed(self, pair: Pair, error: RunFailedError) -> None:
+    def _failed(self, pair: Pair, error: Exception) -> None:
         self._note_failure(pair.row, pair.name, error)
 
-    def _note_failure(self, row: Row, name: str, error: RunFailedError) -> None:
-        if name in self.options.required:
-            raise error
+    def _note_failure(self, row: Row, name: str, error: Exception) -> None:
         self.run.failed[f"{row.name} {name}"] = str(error)
 
     def _latencies(self, pairs: list[Pair]) -> None:
@@ -181,7 +182,7 @@ class Session:
                 self.run.latencies.append(
                     latency.measure(self.bench, pair, bare[pair.row.name], seconds)
                 )
-            except RunFailedError as error:
+            except (RunFailedError, ProgramError) as error:
                 self._failed(pair, error)
             self.bar.advance(task)
         self.bar.remove_task(task)

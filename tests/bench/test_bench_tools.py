@@ -236,6 +236,27 @@ def test_a_peer_that_cannot_be_had_is_named_and_left_out(
     assert "build.py otelcol" in run.missing["collector"]
 
 
+def test_a_row_that_a_proxy_answers_wrongly_is_named_and_the_others_are_measured(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    results = tmp_path / "results.json"
+    line = f"env PYTHONPATH={CHECKOUT} {sys.executable} -m bench.sink --port {{port}}"
+
+    code = cpu.main(
+        [
+            *("--proxy=no-proxy", f"--extra=a-sink:grpc:{line}", "--row=grpc-small"),
+            *("--row=grpc-small-tls", "--rounds=1", "--requests=64", "--no-memory"),
+            *("--no-latency", f"--json={results}"),
+        ]
+    )
+
+    assert code == 2
+    run = run_file.load(results)
+    assert [(cell.row, cell.proxy) for cell in run.cells] == [("grpc-small", "no-proxy")]
+    assert list(run.failed) == ["grpc-small a-sink", "grpc-small-tls a-sink"]
+    assert "the bench could not be run: a-sink, grpc-small-tls: " in capsys.readouterr().err
+
+
 def test_a_bench_that_cannot_run_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert cpu.main(["--extra=nonsense", "--no-memory"]) == 2
     assert "'nonsense' is not of the form NAME:grpc|http:COMMAND" in capsys.readouterr().err

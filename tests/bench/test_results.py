@@ -179,7 +179,7 @@ def test_tables_show_what_lacks_and_what_lies_where_only_by_its_name() -> None:
     report = publish.report(run)
 
     assert "- `envoy` could not be had: Envoy is missing: run it\n" in report
-    assert "- `gateway`: gateway 1; gateway\n" in report
+    assert "- `gateway`: gateway 1\n" in report
     assert "| netty | Netty 4 | 70 | – | – | 252 | 4 |" in report
     assert "| http-small | gateway | 100 | 0.30 | 3.00 | 3.00 | 0.20 | 2.50 | 2.10 |" in report
 
