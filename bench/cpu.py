@@ -31,6 +31,7 @@ from bench.session import Options, measure
 _NAMED = re.compile(r"(?:(?P<name>[\w.-]+)=)?(?P<command>.+)")
 _ROUNDS, _QUICK_ROUNDS = 5, 2
 _SECONDS, _QUICK_SECONDS = 0.4, 0.2
+_INTERRUPTED = 130  # as shells have it
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -155,8 +156,7 @@ def _judge(run: Run) -> list[str]:
     return missed
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command."""
+def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = _parser()
     options = parser.parse_args(arguments)
     counts = [options.rounds, options.requests, options.seconds]
@@ -164,6 +164,12 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--rounds, --requests and --seconds must be more than 0")
     if options.publish and (options.row or options.proxy or options.quick):
         parser.error("--publish is for a whole run: leave out --row, --proxy and --quick")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command."""
+    options = _options(arguments)
     if options.list:
         print("\n".join(f"{row.group:10} {row.name}" for row in ROWS.values()))
         return 0
@@ -173,6 +179,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ProgramError, RunFailedError) as error:
         print(f"the bench could not be run: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: --json FILE keeps the groups that were measured", file=sys.stderr)
+        return _INTERRUPTED
     print(tables.text(run, [_beside(text)[0] for text in options.beside]))
     missed = _judge(run)
     if options.json is not None:

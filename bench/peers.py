@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -99,8 +100,7 @@ class Peers:
         return self._running[place]
 
     def _start(self, name: str, setting: Setting) -> Running:
-        folder = self.folder / f"{name}-{len(self._running)}"
-        folder.mkdir()
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
         port, tls = self.backend.port, None
         if setting.tls != "none":
             tls = replace(self.tls, is_upstream=setting.tls == "both")

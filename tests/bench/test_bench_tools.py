@@ -236,6 +236,27 @@ def test_a_peer_that_cannot_be_had_is_named_and_left_out(
     assert "build.py otelcol" in run.missing["collector"]
 
 
+def test_a_proxy_is_started_again_where_another_setting_is_wanted_later(
+    tmp_path: Path, tls: Tls
+) -> None:
+    (tmp_path / "sink").mkdir()
+    backend = Backend.start(tmp_path / "sink", None, tls=tls)
+    chosen = {"no-proxy": peers.MAKERS["no-proxy"]}
+    every = peers.Peers(tmp_path, backend, tls, None, chosen, frozenset(chosen))
+    plain = row("grpc", proxies=("no-proxy",))
+    over_tls = row("grpc", proxies=("no-proxy",), setting=Setting(tls="both"))
+    try:
+        first = every.of(plain)["no-proxy"].program.process
+        assert every.of(plain)["no-proxy"].program.process is first
+        every.stop_others({over_tls.setting})
+        assert first.poll() is not None
+        every.of(over_tls)
+        assert every.of(plain)["no-proxy"].program.process is not first
+    finally:
+        every.stop()
+        backend.program.stop()
+
+
 def test_a_row_that_a_proxy_answers_wrongly_is_named_and_the_others_are_measured(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
