@@ -130,7 +130,8 @@ def builds(run: Run) -> str:
     """What was measured, where and when."""
     machine = run.machine
     where = f"{machine.cores} cores of {machine.cpu}, {machine.kernel}, {machine.python}"
-    how = f"{run.rounds} rounds of about {run.seconds:g} s, load average before: {machine.load:.1f}"
+    rounds = "1 round" if run.rounds == 1 else f"{run.rounds} rounds"
+    how = f"{rounds} of about {run.seconds:g} s, load average before: {machine.load:.1f}"
     lines = [f"Measured {run.made_at[:10]} on {where}. {how}."]
     lines += [f"- `{name}`: {_without_folder(build)}" for name, build in run.builds.items()]
     lines += [
@@ -253,8 +254,8 @@ def summary(run: Run) -> str:
     judged = [each for each in gates.judge(run, run) if each.case.must is not None]
     reached = sum(each.value <= (each.case.must or 0) for each in judged)
     sentences.append(
-        f"Of {len(judged)} bounds that we set ourselves, {reached} are reached: see "
-        "[performance](docs/performance.md)."
+        f"Bounds that we set ourselves and reach: {reached} of {len(judged)} "
+        "([which](docs/performance.md#bounds))."
     )
     return "\n".join(sentences)
 

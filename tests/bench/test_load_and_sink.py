@@ -208,6 +208,9 @@ HEAD = wire.fields([(":status", "200"), ("content-type", "application/grpc")])
 LOST = wire.fields([("grpc-status", "14")])
 OK = wire.fields([("grpc-status", "0")])
 OK_HEAD = wire.frame(wire.HEADERS, 0x4, 1, HEAD)
+END = wire.frame(wire.HEADERS, 0x5, 1, OK)
+GZIP = wire.fields([(":status", "200"), ("grpc-encoding", "gzip")])
+GZIP_HEAD = wire.frame(wire.HEADERS, 0x4, 1, GZIP)
 REPLY = wire.frame(wire.DATA, 0, 1, load_grpc.EXPECTED_REPLY)
 
 
@@ -218,7 +221,10 @@ REPLY = wire.frame(wire.DATA, 0, 1, load_grpc.EXPECTED_REPLY)
         (OK_HEAD + wire.frame(wire.HEADERS, 0x5, 1, OK), r"reply b''"),
         (wire.frame(wire.HEADERS, 0x5, 1, LOST), r"'grpc-status': '14'"),
         (OK_HEAD + OK_HEAD, r"unexpected head"),
-        (OK_HEAD + wire.frame(wire.DATA, 0, 1, b"\0\0\0\0\1!"), r"unexpected DATA"),
+        (OK_HEAD + wire.frame(wire.DATA, 0, 1, bytes(65)), r"unexpected DATA"),
+        (OK_HEAD + wire.frame(wire.DATA, 0, 1, b"\0\0\0\0\1!") + END, r"reply .*!"),
+        (OK_HEAD + wire.frame(wire.DATA, 0, 1, b"\1\0\0\0\0") + END, r"reply b'.x01"),
+        (GZIP_HEAD + wire.frame(wire.DATA, 0, 1, b"\1\0\0\0\1!") + END, r"reply b'.x01"),
         (wire.frame(wire.HEADERS, 0x4, 1, b"\xbe"), r"unreadable header block be"),
         (wire.frame(wire.HEADERS, 0x4, 3, HEAD), r"stream 3, which is not open"),
         (wire.frame(wire.RST_STREAM, 0, 1, b"\0\0\0\7"), r"RST_STREAM on stream 1"),
@@ -237,6 +243,23 @@ def test_any_other_answer_than_the_expected_one_fails_the_run(
         with pytest.raises(RunFailedError, match=complaint):
             load_grpc.run(plan)
         peer.join()
+
+
+@pytest.mark.parametrize("message", [b"", b"\n\0"])
+def test_replies_without_a_rejection_are_taken_compressed_or_not(message: bytes) -> None:
+    packed = gzip.compress(message)
+    replies = [
+        OK_HEAD + wire.frame(wire.DATA, 0, 1, bytes([0, 0, 0, 0, len(message)]) + message),
+        GZIP_HEAD + wire.frame(wire.DATA, 0, 1, bytes([1, 0, 0, 0, len(packed)]) + packed),
+    ]
+    for reply in replies:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            peer = threading.Thread(target=answer_first_request, args=(listener, reply + END))
+            peer.start()
+            port = listener.getsockname()[1]
+            plan = Plan("grpc", port, bodies.body("small"), requests=1, connections=1)
+            assert len(load_grpc.run(plan)[1]) == 1
+            peer.join()
 
 
 def answer_first_request(listener: socket.socket, answer: bytes, after_s: float = 0.0) -> None:
