@@ -83,6 +83,7 @@ class Collector:
         auth = {"authenticator": "bearertokenauth"}
         exporter = {
             "compression": self.compression,
+            "timeout": "60s",
             "tls": {"insecure": True},
             "sending_queue": {"enabled": False},
             "retry_on_failure": {"enabled": False},
