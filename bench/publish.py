@@ -10,11 +10,14 @@ import re
 import sys
 from pathlib import Path
 
+import msgspec
+
 from bench import pictures, run_file, tables
-from bench.run_file import Run
+from bench.run_file import Program, Run
 
 _CHECKOUT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/performance.md")
+_FOLDERS = re.compile(r"(?<![\w.])/(?:[\w.@+-]+/)+")
 BLOCK = re.compile(r"(<!-- bench:(\w+) -->\n).*?(\n<!-- /bench:\2 -->)", re.DOTALL)
 
 
@@ -52,10 +55,26 @@ def files(run: Run) -> dict[Path, str]:
     return made
 
 
+def without_folders(run: Run) -> Run:
+    """Return a run that says nothing of where files are on the machine that it was made on."""
+
+    def short(text: str) -> str:
+        return _FOLDERS.sub("", text)
+
+    return msgspec.structs.replace(
+        run,
+        builds={
+            name: Program(build.title, short(build.details)) for name, build in run.builds.items()
+        },
+        missing={name: short(reason) for name, reason in run.missing.items()},
+        failed={where: short(reason) for where, reason in run.failed.items()},
+    )
+
+
 def publish(run: Run) -> None:
     """Write a run and all that is made from it."""
     run_file.RESULTS.mkdir(exist_ok=True)
-    run_file.LATEST.write_bytes(run_file.dump(run))
+    run_file.LATEST.write_bytes(run_file.dump(without_folders(run)))
     run = run_file.load()  # as rounded there
     for file, text in files(run).items():
         file.write_text(text, encoding="utf-8")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from bench import gates
 from bench.rows import BASELINE, ROWS, SUBJECT
-from bench.run_file import Cell, Program, Run
+from bench.run_file import Cell, Run
 
 _LINE = "{:<24} {:<14} {:>8} {:>15} {:>6} {:>7} {:>5} {:>7} {:>7} {:>5}"
 _MANY_US = 10_000
@@ -133,7 +133,7 @@ def builds(run: Run) -> str:
     rounds = "1 round" if run.rounds == 1 else f"{run.rounds} rounds"
     how = f"{rounds} of about {run.seconds:g} s, load average before: {machine.load:.1f}"
     lines = [f"Measured {run.made_at[:10]} on {where}. {how}."]
-    lines += [f"- `{name}`: {_without_folder(build)}" for name, build in run.builds.items()]
+    lines += [f"- `{name}`: {build.title}; {build.details}" for name, build in run.builds.items()]
     lines += [
         f"- `{name}` could not be had: {_first_line(why)}" for name, why in run.missing.items()
     ]
@@ -143,12 +143,6 @@ def builds(run: Run) -> str:
 
 def _first_line(reason: str) -> str:
     return reason.splitlines()[0] if reason else "no reason given"
-
-
-def _without_folder(build: Program) -> str:
-    """Name a build, but not where on this machine it lies."""
-    details = " ".join(each for each in build.details.split() if not each.startswith("/"))
-    return "; ".join(filter(None, (build.title, details)))
 
 
 def every_row(run: Run) -> str:
