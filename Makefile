@@ -72,11 +72,13 @@ chaos: compiled  ## kill and freeze what is around a gateway and in it while rea
 	@$(BIN)/python tests/interop/tools/build.py otelcol
 	@CHAOS_SECONDS=$(or $(SECONDS),6) $(BIN)/python -m pytest -s $(FAULTS) $(PYTEST)
 
-bench: compiled  ## measure CPU per request beside other proxies, how fast a key is revoked, a million keys
-	@$(BIN)/python tools/debian.py nginx
-	@$(BIN)/python -m bench.cpu
+bench: compiled  ## measure requests beside other proxies, revocation, a million keys (BENCH=--quick: 3 minutes, requests only)
+	@$(BIN)/python -m bench.prepare
+	@$(BIN)/python -m bench.cpu $(BENCH)
+ifeq ($(findstring --quick,$(BENCH)),)
 	@$(BIN)/python -m bench.revocation
 	@$(BIN)/python -m bench.scale
+endif
 
 fuzz: $(STAMP)  ## look for inputs that break something, coverage-guided (SECONDS=600)
 	@GATEWAY_PURE_PYTHON=1 $(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),180)

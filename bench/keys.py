@@ -24,11 +24,24 @@ def key(number: int) -> str:
     return "iapikey-" + "".join(characters)
 
 
-def keys(count: int = COUNT) -> list[str]:
-    """Return the first `count` keys."""
-    return [key(number) for number in range(count)]
+_STRIDE, _FEW = 7919, 10_000
+
+UNKNOWN = 1_000_000_000
+"""The number of the first of the keys that no proxy knows."""
 
 
-def authorizations(count: int = COUNT) -> list[str]:
-    """Return the values of `Authorization` that carry the first `count` keys."""
-    return [f"{SCHEME} {each}" for each in keys(count)]
+def in_turn(number: int, count: int) -> int:
+    """Return which of `count` keys request `number` uses: the first ones first, unless there are
+    so many that a run uses only a part, which is then taken from all over.
+    """
+    return number * (_STRIDE if count > _FEW else 1) % count
+
+
+def keys(count: int = COUNT, first: int = 0) -> list[str]:
+    """Return `count` keys from number `first` on."""
+    return [key(number) for number in range(first, first + count)]
+
+
+def authorizations(count: int = COUNT, first: int = 0) -> list[str]:
+    """Return the values of `Authorization` that carry `count` keys from number `first` on."""
+    return [f"{SCHEME} {each}" for each in keys(count, first)]

@@ -1,91 +1,53 @@
-"""gRPC load as grpc-go sends it: raw sockets, epoll, real flow control, every response checked.
+"""gRPC load as grpc-go sends it: real flow control, every response checked.
 
-Each connection keeps a number of streams open until all requests are answered. Requests carry the
-bench's keys in turn and a `grpc-timeout` that differs each time, because no two requests of a real
-exporter have equal header blocks. The client keeps its header table at 0, so the peer's blocks are
-self-contained and can be judged by their bytes.
+The client keeps its header table at 0, so the peer's blocks are self-contained and can be judged by
+their bytes.
 """
 
 from __future__ import annotations
 
-import select
-import socket
+import functools
+import gzip
 import time
+import zlib
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hpack import Decoder, HPACKError
 
-from bench import keys, wire
-from bench.bodies import Body
+from bench import heads, keys, wire
+from bench.heads import HeaderBlocks, Heads, HeadWriter, RecordedHeads
+from bench.link import Link
+from bench.load_loop import Client, LoadLoop, Plan, Tally
 from bench.report import RunFailedError
 
-PATH = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 EXPECTED_REPLY = b"\0\0\0\0\0"
 """An ExportTraceServiceResponse without partial success, uncompressed."""
 
-_USER_AGENT = "OpenTelemetry Collector Contrib/0.165.0 (linux/amd64) grpc-go/1.79.0"
-_TIMEOUTS = 5000
+_EXPECTED_MESSAGES = frozenset({b"", b"\n\0"})
+"""The Collector writes an empty `partial_success` at times."""
+
+_LONGEST_REPLY = 64
+
+UNAUTHENTICATED = "16"
+_REFUSED_STATUS = frozenset({"401", "403"})
 _CREDIT_THRESHOLD = 16384  # grpc-go gives a window's quarter back
-_READ_BYTES = 1 << 18
-_STALL_S = 30.0
-_MAX_MEMO = 10_000
+_NO_ERROR = bytes(4)
+_PREFIX = 5  # of a message: whether it is compressed, and its length
 
 
-def request_fields(authority: str, encoding: str | None) -> list[tuple[str, str]]:
-    """Return the fields of a request in grpc-go's order, up to grpc-timeout and metadata."""
-    fields = [
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", PATH),
-        (":authority", authority),
-        ("content-type", "application/grpc"),
-        ("user-agent", _USER_AGENT),
-        ("te", "trailers"),
-    ]
-    if encoding is not None:
-        fields.append(("grpc-encoding", encoding))
-    fields.append(("grpc-accept-encoding", "gzip,snappy,zstd"))
-    return fields
+@functools.lru_cache(maxsize=10_000)
+def _decode(block: bytes) -> dict[str, str]:
+    """Return the fields of a response's block.
 
-
-class HeaderBlocks:
-    """Makes each request's header block, and judges the peer's."""
-
-    def __init__(self, authority: str, encoding: str | None, authorizations: Sequence[str]) -> None:
-        self._base = wire.fields(request_fields(authority, encoding))
-        self._authorizations = [wire.field("authorization", each) for each in authorizations]
-        # What is left of a Collector's 5 s differs from request to request.
-        self._timeouts = [
-            wire.field("grpc-timeout", f"{4_900_000 + number * 13}u") for number in range(_TIMEOUTS)
-        ]
-        self._decoded: dict[bytes, dict[str, str]] = {}
-
-    def request(self, number: int) -> bytes:
-        """Return the block of request `number`."""
-        return (
-            self._base
-            + self._timeouts[number % _TIMEOUTS]
-            + self._authorizations[number % len(self._authorizations)]
-        )
-
-    def decode(self, block: bytes) -> dict[str, str]:
-        """Return the fields of a response's block.
-
-        Raises:
-            RunFailedError: the block is not self-contained, or malformed.
-        """
-        decoded = self._decoded.get(block)
-        if decoded is None:
-            try:
-                decoded = {str(name): str(value) for name, value in Decoder().decode(block)}
-            except HPACKError as error:
-                message = f"unreadable header block {block.hex()}: {error}"
-                raise RunFailedError(message) from error
-            if len(self._decoded) < _MAX_MEMO:
-                self._decoded[block] = decoded
-        return decoded
+    Raises:
+        RunFailedError: the block is not self-contained, or malformed.
+    """
+    try:
+        return {str(name): str(value) for name, value in Decoder().decode(block)}
+    except HPACKError as error:
+        message = f"unreadable header block {block.hex()}: {error}"
+        raise RunFailedError(message) from error
 
 
 @dataclass(slots=True)
@@ -94,89 +56,82 @@ class _Stream:
 
     number: int
     window: int
-    started_s: float
+    due_s: float
     unsent_at: int = 0
-    head_seen: bool = False
+    head: dict[str, str] | None = None
     reply: bytes = b""
 
 
-@dataclass(slots=True)
-class Progress:
-    """What all connections share: the work left, and what came of it."""
+def _is_expected(stream: _Stream) -> bool:
+    """Return whether the reply is one message, compressed or not, that rejects nothing."""
+    reply = stream.reply
+    if len(reply) < _PREFIX or len(reply) - _PREFIX != int.from_bytes(reply[1:_PREFIX], "big"):
+        return False
+    message = reply[_PREFIX:]
+    if reply[0]:
+        if (stream.head or {}).get("grpc-encoding") != "gzip":
+            return False
+        try:
+            message = gzip.decompress(message)
+        except (OSError, EOFError, zlib.error):
+            return False
+    return message in _EXPECTED_MESSAGES
 
-    requests: int
-    started: int = 0
-    is_open: bool = False
-    durations_s: list[float] = field(default_factory=list)
 
-
-class _Connection:
+class GrpcClient:
     """One HTTP/2 connection with a fixed number of streams in flight."""
 
-    def __init__(
-        self,
-        port: int,
-        streams: int,
-        message: bytes,
-        blocks: HeaderBlocks,
-        progress: Progress,
-        *,
-        bdp_pings: bool,
-    ) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.setblocking(False)  # noqa: FBT003 -- the standard library's signature
-        self.is_ready = False
-        self._max_streams = streams
+    def __init__(self, plan: Plan, message: bytes, writer: HeadWriter, tally: Tally) -> None:
+        self.link = Link(plan.port, "h2" if plan.is_tls else None)
+        self.is_spent = False
+        self._plan = plan
+        self._tally = tally
+        self._is_ready = False
+        self._max_streams = plan.streams
         self._message = message
-        self._blocks = blocks
-        self._progress = progress
-        self._bdp_pings = bdp_pings
+        self._writer = writer
         self._ping_open = False
         self._next_stream = 1
         self._streams: dict[int, _Stream] = {}
         self._sending: deque[tuple[int, _Stream]] = deque()
         self._window = wire.DEFAULT_WINDOW
         self._initial_window = wire.DEFAULT_WINDOW
-        self._block_prefix = b""
         self._uncredited = 0
         self._rest = b""
         self._out: list[bytes] = [
             wire.PREFACE,
             wire.settings({wire.SETTING_HEADER_TABLE_SIZE: 0}),
         ]
-        self._unsent = b""
 
     @property
-    def wants_write(self) -> bool:
-        """Whether the kernel has not taken all that is to be sent."""
-        return bool(self._unsent)
+    def room(self) -> int:
+        """How many more requests may be begun now."""
+        if not self._is_ready or self.is_spent:
+            return 0
+        if self._plan.reconnects:
+            return 1 if self._next_stream == 1 else 0
+        return self._max_streams - len(self._streams)
+
+    def begin(self, number: int, due_s: float) -> None:
+        """Open a stream; its duration runs from `due_s`."""
+        stream_id = self._next_stream
+        self._next_stream += 2
+        block = self._writer.block(number)
+        self._out.append(wire.frame(wire.HEADERS, wire.FLAG_END_HEADERS, stream_id, block))
+        stream = _Stream(number, self._initial_window, due_s)
+        self._streams[stream_id] = stream
+        self._sending.append((stream_id, stream))
+        self._send_bodies()
 
     def flush(self) -> None:
         """Send what has gathered, as far as the kernel takes it."""
-        data = self._unsent + b"".join(self._out)
+        try:
+            self.link.write(b"".join(self._out))
+        except OSError:
+            if not self._plan.is_refused:
+                raise
+            self.link.drop_unsent()  # what the proxy says to it is read next
         self._out.clear()
-        if data:
-            try:
-                sent = self.socket.send(data)
-            except BlockingIOError:
-                sent = 0
-            self._unsent = data[sent:]
-
-    def start_requests(self) -> None:
-        """Open streams until the connection has its number or all requests are out."""
-        progress = self._progress
-        while len(self._streams) < self._max_streams and progress.started < progress.requests:
-            number, stream_id = progress.started, self._next_stream
-            progress.started += 1
-            self._next_stream += 2
-            block = self._block_prefix + self._blocks.request(number)
-            self._block_prefix = b""
-            self._out.append(wire.frame(wire.HEADERS, wire.FLAG_END_HEADERS, stream_id, block))
-            stream = _Stream(number, self._initial_window, time.perf_counter())
-            self._streams[stream_id] = stream
-            self._sending.append((stream_id, stream))
-        self._send_bodies()
 
     def _send_bodies(self) -> None:
         """Send DATA within the windows, a frame of each stream in turn like grpc-go's loopy."""
@@ -184,6 +139,8 @@ class _Connection:
         blocked = 0
         while self._sending and self._window and blocked < len(self._sending):
             stream_id, stream = self._sending.popleft()
+            if stream_id not in self._streams:
+                continue  # refused
             at = stream.unsent_at
             size = min(wire.MAX_FRAME_BYTES, len(message) - at, self._window, stream.window)
             if not size:
@@ -200,16 +157,14 @@ class _Connection:
             if not ends:
                 self._sending.append((stream_id, stream))
 
-    def read(self) -> None:
-        """Handle what has arrived.
-
-        Raises:
-            RunFailedError: the peer refused, reset, closed or answered something unexpected.
-        """
-        data = self.socket.recv(_READ_BYTES)
+    def receive(self) -> None:
+        """Handle what has arrived; see `Client.receive`."""
+        data = self.link.read()
+        if data is None:
+            return
         if not data:
-            message = "the proxy closed a connection"
-            raise RunFailedError(message)
+            self._gone("the proxy closed a connection")
+            return
         received = self._rest + data if self._rest else data
         at, end = 0, len(received)
         while end - at >= wire.FRAME_HEADER_BYTES:
@@ -226,7 +181,13 @@ class _Connection:
             at = payload_at + length
         self._rest = received[at:]
 
-    def _frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
+    def _gone(self, reason: str) -> None:
+        """Let another connection follow where refusals may end one and none is awaited."""
+        if not self._plan.is_refused or self._streams:
+            raise RunFailedError(reason)
+        self.is_spent = True
+
+    def _frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:  # noqa: C901 - a table
         if kind == wire.HEADERS:
             self._head_or_trailers(flags, stream_id, payload)
         elif kind == wire.DATA:
@@ -241,10 +202,12 @@ class _Connection:
                 self._ping_open = False
             else:
                 self._out.append(wire.frame(wire.PING, wire.FLAG_ACK, 0, payload))
-        elif kind in {wire.RST_STREAM, wire.GOAWAY}:
-            name = "RST_STREAM" if kind == wire.RST_STREAM else "GOAWAY"
-            message = f"{name} on stream {stream_id}: {payload!r}"
-            raise RunFailedError(message)
+        elif kind == wire.RST_STREAM:
+            if not (self._plan.is_refused and stream_id not in self._streams):
+                message = f"RST_STREAM on stream {stream_id}: {payload!r}"
+                raise RunFailedError(message)
+        elif kind == wire.GOAWAY:
+            self._gone(f"GOAWAY on stream {stream_id}: {payload!r}")
 
     def _credit(self, stream_id: int, credit: int) -> None:
         if not stream_id:
@@ -261,9 +224,9 @@ class _Connection:
         limit = values.get(wire.SETTING_MAX_CONCURRENT_STREAMS, self._max_streams)
         self._max_streams = min(self._max_streams, limit)
         if values.get(wire.SETTING_HEADER_TABLE_SIZE) == 0:
-            self._block_prefix = wire.TABLE_SIZE_UPDATE_TO_ZERO
+            self._writer.told()
         self._out.append(wire.frame(wire.SETTINGS, wire.FLAG_ACK, 0))
-        self.is_ready = True
+        self._is_ready = True
 
     def _stream(self, stream_id: int) -> _Stream:
         stream = self._streams.get(stream_id)
@@ -276,124 +239,91 @@ class _Connection:
         if not flags & wire.FLAG_END_HEADERS or flags & ~0x5:
             message = f"HEADERS with flags {flags:#x}, which the bench does not read"
             raise RunFailedError(message)
-        fields = self._blocks.decode(block)
+        fields = _decode(block)
         stream = self._stream(stream_id)
+        if self._plan.is_refused:
+            stream.head = {**(stream.head or {}), **fields}
+            if flags & wire.FLAG_END_STREAM:
+                self._refused(stream_id, stream)
+            return
         if not flags & wire.FLAG_END_STREAM:
-            if fields.get(":status") != "200" or stream.head_seen:
+            if fields.get(":status") != "200" or stream.head is not None:
                 message = f"request {stream.number}: unexpected head {fields}"
                 raise RunFailedError(message)
-            stream.head_seen = True
+            stream.head = fields
             return
-        if fields.get("grpc-status") != "0" or stream.reply != EXPECTED_REPLY:
+        if fields.get("grpc-status") != "0" or not _is_expected(stream):
             message = f"request {stream.number}: reply {stream.reply!r}, trailers {fields}"
             raise RunFailedError(message)
         if stream.unsent_at != len(self._message):
             message = f"request {stream.number}: answered OK before its body was sent"
             raise RunFailedError(message)
+        self._finish(stream_id, stream)
+
+    def _refused(self, stream_id: int, stream: _Stream) -> None:
+        """Check a refusal: the protocol's own, or HTTP's where a proxy knows no gRPC."""
+        head = stream.head or {}
+        by_grpc = head.get("grpc-status") == UNAUTHENTICATED
+        if not by_grpc and head.get(":status") not in _REFUSED_STATUS:
+            message = f"request {stream.number}: not refused, but answered {head}"
+            raise RunFailedError(message)
+        if stream.unsent_at != len(self._message):  # as grpc-go gives up a body that nobody wants
+            self._out.append(wire.frame(wire.RST_STREAM, 0, stream_id, _NO_ERROR))
+        self._finish(stream_id, stream)
+
+    def _finish(self, stream_id: int, stream: _Stream) -> None:
         del self._streams[stream_id]
-        self._progress.durations_s.append(time.perf_counter() - stream.started_s)
+        self._tally.durations_s.append(time.perf_counter() - stream.due_s)
+        self.is_spent = self.is_spent or self._plan.reconnects
 
     def _reply(self, flags: int, stream_id: int, payload: bytes) -> None:
         stream = self._stream(stream_id)
-        stream.reply += payload
-        if flags or not stream.head_seen or len(stream.reply) > len(EXPECTED_REPLY):
-            message = f"request {stream.number}: unexpected DATA {payload[:64]!r}, flags {flags}"
-            raise RunFailedError(message)
         self._uncredited += len(payload)
         if self._uncredited >= _CREDIT_THRESHOLD:
             self._out.append(wire.window_update(0, self._uncredited))
             self._uncredited = 0
-        if self._bdp_pings and not self._ping_open:
+        if self._plan.is_refused:
+            if flags & wire.FLAG_END_STREAM:
+                self._refused(stream_id, stream)
+            return
+        stream.reply += payload
+        if flags or stream.head is None or len(stream.reply) > _LONGEST_REPLY:
+            message = f"request {stream.number}: unexpected DATA {payload[:64]!r}, flags {flags}"
+            raise RunFailedError(message)
+        if self._plan.bdp_pings and not self._ping_open:
             self._ping_open = True
             self._out.append(wire.frame(wire.PING, 0, 0, b"\2\4\x10\x10\x09\x0e\7\7"))
 
 
-@dataclass(frozen=True, slots=True)
-class GrpcLoad:
-    """A run of gRPC requests against one port.
+def encoder(plan: Plan) -> Heads:
+    """Return whose header blocks a run sends.
 
-    Attributes:
-        port: where the proxy listens on 127.0.0.1.
-        body: what each request carries.
-        requests: how many are sent in all.
-        connections: how many connections are held.
-        streams: how many requests each connection has in flight, if the peer allows so many.
-        key_count: how many keys are used in turn.
-        authorizations: used in turn instead of keys.
-        bdp_pings: send a PING when a reply arrives and none is open, as grpc-go does to measure
-            the path.
+    Raises:
+        RunFailedError: there is no recording of this encoder.
     """
+    authority = f"127.0.0.1:{plan.port}"
+    if plan.encoder is None or plan.encoder == heads.NEVER_SIGNALS:
+        return HeaderBlocks(
+            authority,
+            plan.body.encoding,
+            plan.key_count,
+            first_key=keys.UNKNOWN if plan.is_refused else 0,
+            authorizations=plan.authorizations,
+            is_plain=plan.encoder is not None,
+        )
+    try:
+        return RecordedHeads(plan.encoder)
+    except FileNotFoundError as error:
+        message = f"no encoder {plan.encoder!r}: choose one of {', '.join(heads.recorded())}"
+        raise RunFailedError(message) from error
 
-    port: int
-    body: Body
-    requests: int
-    connections: int
-    streams: int
-    key_count: int = keys.COUNT
-    bdp_pings: bool = False
-    authorizations: Sequence[str] = ()
 
-    def run(self) -> tuple[float, list[float]]:
-        """Send all requests; return the seconds they took and each one's duration in seconds.
+def run(plan: Plan) -> tuple[float, list[float]]:
+    """Send what a plan says; see `LoadLoop.run`."""
+    chosen = encoder(plan)
+    message = plan.body.grpc
 
-        Raises:
-            RunFailedError: any response was not the expected one, or nothing moved for 30 s.
-            OSError: the proxy does not take connections.
-        """
-        values = self.authorizations or keys.authorizations(self.key_count)
-        blocks = HeaderBlocks(f"127.0.0.1:{self.port}", self.body.encoding, values)
-        progress = Progress(self.requests)
-        by_descriptor: dict[int, _Connection] = {}
-        poll = select.epoll()
-        try:
-            for _ in range(self.connections):
-                connection = _Connection(
-                    self.port,
-                    self.streams,
-                    self.body.grpc,
-                    blocks,
-                    progress,
-                    bdp_pings=self.bdp_pings,
-                )
-                by_descriptor[connection.socket.fileno()] = connection
-                poll.register(connection.socket, select.EPOLLIN)
-                connection.flush()
-            while not all(each.is_ready for each in by_descriptor.values()):
-                self._turn(poll, by_descriptor, progress)
-            progress.is_open = True
-            start_s = time.perf_counter()
-            for descriptor, connection in by_descriptor.items():
-                connection.start_requests()
-                self._flush(poll, descriptor, connection)
-            while len(progress.durations_s) < self.requests:
-                self._turn(poll, by_descriptor, progress)
-            return time.perf_counter() - start_s, progress.durations_s
-        finally:
-            poll.close()
-            for connection in by_descriptor.values():
-                connection.socket.close()
+    def connect(tally: Tally) -> Client:
+        return GrpcClient(plan, message, chosen.writer(), tally)
 
-    def _turn(
-        self, poll: select.epoll, by_descriptor: dict[int, _Connection], progress: Progress
-    ) -> None:
-        """Wait for the sockets and handle what each has to say."""
-        events = poll.poll(_STALL_S)
-        if not events:
-            done = len(progress.durations_s)
-            message = f"nothing moved for {_STALL_S:.0f} s, {done} of {self.requests} answered"
-            raise RunFailedError(message)
-        for descriptor, event in events:
-            connection = by_descriptor[descriptor]
-            if event & ~select.EPOLLOUT:
-                connection.read()
-            if progress.is_open:
-                connection.start_requests()
-            self._flush(poll, descriptor, connection)
-
-    @staticmethod
-    def _flush(poll: select.epoll, descriptor: int, connection: _Connection) -> None:
-        had_unsent = connection.wants_write
-        connection.flush()
-        if connection.wants_write != had_unsent:
-            mask = select.EPOLLOUT if connection.wants_write else 0
-            poll.modify(descriptor, select.EPOLLIN | mask)
+    return LoadLoop(plan, connect).run()

@@ -1,118 +1,140 @@
 """HTTP load as Go's net/http sends it: kept-alive HTTP/1.1 connections, one request at a time.
 
-Every response is checked: status 200 and the expected body.
+Every response is checked: status 200 and the expected body, or a refusal where one is due.
 """
 
 from __future__ import annotations
 
-import select
-import socket
+import functools
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import httptools
 
 from bench import keys
 from bench.bodies import Body
+from bench.link import Link
+from bench.load_loop import Client, LoadLoop, Plan, Tally
 from bench.report import RunFailedError
 
-EXPECTED_REPLY = b""
-"""An ExportTraceServiceResponse without partial success."""
+EXPECTED_REPLIES = frozenset({b"", b"\n\0"})
+"""ExportTraceServiceResponses without partial success; the Collector may write an empty one."""
 
 _USER_AGENT = "OpenTelemetry Collector Contrib/0.165.0 (linux/amd64)"
-_READ_BYTES = 1 << 16
-_STALL_S = 30.0
+_REFUSED_STATUS = frozenset({401, 403})
 
 
-def request_heads(port: int, body: Body, authorizations: Sequence[str]) -> list[bytes]:
-    """Return one head for each value of Authorization, fields in the order of Go's net/http."""
+def request_head(port: int, body: Body, authorization: str) -> bytes:
+    """Return a head with a value of Authorization, fields in the order of Go's net/http."""
     encoding = "" if body.encoding is None else f"Content-Encoding: {body.encoding}\r\n"
-    return [
-        (
-            "POST /v1/traces HTTP/1.1\r\n"
-            f"Host: 127.0.0.1:{port}\r\n"
-            f"User-Agent: {_USER_AGENT}\r\n"
-            f"Content-Length: {len(body.message)}\r\n"
-            f"Authorization: {authorization}\r\n"
-            f"{encoding}"
-            "Content-Type: application/x-protobuf\r\n"
-            "Accept-Encoding: gzip\r\n\r\n"
-        ).encode()
-        for authorization in authorizations
-    ]
+    return (
+        "POST /v1/traces HTTP/1.1\r\n"
+        f"Host: 127.0.0.1:{port}\r\n"
+        f"User-Agent: {_USER_AGENT}\r\n"
+        f"Content-Length: {len(body.message)}\r\n"
+        f"Authorization: {authorization}\r\n"
+        f"{encoding}"
+        "Content-Type: application/x-protobuf\r\n"
+        "Accept-Encoding: gzip\r\n\r\n"
+    ).encode()
 
 
-def agent_heads(port: int, body: Body, key_count: int) -> list[bytes]:
-    """Return one head for each key, as the agents' main forwarder sends it."""
-    return [
-        (
-            "POST /receiver/stsAgent/intake/ HTTP/1.1\r\n"
-            f"Host: 127.0.0.1:{port}\r\n"
-            "User-Agent: stackstate-agent/3.51.0\r\n"
-            f"Content-Length: {len(body.message)}\r\n"
-            "Allow-Arbitrary-Tag-Value: true\r\n"
-            f"Content-Encoding: {body.encoding}\r\n"
-            "Content-Type: application/json\r\n"
-            "Sts-Agent-Version: 3.51.0\r\n"
-            f"Sts-Api-Key: {key}\r\n"
-            "X-Dd-Agent-Attempts: 1\r\n"
-            "Accept-Encoding: gzip\r\n\r\n"
-        ).encode()
-        for key in keys.keys(key_count)
-    ]
+def agent_head(port: int, body: Body, key: str) -> bytes:
+    """Return a head with a key, as the agents' main forwarder sends it."""
+    return (
+        "POST /receiver/stsAgent/intake/ HTTP/1.1\r\n"
+        f"Host: 127.0.0.1:{port}\r\n"
+        "User-Agent: stackstate-agent/3.51.0\r\n"
+        f"Content-Length: {len(body.message)}\r\n"
+        "Allow-Arbitrary-Tag-Value: true\r\n"
+        f"Content-Encoding: {body.encoding}\r\n"
+        "Content-Type: application/json\r\n"
+        "Sts-Agent-Version: 3.51.0\r\n"
+        f"Sts-Api-Key: {key}\r\n"
+        "X-Dd-Agent-Attempts: 1\r\n"
+        "Accept-Encoding: gzip\r\n\r\n"
+    ).encode()
 
 
-class _Connection:
+@functools.lru_cache(maxsize=4)
+def _known(count: int, first: int) -> list[str]:
+    return keys.keys(count, first)
+
+
+class HttpClient:
     """One connection; also the callbacks of its parser."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.setblocking(False)  # noqa: FBT003 -- the standard library's signature
-        self.started_s = 0.0
-        self.unsent = memoryview(b"")
-        self.is_answered = False
+    def __init__(self, plan: Plan, requests: list[bytes], tally: Tally) -> None:
+        self.link = Link(plan.port, "http/1.1" if plan.is_tls else None)
+        self.is_spent = False
+        self._plan = plan
+        self._requests = requests
+        self._tally = tally
+        self._due_s: float | None = None
+        self._is_answered = False
         self._reply = b""
         self._parser = httptools.HttpResponseParser(self)
 
-    def send(self, request: bytes) -> None:
-        """Begin a request."""
-        self.started_s = time.perf_counter()
-        self.is_answered = False
+    @property
+    def room(self) -> int:
+        """How many more requests may be begun now."""
+        return 0 if self.is_spent or self._due_s is not None else 1
+
+    def begin(self, number: int, due_s: float) -> None:
+        """Begin a request; its duration runs from `due_s`."""
+        self._due_s = due_s
+        self._is_answered = False
         self._reply = b""
-        self.unsent = memoryview(request)
-        self.flush()
+        head = self._requests[keys.in_turn(number, len(self._requests))]
+        self._write(head + self._plan.body.message)
 
     def flush(self) -> None:
         """Send as much as the kernel takes."""
+        self._write(b"")
+
+    def _write(self, data: bytes) -> None:
         try:
-            sent = self.socket.send(self.unsent)
-        except BlockingIOError:
-            sent = 0
-        self.unsent = self.unsent[sent:]
+            self.link.write(data)
+        except OSError:
+            if not self._plan.is_refused:
+                raise
+            self.link.drop_unsent()  # what the proxy says to it is read next
+            self.is_spent = self._due_s is None
 
-    def read(self) -> None:
-        """Handle what has arrived; afterwards `is_answered` says whether the answer is whole.
-
-        Raises:
-            RunFailedError: the connection ended, or the answer is not the expected one.
-        """
-        data = self.socket.recv(_READ_BYTES)
+    def receive(self) -> None:
+        """Handle what has arrived; see `Client.receive`."""
+        data = self.link.read()
+        if data is None:
+            return
         if not data:
-            message = "the proxy closed a connection"
-            raise RunFailedError(message)
+            if not self._plan.is_refused or self._due_s is not None:
+                message = "the proxy closed a connection"
+                raise RunFailedError(message)
+            self.is_spent = True
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             message = f"unreadable answer {data[:200]!r}: {error}"
             raise RunFailedError(message) from error
-        if not self.is_answered:
-            return
+        if self._is_answered and self._due_s is not None:
+            self._check()
+            self._tally.durations_s.append(time.perf_counter() - self._due_s)
+            self._due_s = None
+
+    def _check(self) -> None:
         status = self._parser.get_status_code()
-        if status != 200 or self._reply != EXPECTED_REPLY or self.unsent:
+        if self._plan.is_refused:
+            if status not in _REFUSED_STATUS:
+                message = f"not refused: status {status}, body {self._reply[:200]!r}"
+                raise RunFailedError(message)
+            # As net/http gives up a connection with a body that nobody wants.
+            self.is_spent = not self.link.is_sent or not self._parser.should_keep_alive()
+            self.link.drop_unsent()
+            return
+        if status != 200 or self._reply not in EXPECTED_REPLIES or not self.link.is_sent:
             message = f"unexpected answer: status {status}, body {self._reply[:200]!r}"
             raise RunFailedError(message)
+        self.is_spent = self._plan.reconnects
 
     def on_body(self, body: bytes) -> None:
         """Gather the reply (parser callback)."""
@@ -120,93 +142,20 @@ class _Connection:
 
     def on_message_complete(self) -> None:
         """Note the end (parser callback)."""
-        self.is_answered = True
+        self._is_answered = True
 
 
-@dataclass(frozen=True, slots=True)
-class HttpLoad:
-    """A run of OTLP/HTTP or agents' requests against one port.
+def run(plan: Plan) -> tuple[float, list[float]]:
+    """Send what a plan says; see `LoadLoop.run`."""
+    first = keys.UNKNOWN if plan.is_refused else 0
+    known = _known(plan.key_count, first)
+    if plan.kind == "intake":
+        requests = [agent_head(plan.port, plan.body, each) for each in known]
+    else:
+        given = plan.authorizations or [f"{keys.SCHEME} {each}" for each in known]
+        requests = [request_head(plan.port, plan.body, each) for each in given]
 
-    Attributes:
-        port: where the proxy listens on 127.0.0.1.
-        body: what each request carries.
-        requests: how many are sent in all.
-        connections: how many connections are held, each with one request in flight.
-        key_count: how many keys are used in turn.
-        is_intake: whether agents send, not a Collector.
-        authorizations: used in turn instead of keys by a Collector.
-    """
+    def connect(tally: Tally) -> Client:
+        return HttpClient(plan, requests, tally)
 
-    port: int
-    body: Body
-    requests: int
-    connections: int
-    key_count: int = keys.COUNT
-    is_intake: bool = False
-    authorizations: Sequence[str] = ()
-
-    def run(self) -> tuple[float, list[float]]:
-        """Send all requests; return the seconds they took and each one's duration in seconds.
-
-        Raises:
-            RunFailedError: any response was not the expected one, or nothing moved for 30 s.
-            OSError: the proxy does not take connections.
-        """
-        poll = select.epoll()
-        by_descriptor: dict[int, _Connection] = {}
-        try:
-            for _ in range(self.connections):
-                connection = _Connection(self.port)
-                by_descriptor[connection.socket.fileno()] = connection
-                poll.register(connection.socket, select.EPOLLIN)
-            return self._send_all(poll, by_descriptor)
-        finally:
-            poll.close()
-            for connection in by_descriptor.values():
-                connection.socket.close()
-
-    def _send_all(
-        self, poll: select.epoll, by_descriptor: dict[int, _Connection]
-    ) -> tuple[float, list[float]]:
-        heads = self._heads()
-        durations_s: list[float] = []
-        started = 0
-        start_s = time.perf_counter()
-        for connection in by_descriptor.values():
-            if started < self.requests:
-                connection.send(heads[started % len(heads)] + self.body.message)
-                started += 1
-                self._watch(poll, connection)
-        while len(durations_s) < self.requests:
-            events = poll.poll(_STALL_S)
-            if not events:
-                done = f"{len(durations_s)} of {self.requests} answered"
-                message = f"nothing moved for {_STALL_S:.0f} s, {done}"
-                raise RunFailedError(message)
-            for descriptor, event in events:
-                connection = by_descriptor[descriptor]
-                if connection.unsent:
-                    connection.flush()
-                    self._watch(poll, connection)
-                if event & ~select.EPOLLOUT:
-                    connection.read()
-                if connection.is_answered:
-                    durations_s.append(time.perf_counter() - connection.started_s)
-                    connection.is_answered = False
-                    if started < self.requests:
-                        connection.send(heads[started % len(heads)] + self.body.message)
-                        started += 1
-                        self._watch(poll, connection)
-        return time.perf_counter() - start_s, durations_s
-
-    def _heads(self) -> list[bytes]:
-        if self.is_intake:
-            return agent_heads(self.port, self.body, self.key_count)
-        values = self.authorizations or keys.authorizations(self.key_count)
-        return request_heads(self.port, self.body, values)
-
-    @staticmethod
-    def _watch(poll: select.epoll, connection: _Connection) -> None:
-        """Ask to be told when more can be sent, where something is left."""
-        mask = select.EPOLLOUT if connection.unsent else 0
-        poll.modify(connection.socket, select.EPOLLIN | mask)
+    return LoadLoop(plan, connect).run()

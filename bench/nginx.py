@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench import keys
 from bench.process import Program, ProgramError, free_port
-from bench.running import Build, Kind, Running, serving
+from bench.running import KINDS, Build, Kind, Running, Tls, serving
 from tools import debian
 
 # Two upstreams of one address: idle connections are pooled per upstream, and one that has spoken
@@ -22,13 +23,14 @@ from tools import debian
 # want it; later ones still take it there.
 _CONFIGURATION = """
 worker_processes 1; daemon off; master_process off; pid ./nginx.pid; error_log ./nginx.err;
-events {{ worker_connections 4096; }}
+events {{ worker_connections 8192; }}
 http {{
   access_log off; client_max_body_size 0; client_body_buffer_size 4m;
   keepalive_requests 100000000; keepalive_time 1d;
   client_body_temp_path ./body; proxy_temp_path ./proxy; fastcgi_temp_path ./fastcgi;
   uwsgi_temp_path ./uwsgi; scgi_temp_path ./scgi;
-  map_hash_max_size 262144; map_hash_bucket_size 256;
+  {certificates}
+  map_hash_max_size {map_size}; map_hash_bucket_size 256;
   map $http_authorization $is_known {{ default 0; include keys.map; }}
   map $http_sts_api_key $is_agent {{ default 0; include agents.map; }}
   upstream grpc_backend {{
@@ -38,26 +40,26 @@ http {{
     server 127.0.0.1:{backend}; keepalive 64; keepalive_requests 100000000; keepalive_time 1d;
   }}
   server {{
-    listen 127.0.0.1:{grpc} http2; http2_max_concurrent_streams 256;
+    listen 127.0.0.1:{grpc} {ssl} http2; http2_max_concurrent_streams 256;
     location / {{
       if ($is_known = 0) {{ return 401; }}
-      grpc_pass grpc://grpc_backend; grpc_buffer_size 64k;
+      grpc_pass {grpc_scheme}://grpc_backend; grpc_buffer_size 64k;
     }}
   }}
   server {{
-    listen 127.0.0.1:{http};
+    listen 127.0.0.1:{http} {ssl};
     location / {{
       if ($is_known = 0) {{ return 401; }}
       proxy_http_version 1.1; proxy_set_header Connection "";
-      proxy_request_buffering off; proxy_pass http://http_backend;
+      proxy_request_buffering off; proxy_pass {http_scheme}://http_backend;
     }}
   }}
   server {{
-    listen 127.0.0.1:{intake};
+    listen 127.0.0.1:{intake} {ssl};
     location / {{
       if ($is_agent = 0) {{ return 403; }}
       proxy_http_version 1.1; proxy_set_header Connection "";
-      proxy_request_buffering off; proxy_pass http://http_backend;
+      proxy_request_buffering off; proxy_pass {http_scheme}://http_backend;
     }}
   }}
 }}
@@ -131,27 +133,56 @@ def build_of(program: Path) -> Build:
     return parse_build(done.stderr, debian.origin(program))
 
 
+@dataclass(frozen=True, slots=True)
 class Nginx:
     """nginx with one worker, a map of the keys, kept-alive upstream connections, no access log."""
 
-    name = "nginx"
+    key_count: int = keys.COUNT
+    tls: Tls | None = None
+    name: str = "nginx"
 
     def start(self, folder: Path, backend_port: int, core: int | None) -> Running:
         """Start it; see `proxies.Proxy.start`."""
         path = program()
         build = build_of(path)
-        kinds: tuple[Kind, ...] = ("grpc", "http", "intake")
-        ports: dict[Kind, int] = {kind: free_port() for kind in kinds}
-        (folder / "keys.map").write_text(
-            "".join(f'"{each}" 1;\n' for each in keys.authorizations()), encoding="ascii"
+        ports: dict[Kind, int] = {kind: free_port() for kind in KINDS}
+        _write_map(folder / "keys.map", keys.authorizations(self.key_count))
+        _write_map(folder / "agents.map", keys.keys(self.key_count))
+        map_size = max(262_144, 4 * self.key_count)
+        text = _CONFIGURATION.format(
+            backend=backend_port, map_size=map_size, **ports, **_tls_directives(self.tls)
         )
-        (folder / "agents.map").write_text(
-            "".join(f'"{each}" 1;\n' for each in keys.keys(keys.COUNT)), encoding="ascii"
-        )
-        configuration = folder / "nginx.conf"
-        configuration.write_text(
-            _CONFIGURATION.format(backend=backend_port, **ports), encoding="ascii"
-        )
-        command = [str(path), "-p", str(folder), "-e", "nginx.err", "-c", str(configuration)]
-        started = Program.start(self.name, command, folder=folder, core=core)
+        started = start(self.name, path, folder, text, core)
         return serving(Running(started, ports, build))
+
+
+def start(name: str, path: Path, folder: Path, configuration: str, core: int | None) -> Program:
+    """Start the nginx at `path` with a configuration and its files in `folder`.
+
+    Raises:
+        ProgramError: it cannot be started.
+    """
+    file = folder / "nginx.conf"
+    file.write_text(configuration, encoding="ascii")
+    command = [str(path), "-p", str(folder), "-e", "nginx.err", "-c", str(file)]
+    return Program.start(name, command, folder=folder, core=core)
+
+
+def _write_map(file: Path, values: list[str]) -> None:
+    file.write_text("".join(f'"{each}" 1;\n' for each in values), encoding="ascii")
+
+
+def _tls_directives(tls: Tls | None) -> dict[str, str]:
+    plain = {"ssl": "", "certificates": "", "grpc_scheme": "grpc", "http_scheme": "http"}
+    if tls is None:
+        return plain
+    listener = f"ssl_certificate {tls.cert_file}; ssl_certificate_key {tls.key_file};"
+    if not tls.is_upstream:
+        return {**plain, "ssl": "ssl", "certificates": listener}
+    checked = " ".join(
+        f"{each}_ssl_verify on; {each}_ssl_trusted_certificate {tls.ca_file};"
+        f" {each}_ssl_name {Tls.NAME};"
+        for each in ("grpc", "proxy")
+    )
+    both = f"{listener} {checked}"
+    return {"ssl": "ssl", "certificates": both, "grpc_scheme": "grpcs", "http_scheme": "https"}

@@ -176,3 +176,21 @@ def _cpu_ns(pid: int) -> int:
 def resident_mb(pid: int) -> float:
     """Return a process's VmRSS in MB (10^6 bytes would flatter: 2^20)."""
     return psutil.Process(pid).memory_info().rss / (1 << 20)
+
+
+def forget_peak(pid: int) -> None:
+    """Let `peak_mb` count from now on, where the kernel allows that."""
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
+
+
+def peak_mb(pid: int) -> float:
+    """Return the most memory that a process held since `forget_peak`, in MB (2^20 bytes).
+
+    0 if it has ended.
+    """
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return 0.0

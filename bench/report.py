@@ -19,8 +19,8 @@ class LoadReport:
         requests: how many were sent and answered.
         seconds: from the first request to the last answer.
         rps: requests per second.
-        p50_ms, p99_ms: from the first byte of a request handed to the kernel's queue or ours to
-            the end of its answer.
+        p50_ms, p99_ms, p999_ms: from the first byte of a request handed to the kernel's queue or
+            ours (in an open loop: from when it was due) to the end of its answer.
     """
 
     requests: int
@@ -28,6 +28,7 @@ class LoadReport:
     rps: float
     p50_ms: float
     p99_ms: float
+    p999_ms: float
 
     @classmethod
     def of(cls, seconds: float, durations_s: list[float]) -> LoadReport:
@@ -39,6 +40,7 @@ class LoadReport:
             rps=len(ordered) / seconds,
             p50_ms=percentile(ordered, 0.50) * 1e3,
             p99_ms=percentile(ordered, 0.99) * 1e3,
+            p999_ms=percentile(ordered, 0.999) * 1e3,
         )
 
     @classmethod

@@ -7,7 +7,8 @@ bodies (over gRPC: of the DATA frames, so with the five bytes before each messag
 
 It does what a proxy can feel of grpc-go: windows of a busy connection (1 MiB a stream, 16 MiB
 a connection), credit given back by halves, and, with --bdp-pings, a PING for each batch of DATA.
-With --stall it reads no further on an HTTP/1.1 connection after a head with `x-bench-stall`.
+With --tls it listens on a second port over TLS. With --stall it reads no further on an HTTP/1.1
+connection after a head with `x-bench-stall`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import asyncio
 import json
 import signal
 import socket
+import ssl
 import sys
 from dataclasses import dataclass
 from typing import cast
@@ -290,25 +292,37 @@ class NewConnection(asyncio.Protocol):
         successor.attach(self._transport, self._received)
 
 
-async def serve(port: int, *, bdp_pings: bool, stall: bool) -> None:
+async def serve(port: int, *, bdp_pings: bool, stall: bool, tls: ssl.SSLContext | None) -> None:
     """Listen on 127.0.0.1:`port` (0: any free one) until SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, stop.set)
     counts = Counts()
-    server = await loop.create_server(
-        lambda: NewConnection(counts, bdp_pings=bdp_pings, stall=stall),
-        "127.0.0.1",
-        port,
-        family=socket.AF_INET,
-        backlog=1024,
-    )
+
+    def make() -> NewConnection:
+        return NewConnection(counts, bdp_pings=bdp_pings, stall=stall)
+
+    server = await loop.create_server(make, "127.0.0.1", port, family=socket.AF_INET, backlog=1024)
+    tls_port = None
+    if tls is not None:
+        over_tls = await loop.create_server(
+            make, "127.0.0.1", 0, family=socket.AF_INET, backlog=1024, ssl=tls
+        )
+        tls_port = over_tls.sockets[0].getsockname()[1]
     if stall:  # what its connections inherit: a body that is not read must wait at the gateway
         server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _STALL_RECEIVE_BYTES)
-    print(json.dumps({"port": server.sockets[0].getsockname()[1]}), flush=True)
+    ports = {"port": server.sockets[0].getsockname()[1], "tls_port": tls_port}
+    print(json.dumps(ports), flush=True)
     await stop.wait()
     server.close()
+
+
+def _server_context(cert_file: str, key_file: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(cert_file, key_file)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    return context
 
 
 def main() -> int:
@@ -317,8 +331,10 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--bdp-pings", action="store_true", help="send PINGs as grpc-go does")
     parser.add_argument("--stall", action="store_true", help=f"do not read bodies after {STALL}")
+    parser.add_argument("--tls", metavar="CERT,KEY", help="PEM files: serve over TLS as well")
     options = parser.parse_args()
-    uvloop.run(serve(options.port, bdp_pings=options.bdp_pings, stall=options.stall))
+    tls = None if options.tls is None else _server_context(*options.tls.split(","))
+    uvloop.run(serve(options.port, bdp_pings=options.bdp_pings, stall=options.stall, tls=tls))
     return 0
 
 

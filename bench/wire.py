@@ -113,6 +113,19 @@ def field(name: str, value: str) -> bytes:
     return b"\x00" + _string(raw_name) + _string(raw_value)
 
 
+def plain_field(name: str, value: str) -> bytes:
+    """Return one field as .NET's encoder writes it: as `field` does, but without Huffman code."""
+    raw_name, raw_value = name.encode("ascii"), value.encode("ascii")
+    entry = _static_entries.get((raw_name, raw_value))
+    if entry is not None:
+        return _integer(entry, 7, 0x80)
+    name_index = _static_names.get(raw_name)
+    text = _integer(len(raw_value), 7, 0x00) + raw_value
+    if name_index is not None:
+        return _integer(name_index, 4, 0x00) + text
+    return b"\x00" + _integer(len(raw_name), 7, 0x00) + raw_name + text
+
+
 def fields(pairs: list[tuple[str, str]]) -> bytes:
     """Return a header block without references to the dynamic table."""
     return b"".join(field(name, value) for name, value in pairs)

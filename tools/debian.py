@@ -4,7 +4,7 @@ Usage: ``python3 tools/debian.py [PROGRAM …]`` (default: all). Needs ``apt-get
 but not root: packages are downloaded and unpacked into ``.cache/debian``, with the libraries that
 they need and this machine lacks; nothing is installed and no service is started. To use a program
 of your own instead, set the environment variable of its name in capitals to its path
-(``NGINX=/usr/sbin/nginx``).
+(``NGINX=/usr/sbin/nginx``; ``NGINX_STREAM`` for the module ``nginx-stream``).
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ class Package:
         is_on_path_enough: whether any program of this name on PATH will do. Not where it is
             measured: there the build matters.
         beside: other packages that hold parts of the program.
+        access: what must be allowed with the file: `os.R_OK` for a module that a program loads.
     """
 
     name: str
     path: str
     is_on_path_enough: bool
     beside: tuple[str, ...] = ()
+    access: int = os.X_OK
 
 
 PROGRAMS: Final = {
@@ -52,6 +54,13 @@ PROGRAMS: Final = {
         "usr/lib/chromium/chromium",
         is_on_path_enough=True,
         beside=("chromium-common",),
+    ),
+    "haproxy": Package("haproxy", "usr/sbin/haproxy", is_on_path_enough=False),
+    "nginx-stream": Package(
+        "libnginx-mod-stream",
+        "usr/lib/nginx/modules/ngx_stream_module.so",
+        is_on_path_enough=False,
+        access=os.R_OK,
     ),
 }
 
@@ -67,17 +76,22 @@ def find(program: str) -> Path | None:
         FetchError: the environment names something that cannot be run.
     """
     package = PROGRAMS[program]
-    variable = program.upper()
+    variable = variable_of(program)
     if given := os.environ.get(variable):
-        if shutil.which(given) is None or not Path(given).is_absolute():
+        if not Path(given).is_absolute() or shutil.which(given, package.access) is None:
             text = f"{variable}={given}: this is not the absolute path of a program"
             raise FetchError(text)
         return Path(given)
     unpacked = CACHE / package.name / package.path
-    if os.access(unpacked, os.X_OK):
+    if os.access(unpacked, package.access):
         return unpacked
     found = shutil.which(program) if package.is_on_path_enough else None
     return Path(found) if found is not None else None
+
+
+def variable_of(program: str) -> str:
+    """Return the environment variable that names a program to use instead."""
+    return program.upper().replace("-", "_")
 
 
 def origin(program: Path) -> str:
@@ -109,7 +123,7 @@ def fetch(program: str) -> None:
         with tempfile.TemporaryDirectory(dir=CACHE, prefix=".fetching-") as folder:
             _fetch(PROGRAMS[program], Path(folder))
     except FetchError as error:
-        text = f"{error}\nOr install {program} yourself and set {program.upper()} to its path"
+        text = f"{error}\nOr install {program} yourself and set {variable_of(program)} to its path"
         raise FetchError(text) from error
 
 
@@ -117,14 +131,9 @@ def _fetch(package: Package, folder: Path) -> None:
     unpacked = folder / "unpacked"
     file = _download(package.name, folder, unpacked)
     version = _field(file, "Version")
-    waiting = [file, *(_download(each, folder, unpacked) for each in package.beside)]
-    fetched: set[str] = set()
-    while waiting:
-        for library in _missing_libraries(_field(waiting.pop(), "Depends")):
-            if library not in fetched:
-                fetched.add(library)
-                waiting.append(_download(library, folder, unpacked))
-    if not os.access(unpacked / package.path, os.X_OK):
+    parts = [file, *(_download(each, folder, unpacked) for each in package.beside)]
+    _download_libraries(parts, folder, unpacked)
+    if not os.access(unpacked / package.path, package.access):
         text = f"the package {package.name} {version} has no {package.path}"
         raise FetchError(text)
     made_by = f"{_distribution()}'s package {package.name} {version}\n"
@@ -146,6 +155,20 @@ def _download(name: str, folder: Path, unpacked: Path) -> Path:
     (file,) = place.glob("*.deb")
     _run(["dpkg-deb", "--extract", str(file), str(unpacked)], place, _DAMAGED)
     return file
+
+
+def _download_libraries(files: list[Path], folder: Path, unpacked: Path) -> None:
+    """Add the libraries that packages need and this machine lacks, and those that they need.
+
+    Raises `FetchError`.
+    """
+    fetched: set[str] = set()
+    wanted = [name for file in files for name in _missing_libraries(_field(file, "Depends"))]
+    while wanted:
+        library = wanted.pop()
+        if library not in fetched:
+            fetched.add(library)
+            wanted += _missing_libraries(_field(_download(library, folder, unpacked), "Depends"))
 
 
 def _field(file: Path, name: str) -> str:

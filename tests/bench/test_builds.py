@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import cpu, nginx
-from bench.backend import Backend
+from bench import cpu, haproxy, nginx
+from bench.backend import Backend, Loader
 from bench.process import ProgramError
 from bench.proxies import Gateway, Proxy, command_path
+from bench.rounds import Bench
 from bench.rows import Row
 from bench.running import Running
 from tests.bench.conftest import need_nginx
@@ -53,6 +54,22 @@ def test_a_build_of_nginx_is_named_with_what_decides_its_speed(
     build = nginx.parse_build(text, origin)
 
     assert (build.title, build.details) == (title, details)
+
+
+HAPROXY = """HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/
+Build options :
+  CFLAGS  = -O2 -g -O2 -fstack-protector-strong -Wformat -D_FORTIFY_SOURCE=2 -Wall -fwrapv
+"""
+
+
+def test_a_build_of_haproxy_is_named_with_what_decides_its_speed() -> None:
+    build = haproxy.parse_build(HAPROXY, "Debian's package haproxy 2.6.12-1+deb12u4")
+
+    assert build.title == "HAProxy 2.6.12, Debian's package"
+    flags = "-O2 -fstack-protector-strong -D_FORTIFY_SOURCE=2 -fwrapv"
+    assert build.details == f"haproxy 2.6.12-1+deb12u4, compiled with {flags}"
+    with pytest.raises(ProgramError, match="/bin/true is no HAProxy"):
+        haproxy.parse_build("hello", "/bin/true")
 
 
 def test_what_is_no_nginx_is_refused() -> None:
@@ -108,7 +125,11 @@ def test_another_gateway_is_measured_by_its_command(
     assert running.build is not None
     assert str(running.build).endswith(f": {other}")
     row = Row("a row", "grpc", "small", connections=1, streams=1, requests=20)
-    assert cpu.Bench(backend, bdp_pings=False, load_core=None).measure(running, row, 20).cpu_us > 0
+    loader = Loader(None)
+    try:
+        assert Bench(backend, loader).measure(running, row, 20).cpu_us > 0
+    finally:
+        loader.stop()
 
 
 @pytest.mark.parametrize(
@@ -124,5 +145,6 @@ def test_another_gateway_is_measured_by_its_command(
 def test_another_gateway_that_cannot_be_measured_is_named(
     capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
 ) -> None:
-    assert cpu.main(["--proxy=grpc-aio", "--no-memory", *arguments]) == 2
+    only = ["--proxy=grpc-aio", "--row=grpc-small", "--requests=64", "--rounds=1", "--no-memory"]
+    assert cpu.main([*only, *arguments]) == 2
     assert reason in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import hpack
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from bench import bodies, keys, load, load_grpc, process, wire
-from bench.backend import Backend, send_load
+from bench import bodies, heads, keys, load, load_grpc, process, wire
+from bench.backend import Backend, Loader, send_load
+from bench.load_loop import Plan
 from bench.report import LoadReport, RunFailedError, percentile
 
 REQUESTS = 20
@@ -34,6 +36,7 @@ def send(kind: str, port: int, *more: str) -> LoadReport:
         ("small", 1, 500, 700),
         ("30k", 100, 28_000, 32_000),
         ("73k-gzip", 1000, 70_000, 76_000),
+        ("594k-gzip", 8192, 580_000, 610_000),
         ("2.5M", 8192, 2_400_000, 2_520_000),
     ],
 )
@@ -63,7 +66,7 @@ def test_keys_have_a_real_keys_length_and_are_all_different() -> None:
 
 
 def test_header_blocks_carry_grpc_gos_fields_in_its_order_without_the_dynamic_table() -> None:
-    blocks = load_grpc.HeaderBlocks("127.0.0.1:4317", "gzip", keys.authorizations(2))
+    blocks = heads.HeaderBlocks("127.0.0.1:4317", "gzip", key_count=2)
     decoder = hpack.Decoder()
     decoder.max_allowed_table_size = 0
 
@@ -84,7 +87,7 @@ def test_header_blocks_carry_grpc_gos_fields_in_its_order_without_the_dynamic_ta
         "authorization",
     ]
     assert dict(first)[b"authorization"] == f"StackState {keys.key(0)}".encode()
-    assert dict(second)[b"authorization"] == f"StackState {keys.key(1)}".encode()
+    assert dict(second)[b"authorization"] == f"StackState {keys.key(1)}".encode()  # of two in turn
     assert dict(first)[b"grpc-timeout"] != dict(second)[b"grpc-timeout"]
 
 
@@ -104,6 +107,12 @@ def test_fields_are_encoded_as_in_the_rfcs_examples() -> None:
         ("grpc", ["--connections=2", "--streams=3", "--body=2.5M"]),
         ("http", ["--connections=4"]),
         ("http", ["--connections=2", "--body=2.5M"]),
+        ("grpc", ["--connections=3", "--reconnect"]),
+        ("http", ["--connections=3", "--reconnect"]),
+        ("grpc", ["--connections=3", "--rate=2000"]),
+        ("http", ["--connections=3", "--rate=2000"]),
+        *(("grpc", ["--connections=5", f"--encoder={name}"]) for name in heads.recorded()),
+        ("grpc", ["--connections=2", f"--encoder={heads.NEVER_SIGNALS}"]),
     ],
 )
 def test_every_request_and_byte_of_the_load_reaches_the_sink(
@@ -118,6 +127,34 @@ def test_every_request_and_byte_of_the_load_reaches_the_sink(
     requests, body_bytes = backend.counts()
     assert report.requests == requests - requests_before == REQUESTS
     assert body_bytes - bytes_before == REQUESTS * size
+
+
+def test_one_process_carries_out_many_runs_and_says_why_one_failed(backend: Backend) -> None:
+    loader = Loader(None)
+    arguments = [f"--port={backend.port}", "--requests=20", "--connections=2"]
+    try:
+        assert loader.send(["grpc", *arguments]).requests == REQUESTS
+        with pytest.raises(RunFailedError, match="no encoder 'unheard-of': choose one of c-core"):
+            loader.send(["grpc", *arguments, "--encoder=unheard-of"])
+        with pytest.raises(RunFailedError, match="Errno 111"):
+            loader.send(["grpc", f"--port={process.free_port()}"])
+        assert loader.send(["http", *arguments]).requests == REQUESTS
+    finally:
+        loader.stop()
+
+
+def test_in_an_open_loop_a_duration_runs_from_when_a_request_was_due() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        answer = OK_HEAD + REPLY + wire.frame(wire.HEADERS, 0x5, 1, OK)
+        peer = threading.Thread(target=answer_first_request, args=(listener, answer, 0.2))
+        peer.start()
+        port = listener.getsockname()[1]
+        body = bodies.body("small")
+        plan = Plan("grpc", port, body, requests=1, connections=1, rate=1e6)
+        _, (duration_s,) = load_grpc.run(plan)
+        peer.join()
+
+    assert duration_s > 0.2
 
 
 def test_a_sink_with_pings_of_its_own_is_answered(tmp_path: Path) -> None:
@@ -171,6 +208,9 @@ HEAD = wire.fields([(":status", "200"), ("content-type", "application/grpc")])
 LOST = wire.fields([("grpc-status", "14")])
 OK = wire.fields([("grpc-status", "0")])
 OK_HEAD = wire.frame(wire.HEADERS, 0x4, 1, HEAD)
+END = wire.frame(wire.HEADERS, 0x5, 1, OK)
+GZIP = wire.fields([(":status", "200"), ("grpc-encoding", "gzip")])
+GZIP_HEAD = wire.frame(wire.HEADERS, 0x4, 1, GZIP)
 REPLY = wire.frame(wire.DATA, 0, 1, load_grpc.EXPECTED_REPLY)
 
 
@@ -181,7 +221,10 @@ REPLY = wire.frame(wire.DATA, 0, 1, load_grpc.EXPECTED_REPLY)
         (OK_HEAD + wire.frame(wire.HEADERS, 0x5, 1, OK), r"reply b''"),
         (wire.frame(wire.HEADERS, 0x5, 1, LOST), r"'grpc-status': '14'"),
         (OK_HEAD + OK_HEAD, r"unexpected head"),
-        (OK_HEAD + wire.frame(wire.DATA, 0, 1, b"\0\0\0\0\1!"), r"unexpected DATA"),
+        (OK_HEAD + wire.frame(wire.DATA, 0, 1, bytes(65)), r"unexpected DATA"),
+        (OK_HEAD + wire.frame(wire.DATA, 0, 1, b"\0\0\0\0\1!") + END, r"reply .*!"),
+        (OK_HEAD + wire.frame(wire.DATA, 0, 1, b"\1\0\0\0\0") + END, r"reply b'.x01"),
+        (GZIP_HEAD + wire.frame(wire.DATA, 0, 1, b"\1\0\0\0\1!") + END, r"reply b'.x01"),
         (wire.frame(wire.HEADERS, 0x4, 1, b"\xbe"), r"unreadable header block be"),
         (wire.frame(wire.HEADERS, 0x4, 3, HEAD), r"stream 3, which is not open"),
         (wire.frame(wire.RST_STREAM, 0, 1, b"\0\0\0\7"), r"RST_STREAM on stream 1"),
@@ -195,15 +238,31 @@ def test_any_other_answer_than_the_expected_one_fails_the_run(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         peer = threading.Thread(target=answer_first_request, args=(listener, answer))
         peer.start()
-        run = load_grpc.GrpcLoad(
-            listener.getsockname()[1], bodies.body("small"), requests=1, connections=1, streams=1
-        )
+        port = listener.getsockname()[1]
+        plan = Plan("grpc", port, bodies.body("small"), requests=1, connections=1)
         with pytest.raises(RunFailedError, match=complaint):
-            run.run()
+            load_grpc.run(plan)
         peer.join()
 
 
-def answer_first_request(listener: socket.socket, answer: bytes) -> None:
+@pytest.mark.parametrize("message", [b"", b"\n\0"])
+def test_replies_without_a_rejection_are_taken_compressed_or_not(message: bytes) -> None:
+    packed = gzip.compress(message)
+    replies = [
+        OK_HEAD + wire.frame(wire.DATA, 0, 1, bytes([0, 0, 0, 0, len(message)]) + message),
+        GZIP_HEAD + wire.frame(wire.DATA, 0, 1, bytes([1, 0, 0, 0, len(packed)]) + packed),
+    ]
+    for reply in replies:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            peer = threading.Thread(target=answer_first_request, args=(listener, reply + END))
+            peer.start()
+            port = listener.getsockname()[1]
+            plan = Plan("grpc", port, bodies.body("small"), requests=1, connections=1)
+            assert len(load_grpc.run(plan)[1]) == 1
+            peer.join()
+
+
+def answer_first_request(listener: socket.socket, answer: bytes, after_s: float = 0.0) -> None:
     client, _ = listener.accept()
     with client:
         client.settimeout(10)
@@ -211,6 +270,7 @@ def answer_first_request(listener: socket.socket, answer: bytes) -> None:
         received = b""
         while wire.frame(wire.DATA, wire.FLAG_END_STREAM, 1)[3:] not in received:
             received += client.recv(65536)
+        time.sleep(after_s)
         client.sendall(answer)
 
 

@@ -34,7 +34,7 @@ GO_HOME: Final = "/usr/local/go/bin"
 CACHE: Final = PROJECT / ".cache" / "tools"
 
 # -p 2: the build shares its machine with tests; -trimpath: no path of this machine in the programs.
-_FLAGS: Final = ("-p", "2", "-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags=-s -w")
+FLAGS: Final = ("-p", "2", "-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags=-s -w")
 _ATTEMPTS: Final = 3
 # What is written when the fault lies between us and where packages come from: another attempt may
 # help. Go's words, then those of npm, cargo and Maven.
@@ -136,7 +136,7 @@ TOOLS: Final = (
 
 def version_hash(tools: Sequence[Tool] = TOOLS) -> str:
     """Return 16 hex digits that change when any pin, source, tag or flag changes."""
-    digest = hashlib.sha256("\0".join(_FLAGS).encode())
+    digest = hashlib.sha256("\0".join(FLAGS).encode())
     for tool in tools:
         digest.update(f"{tool.name}\0{tool.package}\0{tool.tags}\0{tool.language}\0".encode())
         for path in tool.pins():
@@ -236,7 +236,7 @@ def _build_go(tool: Tool, partial: Path, _: Path) -> None:
     command: list[str | Path] = [
         go,
         "build",
-        *_FLAGS,
+        *FLAGS,
         f"-tags={tool.tags}",
         "-o",
         partial,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -67,7 +69,13 @@ def test_json_has_what_is_set_and_gives_it_back() -> None:
     assert tenancy_from_json(members | {"moon": 1}) == GIVEN
     assert tenancy_as_json(None) == {}
     assert tenancy_from_json({}) is None
-    for wrong in ({"owner": 1}, {"labels": []}, {"labels": {"a": 1}}, {"headers": {"a": None}}):
+    wrongs: list[dict[str, Any]] = [
+        {"owner": 1},
+        {"labels": []},
+        {"labels": {"a": 1}},
+        {"headers": {"a": None}},
+    ]
+    for wrong in wrongs:
         with pytest.raises(ValueError, match="no text"):
             tenancy_from_json(wrong)
 
@@ -208,19 +216,18 @@ async def test_a_key_has_a_bounded_number_of_labels_and_headers(store: SqlStore)
     commands = KeyCommands(store.repository)
     for what in ("labels", "headers"):
         many = {f"n{number}": "v" for number in range(17)}
-        pairs = {"labels": {}, "headers": {}} | {what: many}
+        pairs: dict[str, dict[str, str]] = {"labels": {}, "headers": {}} | {what: many}
         with pytest.raises(InvalidInputError, match=f"17 {what}: at most 16"):
             await commands.create(KeySpec("n", tenancy=tenancy(None, **pairs)))
         made = (await commands.create(KeySpec("n"))).record
         names = list(many)
         for some in (names[:10], names[10:16]):
-            values = dict.fromkeys(some, "v")
-            change = TenancyUpdate(**{what: values})
+            values: dict[str, Any] = {what: dict.fromkeys(some, "v")}
+            change = TenancyUpdate(**values)
             made = await commands.update(made.id, KeyUpdate(tenancy=change))
         with pytest.raises(InvalidInputError, match=f"17 {what}: at most 16"):
-            await commands.update(
-                made.id, KeyUpdate(tenancy=TenancyUpdate(**{what: {names[16]: "v"}}))
-            )
+            one_more: dict[str, Any] = {what: {names[16]: "v"}}
+            await commands.update(made.id, KeyUpdate(tenancy=TenancyUpdate(**one_more)))
         assert await store.repository.find(made.id) == made, "a change that cannot be, is none"
 
 
