@@ -225,8 +225,8 @@ async def test_a_key_has_a_bounded_number_of_labels_and_headers(store: SqlStore)
             values: dict[str, Any] = {what: dict.fromkeys(some, "v")}
             change = TenancyUpdate(**values)
             made = await commands.update(made.id, KeyUpdate(tenancy=change))
+        one_more: dict[str, Any] = {what: {names[16]: "v"}}
         with pytest.raises(InvalidInputError, match=f"17 {what}: at most 16"):
-            one_more: dict[str, Any] = {what: {names[16]: "v"}}
             await commands.update(made.id, KeyUpdate(tenancy=TenancyUpdate(**one_more)))
         assert await store.repository.find(made.id) == made, "a change that cannot be, is none"
 
