@@ -19,6 +19,9 @@ import psutil
 import pytest
 import yaml
 
+from gateway.keys.commands import KeyCommands
+from gateway.keys.store import KeySpec
+from gateway.keys.stores.sqlite import sqlite_store
 from tests.support.clients import Http2Client
 from tests.support.members import Decision, Key, Sender
 from tests.support.process import (
@@ -173,12 +176,22 @@ async def _outage(center: Center, edge: Edge, begin: Callable[[], Any]) -> None:
     assert await edge.decide(known) == {ACCEPTED}
 
 
+async def _create_by_command(center: Center) -> Key:
+    """Make a key in the center's store, as `gateway keys create` does while no gateway runs."""
+    store = sqlite_store(center.folder / "keys.db")
+    await store.feed.open(create=False)
+    issued = await KeyCommands(store.repository).create(KeySpec("later"))
+    await store.feed.close()
+    return Key(issued.key.reveal(), issued.record.id)
+
+
 async def test_a_center_that_is_killed_and_comes_back(tmp_path: Path) -> None:
     async with _world(tmp_path) as (center, edge):
         await _outage(center, edge, center.kill)
+        later = await _create_by_command(center)
+        assert await edge.decide(later) == {UNDECIDED}
         await center.start()
-        later = await center.create()
-        # Made while the edge could not tell: it is undecided until it is known.
+        # Made while the edge could not tell: it is undecided until it is known, never refused.
         await edge.until(later, ACCEPTED, {UNDECIDED})
         await edge.until(NEVER, REFUSED, {UNDECIDED})
         await center.call("DELETE", f"{KEYS}/{later.id}")
