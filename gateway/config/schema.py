@@ -145,11 +145,13 @@ def _meaning(place: str, texts: Mapping[str, str]) -> str | None:
 
 def _names(place: str) -> Iterator[str]:
     yield place
-    first, _, rest = place.partition(".")
-    if first == "backends":
-        yield f"backends.*.{rest.partition('.')[2]}"
+    for start in ("backends.routes[].", "backends."):
+        if place.startswith(start):
+            yield f"backends.*.{place.removeprefix(start).partition('.')[2]}"
+    if place.startswith("keys.jwt.issuers[].map."):
+        yield place.replace(".issuers[]", "")
     above, _, name = place.rpartition(".")
-    if above == "admin.tls":
+    if above in {"admin.tls", "admin.grpc_tls"}:
         yield f"listen[].tls.{name}"
     if above.endswith(".tls"):
         yield f"backends.*.tls.{name}"

@@ -26,6 +26,8 @@ REASONS: Final = {
     AuthOutcome.KEY_EXPIRED: "the API key has expired",
     AuthOutcome.KEY_REVOKED: "the API key was deleted",
     AuthOutcome.KEY_DISABLED: "the API key is disabled",
+    AuthOutcome.TOKEN_MALFORMED: "the token is unreadable",
+    AuthOutcome.TOKEN_INVALID: "the token is not valid here",
     AuthOutcome.SIGNAL_NOT_ALLOWED: "the API key may not send this signal",
     AuthOutcome.UNDECIDED: "the API key could not be checked",
 }

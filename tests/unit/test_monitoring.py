@@ -29,7 +29,7 @@ QUERIES: Final = [(panel["title"], each) for panel in PANELS for each in panel["
 ALERTS: Final = [rule for rule in rules() if "alert" in rule]
 EXPRESSIONS: Final = [rule["expr"] for rule in rules()] + [each["expr"] for _, each in QUERIES]
 VALUES: Final[dict[str, set[str]]] = {
-    "result": {*map(str, Result), *metrics.AUTHORITY_RESULTS},
+    "result": {*map(str, Result), *metrics.AUTHORITY_RESULTS, *metrics.JWT_FETCH_RESULTS},
     "outcome": set(map(str, AuthOutcome)),
     "reason": {
         *metrics.CONNECTION_REFUSAL_REASONS,
@@ -89,6 +89,8 @@ def test_the_dashboard_shows_every_metric() -> None:
         "gateway_key_cache_misses_total",
         "gateway_key_cache_coalesced_total",
         "gateway_authority_duration_seconds",
+        "gateway_jwt_key_fetch_duration_seconds",
+        "gateway_jwt_tokens",
         "gateway_config_last_reload_timestamp_seconds",
     }
 
