@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = functools.partial(parser.add_argument, default=None)
     flag = functools.partial(parser.add_argument, action="store_true")
-    flag("--quick", help="few rows, short rounds: 3 minutes; not published")
+    flag("--quick", help="few rows, short rounds: 3 minutes")
     add("--rounds", type=int, help=f"per proxy and row (default: {_ROUNDS})")
     add("--seconds", type=float, help=f"how long a round is, about (default: {_SECONDS:g})")
     add("--requests", type=int, help="per round, instead of --seconds")
@@ -162,8 +162,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     counts = [options.rounds, options.requests, options.seconds]
     if any(each is not None and each <= 0 for each in counts):
         parser.error("--rounds, --requests and --seconds must be more than 0")
-    if options.publish and (options.row or options.proxy or options.quick):
-        parser.error("--publish is for a whole run: leave out --row, --proxy and --quick")
+    if options.publish and (options.row or options.proxy):
+        parser.error("--publish is for all rows and proxies: leave out --row and --proxy")
     return options
 
 

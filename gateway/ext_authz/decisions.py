@@ -22,7 +22,7 @@ from gateway.dataplane.core.replies import Reply
 from gateway.dataplane.core.routes import Route
 from gateway.ext_authz.heads import ForeignHead, HeadReader, ReadHead
 from gateway.ext_authz.routing import Routing
-from gateway.model import BackendName, Denied, Principal, Undecided, Verdict, digest_of
+from gateway.model import BackendName, Denied, Pairs, Principal, Undecided, Verdict, digest_of
 from gateway.outcome import REFUSALS, Refusal
 from gateway.settings import WorkerSettings
 
@@ -144,6 +144,9 @@ class Decider:
         remove, fields = list(read.dropped), list[tuple[str, str]]()
         if whose is not None:
             fields += [(n.decode(), value.decode()) for n, value in identity_of(whose)]
+        if whose is not None and whose.tenant is not None:
+            fields += [(name.lower(), value) for name, value in whose.tenant.headers]
+            remove += _spellings(read.names, whose.tenant.headers)
         is_kept = self._forward.key == "client" or credential.passes_unchecked
         if not is_kept:
             remove += read.carriers
@@ -166,6 +169,12 @@ class Decider:
         if route.backend == BackendName.INTAKE.value:
             return "sts-api-key", key
         return "authorization", f"{self._forward.scheme} {key}"
+
+
+def _spellings(names: list[bytes], headers: Pairs) -> list[str]:
+    """Return the fields of a caller that a server might take for one of these headers."""
+    taken = {name.lower().replace("_", "-").encode() for name, _ in headers}
+    return [name.decode("latin-1") for name in names if name.replace(b"_", b"-") in taken]
 
 
 def _refused(

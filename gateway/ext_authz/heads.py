@@ -35,6 +35,8 @@ class ReadHead:
     """A head, and the names of those of its fields that no backend may get from a caller."""
 
     head: RequestHead
+    names: list[bytes]
+    """Of all fields."""
     dropped: list[str]
     carriers: list[str]
     """Names of fields that carry a key."""
@@ -56,7 +58,9 @@ class HeadReader:
         head = RequestHead(foreign.method, path, query if mark else None, is_http2=foreign.is_http2)
         dropped: set[str] = set()
         carriers: list[Pair] = []
+        names: list[bytes] = []
         for name, value in foreign.fields:
+            names.append(name)
             if name.replace(b"_", b"-") in self._dropped:
                 dropped.add(name.decode("latin-1"))
             match self._kinds.kind_of(name):
@@ -74,6 +78,7 @@ class HeadReader:
         head.credentials_h2 = hpack.encode(carriers)
         return ReadHead(
             head,
+            names,
             sorted(dropped),
             sorted({name.decode("latin-1") for name, _ in carriers}),
             not foreign.is_http2 and head.content_type.lower().startswith(_GRPC),

@@ -10,7 +10,10 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
+from gateway.keys.errors import InvalidInputError
 from gateway.keys.record import KeyRecord
+from gateway.keys.tenancy import Tenancy, tenancy
+from gateway.keys.tenancy_rules import check_tenancy
 from gateway.model import MAX_KEY_ID, KeyDigest, KeyLimits, Signal
 from gateway.protos.gateway.keys.v1 import key_feed_pb2 as pb
 
@@ -44,6 +47,11 @@ def message_of(record: KeyRecord) -> pb.Key:
     if record.limits is not None:
         requests, octets, concurrent = record.limits
         key.limits.CopyFrom(pb.Limits(requests=requests, bytes=octets, concurrent=concurrent))
+    given = record.tenancy
+    if given is not None:
+        key.owner = given.owner or ""
+        key.labels.update(given.labels)
+        key.headers.update(given.headers)
     return key
 
 
@@ -77,7 +85,7 @@ def _record_of(key: pb.Key, revision: int) -> KeyRecord:
     name = key.name
     if not name.isprintable():
         name = "".join(each if each.isprintable() else "?" for each in name)
-    return KeyRecord(
+    record = KeyRecord(
         key_id,
         check_digest(key.digest),
         name,
@@ -91,6 +99,19 @@ def _record_of(key: pb.Key, revision: int) -> KeyRecord:
         _signals(key.signals.names) if key.HasField("signals") else None,
         _limits(key.limits) if key.HasField("limits") else None,
     )
+    given = _tenancy(key)
+    return record if given is None else record.replaced(tenancy=given)
+
+
+def _tenancy(key: pb.Key) -> Tenancy | None:
+    if not (key.owner or key.labels or key.headers):
+        return None
+    given = tenancy(key.owner, dict(key.labels), dict(key.headers))
+    try:
+        check_tenancy(given)
+    except InvalidInputError as error:
+        raise FeedMessageError(str(error)) from error
+    return given
 
 
 def _number(value: int) -> int:

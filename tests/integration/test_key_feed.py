@@ -26,6 +26,7 @@ from gateway.keys.store import KeySpec, KeyUpdate
 from gateway.keys.stores import gateway_stream
 from gateway.keys.stores.gateway_feed import FeedTls
 from gateway.keys.stores.sqlite import sqlite_store
+from gateway.keys.tenancy import tenancy
 from gateway.model import KeyLimits, KeyState, Signal, digest_of
 from gateway.protos.envoy.service.auth.v3 import external_auth_pb2 as auth
 from gateway.protos.gateway.keys.v1 import key_feed_pb2 as pb
@@ -65,6 +66,7 @@ async def test_an_edge_has_the_keys_of_the_center_and_each_change(tmp_path: Path
 
 async def test_what_is_known_of_a_key_is_known_at_the_edge(tmp_path: Path) -> None:
     limits = KeyLimits(requests=5, concurrent=0)
+    whose = tenancy("team-a", {"team": "a"}, {"X-Scope-OrgID": "team-a"})
     signals = frozenset({Signal.LOGS, Signal.INTAKE})
     async with running_center(tmp_path / "center") as center:
         digest, key_id = await _create(
@@ -73,6 +75,7 @@ async def test_what_is_known_of_a_key_is_known_at_the_edge(tmp_path: Path) -> No
             expires_at_ms=2_000_000_000_000,
             signals=signals,
             limits=limits,
+            tenancy=whose,
         )
         plain, _ = await _create(center.workers, "plain")
         async with running_keys([center.store()]) as edge:
@@ -82,9 +85,11 @@ async def test_what_is_known_of_a_key_is_known_at_the_edge(tmp_path: Path) -> No
             for name in ("id", "name", "created_ms", "updated_ms", "expires_at_ms", "enabled"):
                 assert getattr(known, name) == getattr(at_center, name)
             assert (known.id, known.signals, known.limits) == (key_id, signals, limits)
+            assert known.tenancy == whose
             other = edge.keys.stored(plain)
             assert other is not None
             assert (other.signals, other.limits, other.expires_at_ms) == (None, None, None)
+            assert other.tenancy is None
 
 
 async def test_a_wrong_token_or_none_is_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -386,6 +391,8 @@ def _gone(*digests: bytes) -> pb.FollowResponse:
         _part(GOOD, pb.Key(digest=b"e" * 32, id=2**60)),
         _part(GOOD, pb.Key(digest=b"e" * 32, id=2, created_ms=2**60)),
         _part(GOOD, pb.Key(digest=b"e" * 32, id=2, limits=pb.Limits(requests=2**60))),
+        _part(GOOD, pb.Key(digest=b"e" * 32, id=2, headers={"X-T": "a\r\nX-Other: b"})),
+        _part(GOOD, pb.Key(digest=b"e" * 32, id=2, labels={"": "a"})),
         _gone(b"short"),
         b"\xff\xff\xff",
     ],

@@ -60,7 +60,9 @@ ROOMS: Final = {
     "keys.tenancy": _room("model"),
     "keys.tenancy_rules": _room("keys.api_key keys.errors keys.tenancy"),
     "keys.record": _room("keys.api_key keys.tenancy model", "msgspec"),
-    "keys.feed_messages": _room("keys.record model protos", "google.protobuf"),
+    "keys.feed_messages": _room(
+        "keys.errors keys.record keys.tenancy keys.tenancy_rules model protos", "google.protobuf"
+    ),
     "keys.store": _room("keys.audit keys.record keys.tenancy model"),
     "keys.rules": _room("keys.api_key keys.errors keys.times model"),
     "keys.commands": _room(

@@ -11,7 +11,7 @@ from gateway.config import worker_settings
 from gateway.ext_authz.answers import Refused, refused
 from gateway.ext_authz.decisions import Decider, Decision
 from gateway.ext_authz.heads import ForeignHead
-from gateway.model import Principal, Signal, digest_of
+from gateway.model import Principal, Signal, Tenant, digest_of
 from gateway.wire.status import status_protobuf
 from tests.support.config import config_from
 
@@ -70,6 +70,17 @@ async def test_a_good_key_is_allowed_and_named(world: _World) -> None:
     assert _reason(decision) == "allowed"
     assert dict(decision.set) == {"x-gateway-key-id": "7", "x-gateway-key-name": "agent"}
     assert (decision.protocol, decision.signal) == ("http", "logs")
+
+
+async def test_a_key_s_headers_take_the_place_of_the_callers_in_every_spelling(
+    world: _World,
+) -> None:
+    whose = Principal("7", name="agent", tenant=Tenant((("X-Tenant", "a"),), ()))
+    callers = ((b"x-tenant", b"b"), (b"x_tenant", b"c"), (b"x-other", b"d"))
+    decision = await world.decide(_right(), PROTOBUF, *callers, keys=_Keys(whose))
+    assert dict(decision.set)["x-tenant"] == "a"
+    assert "x_tenant" in decision.remove
+    assert not {"x-tenant", "x-other"} & set(decision.remove)
 
 
 async def test_the_signal_is_that_of_the_path(world: _World) -> None:

@@ -24,13 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1egateway/keys/v1/key_feed.proto\x12\x0fgateway.keys.v1\"D\n\rFollowRequest\x12\x0f\n\x07history\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x10\n\x08\x66ollower\x18\x03 \x01(\t\"\x96\x02\n\x0e\x46ollowResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12/\n\tbeginning\x18\x04 \x01(\x0b\x32\x1a.gateway.keys.v1.BeginningH\x00\x12\x36\n\rsnapshot_part\x18\x05 \x01(\x0b\x32\x1d.gateway.keys.v1.SnapshotPartH\x00\x12+\n\x07\x63hanges\x18\x06 \x01(\x0b\x32\x18.gateway.keys.v1.ChangesH\x00\x12/\n\theartbeat\x18\x07 \x01(\x0b\x32\x1a.gateway.keys.v1.HeartbeatH\x00\x42\x07\n\x05\x65vent\"U\n\tBeginning\x12\x0f\n\x07history\x18\x01 \x01(\t\x12\x0f\n\x07resumed\x18\x02 \x01(\x08\x12\x10\n\x08store_id\x18\x03 \x01(\t\x12\x14\n\x0cheartbeat_ms\x18\x04 \x01(\r\"@\n\x0cSnapshotPart\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.gateway.keys.v1.Key\x12\x0c\n\x04last\x18\x02 \x01(\x08\";\n\x07\x43hanges\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.gateway.keys.v1.Key\x12\x0c\n\x04gone\x18\x02 \x03(\x0c\"\x0b\n\tHeartbeat\"\x9b\x02\n\x03Key\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\n\n\x02id\x18\x02 \x01(\x04\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\ncreated_ms\x18\x04 \x01(\x04\x12\x12\n\nupdated_ms\x18\x05 \x01(\x04\x12\x1a\n\rexpires_at_ms\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12\x1a\n\rdeleted_at_ms\x18\x07 \x01(\x04H\x01\x88\x01\x01\x12\x10\n\x08\x64isabled\x18\x08 \x01(\x08\x12+\n\x07signals\x18\t \x01(\x0b\x32\x1a.gateway.keys.v1.SignalSet\x12\'\n\x06limits\x18\n \x01(\x0b\x32\x17.gateway.keys.v1.LimitsB\x10\n\x0e_expires_at_msB\x10\n\x0e_deleted_at_ms\"\x1a\n\tSignalSet\x12\r\n\x05names\x18\x01 \x03(\t\"r\n\x06Limits\x12\x15\n\x08requests\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x12\n\x05\x62ytes\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12\x17\n\nconcurrent\x18\x03 \x01(\x04H\x02\x88\x01\x01\x42\x0b\n\t_requestsB\x08\n\x06_bytesB\r\n\x0b_concurrent2V\n\x07KeyFeed\x12K\n\x06\x46ollow\x12\x1e.gateway.keys.v1.FollowRequest\x1a\x1f.gateway.keys.v1.FollowResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1egateway/keys/v1/key_feed.proto\x12\x0fgateway.keys.v1\"D\n\rFollowRequest\x12\x0f\n\x07history\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x10\n\x08\x66ollower\x18\x03 \x01(\t\"\x96\x02\n\x0e\x46ollowResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12/\n\tbeginning\x18\x04 \x01(\x0b\x32\x1a.gateway.keys.v1.BeginningH\x00\x12\x36\n\rsnapshot_part\x18\x05 \x01(\x0b\x32\x1d.gateway.keys.v1.SnapshotPartH\x00\x12+\n\x07\x63hanges\x18\x06 \x01(\x0b\x32\x18.gateway.keys.v1.ChangesH\x00\x12/\n\theartbeat\x18\x07 \x01(\x0b\x32\x1a.gateway.keys.v1.HeartbeatH\x00\x42\x07\n\x05\x65vent\"U\n\tBeginning\x12\x0f\n\x07history\x18\x01 \x01(\t\x12\x0f\n\x07resumed\x18\x02 \x01(\x08\x12\x10\n\x08store_id\x18\x03 \x01(\t\x12\x14\n\x0cheartbeat_ms\x18\x04 \x01(\r\"@\n\x0cSnapshotPart\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.gateway.keys.v1.Key\x12\x0c\n\x04last\x18\x02 \x01(\x08\";\n\x07\x43hanges\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.gateway.keys.v1.Key\x12\x0c\n\x04gone\x18\x02 \x03(\x0c\"\x0b\n\tHeartbeat\"\xef\x03\n\x03Key\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\n\n\x02id\x18\x02 \x01(\x04\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\ncreated_ms\x18\x04 \x01(\x04\x12\x12\n\nupdated_ms\x18\x05 \x01(\x04\x12\x1a\n\rexpires_at_ms\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12\x1a\n\rdeleted_at_ms\x18\x07 \x01(\x04H\x01\x88\x01\x01\x12\x10\n\x08\x64isabled\x18\x08 \x01(\x08\x12+\n\x07signals\x18\t \x01(\x0b\x32\x1a.gateway.keys.v1.SignalSet\x12\'\n\x06limits\x18\n \x01(\x0b\x32\x17.gateway.keys.v1.Limits\x12\r\n\x05owner\x18\x0b \x01(\t\x12\x30\n\x06labels\x18\x0c \x03(\x0b\x32 .gateway.keys.v1.Key.LabelsEntry\x12\x32\n\x07headers\x18\r \x03(\x0b\x32!.gateway.keys.v1.Key.HeadersEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x10\n\x0e_expires_at_msB\x10\n\x0e_deleted_at_ms\"\x1a\n\tSignalSet\x12\r\n\x05names\x18\x01 \x03(\t\"r\n\x06Limits\x12\x15\n\x08requests\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x12\n\x05\x62ytes\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12\x17\n\nconcurrent\x18\x03 \x01(\x04H\x02\x88\x01\x01\x42\x0b\n\t_requestsB\x08\n\x06_bytesB\r\n\x0b_concurrent2V\n\x07KeyFeed\x12K\n\x06\x46ollow\x12\x1e.gateway.keys.v1.FollowRequest\x1a\x1f.gateway.keys.v1.FollowResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gateway.keys.v1.key_feed_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_KEY_LABELSENTRY']._loaded_options = None
+  _globals['_KEY_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_KEY_HEADERSENTRY']._loaded_options = None
+  _globals['_KEY_HEADERSENTRY']._serialized_options = b'8\001'
   _globals['_FOLLOWREQUEST']._serialized_start=51
   _globals['_FOLLOWREQUEST']._serialized_end=119
   _globals['_FOLLOWRESPONSE']._serialized_start=122
@@ -44,11 +48,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEARTBEAT']._serialized_start=616
   _globals['_HEARTBEAT']._serialized_end=627
   _globals['_KEY']._serialized_start=630
-  _globals['_KEY']._serialized_end=913
-  _globals['_SIGNALSET']._serialized_start=915
-  _globals['_SIGNALSET']._serialized_end=941
-  _globals['_LIMITS']._serialized_start=943
-  _globals['_LIMITS']._serialized_end=1057
-  _globals['_KEYFEED']._serialized_start=1059
-  _globals['_KEYFEED']._serialized_end=1145
+  _globals['_KEY']._serialized_end=1125
+  _globals['_KEY_LABELSENTRY']._serialized_start=996
+  _globals['_KEY_LABELSENTRY']._serialized_end=1041
+  _globals['_KEY_HEADERSENTRY']._serialized_start=1043
+  _globals['_KEY_HEADERSENTRY']._serialized_end=1089
+  _globals['_SIGNALSET']._serialized_start=1127
+  _globals['_SIGNALSET']._serialized_end=1153
+  _globals['_LIMITS']._serialized_start=1155
+  _globals['_LIMITS']._serialized_end=1269
+  _globals['_KEYFEED']._serialized_start=1271
+  _globals['_KEYFEED']._serialized_end=1357
 # @@protoc_insertion_point(module_scope)

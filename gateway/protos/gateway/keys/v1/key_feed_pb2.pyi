@@ -67,7 +67,21 @@ class Heartbeat(_message.Message):
     def __init__(self) -> None: ...
 
 class Key(_message.Message):
-    __slots__ = ("digest", "id", "name", "created_ms", "updated_ms", "expires_at_ms", "deleted_at_ms", "disabled", "signals", "limits")
+    __slots__ = ("digest", "id", "name", "created_ms", "updated_ms", "expires_at_ms", "deleted_at_ms", "disabled", "signals", "limits", "owner", "labels", "headers")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class HeadersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +92,9 @@ class Key(_message.Message):
     DISABLED_FIELD_NUMBER: _ClassVar[int]
     SIGNALS_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    HEADERS_FIELD_NUMBER: _ClassVar[int]
     digest: bytes
     id: int
     name: str
@@ -88,7 +105,10 @@ class Key(_message.Message):
     disabled: bool
     signals: SignalSet
     limits: Limits
-    def __init__(self, digest: _Optional[bytes] = ..., id: _Optional[int] = ..., name: _Optional[str] = ..., created_ms: _Optional[int] = ..., updated_ms: _Optional[int] = ..., expires_at_ms: _Optional[int] = ..., deleted_at_ms: _Optional[int] = ..., disabled: _Optional[bool] = ..., signals: _Optional[_Union[SignalSet, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+    owner: str
+    labels: _containers.ScalarMap[str, str]
+    headers: _containers.ScalarMap[str, str]
+    def __init__(self, digest: _Optional[bytes] = ..., id: _Optional[int] = ..., name: _Optional[str] = ..., created_ms: _Optional[int] = ..., updated_ms: _Optional[int] = ..., expires_at_ms: _Optional[int] = ..., deleted_at_ms: _Optional[int] = ..., disabled: _Optional[bool] = ..., signals: _Optional[_Union[SignalSet, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., owner: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., headers: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class SignalSet(_message.Message):
     __slots__ = ("names",)
