@@ -20,16 +20,25 @@ async function endpoints() {
 }
 
 const TEXTS = {
-  Collector: ({ grpc, secure }, key) => `exporters:
-  otlp/stackstate:
-    endpoint: ${grpc}${secure ? "" : "\n    tls: {insecure: true}"}
-    auth: {authenticator: bearertokenauth}
-extensions:
+  Collector: ({ grpc, secure }, key) =>
+    secure
+      ? `extensions:
   bearertokenauth:
     scheme: StackState
     token: "${key}"
+exporters:
+  otlp/stackstate:
+    endpoint: ${grpc}
+    auth: {authenticator: bearertokenauth}
 service:
   extensions: [bearertokenauth]
+`
+      : `exporters:
+  otlp/stackstate:
+    endpoint: ${grpc}
+    tls: {insecure: true}
+    # Without TLS, gRPC in Go refuses to send the token of an extension.
+    headers: {Authorization: "StackState ${key}"}
 `,
   SDK: ({ http, secure }, key) => `export OTEL_EXPORTER_OTLP_ENDPOINT=${secure ? "https" : "http"}://${http}
 export OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf
