@@ -183,7 +183,7 @@ def main() -> None:
     repository = os.environ.get(REPOSITORY, "").rstrip("/") or None
     if reason and {"build_ext", "bdist_wheel", "editable_wheel"} & set(sys.argv):
         sys.stderr.write(
-            f"The data path stays plain Python, which takes half as much CPU again: {reason}.\n"
+            f"The data path stays plain Python, which takes two to three times the CPU: {reason}.\n"
         )
     setup(
         # One extension has to be named for setuptools to run the command; it is replaced there.

@@ -17,7 +17,7 @@ def version(
 ) -> None:
     """Show the version, how the data path runs (compiled or as plain Python), and the Python.
 
-    Plain Python takes about half as much CPU again. GATEWAY_PURE_PYTHON=1 chooses it.
+    Plain Python takes two to three times the CPU. GATEWAY_PURE_PYTHON=1 chooses it.
 
     Examples:
 

@@ -84,7 +84,8 @@ def test_libraries_that_are_missing_here_come_with_it(
 case $1:$3 in
 --field:Version) echo 1.22;;
 --field:Depends) echo 'libhere (>= 1), libfar (>= 1) | libother, adduser';;
---extract:*) mkdir -p "$3/usr/sbin" "$3/usr/lib/s390x-linux-gnu" && cp "$0" "$3/usr/sbin/nginx";;
+--extract:*) mkdir -p "$3/usr/sbin" "$3/usr/lib/s390x-linux-gnu" && cp "$0" "$3/usr/sbin/nginx" &&
+    touch "$3/usr/lib/s390x-linux-gnu/libfar.so.1";;
 esac
 """,
     )

@@ -773,7 +773,7 @@ def test_the_matrix_covers_every_answer_of_the_gateway() -> None:
         "GRPC_NEEDS_HTTP2", "TLS_NEEDED",
         "HEAD_TOO_LARGE", "INTERNAL", "MALFORMED", "MEDIA_TYPE", "METHOD_NOT_ALLOWED",
         "INTAKE_KEY_MISSING", "INTAKE_SCHEME", "KEY_BASIC", "SERVICE_BEARER",
-        "NO_BACKEND_INTAKE", "NO_BACKEND_OTLP_GRPC", "NO_BACKEND_OTLP_HTTP", "NOT_FOUND", "QUOTA",
-        "STALLED", "UPLOAD_TOO_SLOW",
+        "NO_BACKEND_INTAKE", "NO_BACKEND_OTLP_GRPC", "NO_BACKEND_OTLP_HTTP", "NO_BACKEND_ROUTE",
+        "NOT_FOUND", "QUOTA", "STALLED", "UPLOAD_TOO_SLOW",
     }  # fmt: skip
     assert {case.reason for case in CASES} | elsewhere == set(REFUSALS)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.config import Config
 from gateway.control.admin.token_gate import TokenGate
-from gateway.control.authorities.authority_lookups import AuthorityLookups
 from gateway.control.core.errors import ErrorReporter
 from gateway.control.core.sockets import BIND_PATIENCE_S
 from gateway.control.metrics.metric_totals import MetricTotals
 from gateway.keys.service import KeyService
 
 if TYPE_CHECKING:
+    from gateway.control.authorities.authority_lookups import AuthorityLookups
     from gateway.control.grpc_api.envoy_authorization import AuthorizationService
     from gateway.control.grpc_api.server import GrpcServer
 

@@ -14,6 +14,7 @@ from gateway.keys.errors import StoreUnavailableError
 from gateway.keys.stores import sqlite_file
 from gateway.keys.stores.sql import PARTITION, SqlConnection, fetch_value
 from gateway.keys.stores.sqlite_engine import SqliteEngine, connected
+from tests.support.polling import until
 
 
 async def _make_numbers(connection: SqlConnection) -> None:
@@ -130,7 +131,7 @@ async def test_some_connections_are_kept_and_the_others_closed(path: Path) -> No
             await stack.enter_async_context(engine.reading())
         assert len(_threads() - before) == 8
 
-    assert sum(thread.is_alive() for thread in _threads() - before) <= 5
+    await until(lambda: sum(thread.is_alive() for thread in _threads() - before) <= 5)
     await engine.drop_connections()
     await _ended(_threads() - before)
 
