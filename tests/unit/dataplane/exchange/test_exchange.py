@@ -236,7 +236,7 @@ async def test_a_keys_bytes_count_as_they_come_whether_or_not_all_of_them_do() -
     first, _ = core.begin()
     second, _ = core.begin()
     assert not second.is_over
-    first.receive_body(b"x" * 10, False)
+    first.receive_body(b"x" * 30, False)  # more than a second's worth, however old it is by now
     _, caller = core.begin()
     assert caller.reply is not None
     assert caller.reply.code == "RESOURCE_EXHAUSTED"
