@@ -261,6 +261,7 @@ async def test_every_query_of_the_dashboard_is_understood_and_most_show_somethin
         "Refused connections",
         "Abuse",
         "Authority",  # its first query
+        "Tokens of identity providers",
         "Refusals by key",
         "Time until a change is in force",
     }
