@@ -43,10 +43,10 @@ def count() -> dict[str, Paths]:
 def _paths(client: str, connections: list[list[bytes]]) -> Paths:
     """Read connections' blocks as the gateway's HTTP/2 server does."""
     # Not before: only this function's process has plain classes for certain.
-    from gateway.dataplane.auth.credentials import CredentialReader  # noqa: PLC0415
-    from gateway.dataplane.core.heads import FieldKinds  # noqa: PLC0415
-    from gateway.dataplane.http2.request_head import HeadReader, KnownFields  # noqa: PLC0415
-    from gateway.wire import hpack  # noqa: PLC0415
+    from gateway.dataplane.auth.credentials import CredentialReader  # noqa: PLC0415 - see above
+    from gateway.dataplane.core.heads import FieldKinds  # noqa: PLC0415 - see above
+    from gateway.dataplane.http2.request_head import HeadReader, KnownFields  # noqa: PLC0415 - see above
+    from gateway.wire import hpack  # noqa: PLC0415 - see above
 
     class Counting(hpack.BlockDecoder):
         """Counts the blocks that are decoded in full."""
