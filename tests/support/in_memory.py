@@ -105,9 +105,13 @@ class MemoryDownstream:
         self.may_send -= taken
         return len(chunk) - taken
 
-    def send_answer(self, section: FieldSection, body: bytes) -> None:
+    def send_answer(
+        self, section: FieldSection, body: bytes, trailers: FieldSection | None = None
+    ) -> None:
         self.send_head(section, False)
-        self.send_body(body, True)
+        self.send_body(body, trailers is None)
+        if trailers is not None:
+            self.send_trailers(trailers)
 
     def send_trailers(self, section: FieldSection) -> None:
         self.trailers = section

@@ -67,8 +67,10 @@ class Downstream(Protocol):
         `Exchange.answer_left` is called when it leaves.
         """
 
-    def send_answer(self, section: FieldSection, body: bytes) -> None:
-        """Send a whole answer that has a body and no trailers, as `send_head` and `send_body`
+    def send_answer(
+        self, section: FieldSection, body: bytes, trailers: FieldSection | None = None
+    ) -> None:
+        """Send a whole answer that has a body, as `send_head`, `send_body` and `send_trailers`
         would.
         """
 

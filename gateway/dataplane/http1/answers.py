@@ -136,8 +136,10 @@ class Http1Answers:
             self._answered()
         return queued
 
-    def send_answer(self, section: FieldSection, body: bytes) -> None:
-        """See `Downstream`."""
+    def send_answer(
+        self, section: FieldSection, body: bytes, trailers: FieldSection | None = None
+    ) -> None:
+        """See `Downstream`; of trailers only the end is sent."""
         head = self._head
         if head is not None:
             state = self._state

@@ -124,10 +124,16 @@ class ServerStream(Stream):
             self._close()
         return queued
 
-    def send_answer(self, section: FieldSection, body: bytes) -> None:
+    def send_answer(
+        self, section: FieldSection, body: bytes, trailers: FieldSection | None = None
+    ) -> None:
         """See `Downstream`."""
         self._connection.sender.send_headers(self, section.h2 or section.encoded_h2(), ended=False)
-        self.send_body(body, True)
+        if trailers is None:
+            self.send_body(body, True)
+        else:
+            self.send_body(body, False)
+            self.send_trailers(trailers)
 
     def send_trailers(self, section: FieldSection) -> None:
         """See `Downstream`: they go out behind what is queued."""
