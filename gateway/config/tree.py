@@ -20,6 +20,7 @@ from gateway.config.values import (
     CertificateName,
     DroppedField,
     FilePath,
+    HeaderName,
     HostPattern,
     LabelName,
     LabelValue,
@@ -30,6 +31,7 @@ from gateway.config.values import (
     Token,
     Url,
 )
+from gateway.keys.tenancy_rules import MAX_PAIRS
 from gateway.model import BackendName
 
 _MAX_WORKERS = 1024
@@ -251,6 +253,9 @@ class ClaimMapConfig(Node):
     name: Claim = "$.sub"
     signals: Claim | None = None
     limits: LimitClaimsConfig = LimitClaimsConfig()
+    owner: Claim | None = None
+    labels: Annotated[dict[LabelName, Claim], Field(max_length=MAX_PAIRS)] = {}
+    headers: Annotated[dict[HeaderName, Claim], Field(max_length=MAX_PAIRS)] = {}
 
 
 Audience = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_as_list)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from gateway import settings
-from gateway.config import tree
+from gateway.config import jwt, tree
 from gateway.config.tls_contents import TlsContents
 from gateway.config.values import port_of, split_url
 from gateway.model import BackendName
@@ -40,7 +40,7 @@ def worker_settings(  # noqa: PLR0913 - what differs by worker, and by generatio
         listeners=tuple(_listener(config.listen[place], fd, contents) for place, fd in fds),
         backends=tuple(_backends(config.backends, contents)),
         routes=tuple(_route(route, contents) for route in config.backends.routes),
-        forward=_forward(config.forward),
+        forward=_forward(config),
         schemes=tuple(config.auth.schemes),
         limits=_limits(config.limits, workers, max_connections_share),
         cors=_cors(config.cors),
@@ -156,7 +156,8 @@ def _client_tls(tls: tree.TlsClientConfig, contents: TlsContents) -> settings.Tl
     )
 
 
-def _forward(forward: tree.ForwardConfig) -> settings.ForwardSettings:
+def _forward(config: tree.Config) -> settings.ForwardSettings:
+    forward = config.forward
     key = forward.gateway_key
     return settings.ForwardSettings(
         key=forward.key,
@@ -164,8 +165,15 @@ def _forward(forward: tree.ForwardConfig) -> settings.ForwardSettings:
         scheme=forward.scheme,
         identity_headers=forward.identity_headers,
         sender_address=forward.sender_address,
-        drop_headers=tuple(forward.drop_headers),
+        # What identities set, no sender may state: with a token or without one.
+        drop_headers=(*forward.drop_headers, *_identity_headers(config)),
     )
+
+
+def _identity_headers(config: tree.Config) -> Iterator[str]:
+    """Yield the headers that tokens of issuers set."""
+    for issuer in jwt.issuers(config.keys):
+        yield from issuer.map.headers
 
 
 _AUTHORITY_GRACE_S: Final = 2.0

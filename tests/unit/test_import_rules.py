@@ -77,7 +77,8 @@ ROOMS: Final = {
     ),
     "keys.jwt.claim_paths": _room(),
     "keys.jwt": _room(
-        "keys.errors keys.rules keys.state_file model", "aiohttp cachetools jwt msgspec"
+        "keys.errors keys.rules keys.state_file keys.tenancy keys.tenancy_rules model",
+        "aiohttp cachetools jwt msgspec",
     ),
     "keys.stores": _room(
         "keys.api_key keys.audit keys.confirmations keys.errors keys.feed_messages keys.record "
@@ -151,12 +152,12 @@ ROOMS: Final = {
     ),
     "control.metrics": _room(
         "channel compiled config control.core control.workers intake keys.errors keys.following "
-        "keys.record log metrics model outcome",
+        "keys.record keys.tenancy log metrics model outcome",
         "cryptography prometheus_client structlog",
     ),
     "control.authorities": _room(
         "channel config control.core control.metrics control.workers keys.authority "
-        "keys.errors keys.following keys.jwt keys.state_file metrics model",
+        "keys.errors keys.following keys.jwt keys.state_file keys.tenancy metrics model",
         "cachetools structlog",
     ),
     "control.admin": _room(
@@ -175,7 +176,7 @@ ROOMS: Final = {
         "channel config control.admin control.authorities control.core control.grpc_api "
         "control.metrics "
         "control.workers held_signals keys.authority keys.errors keys.following keys.record "
-        "keys.service keys.state_file keys.store keys.stores log metrics settings",
+        "keys.service keys.state_file keys.store keys.stores keys.tenancy log metrics settings",
         "structlog uvloop",
     ),
     # tools to try the gateway with

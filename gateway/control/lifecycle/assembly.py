@@ -50,7 +50,9 @@ from gateway.control.workers.worker_handle import WorkerObserver
 from gateway.control.workers.worker_set import WorkerSet
 from gateway.control.workers.worker_start import WorkerStarter
 from gateway.keys.following.status import StoreStatus
+from gateway.keys.record import KeyRecord
 from gateway.keys.service import KeyService
+from gateway.keys.tenancy import Tenancy
 from gateway.log import LogFormat
 
 if TYPE_CHECKING:
@@ -118,6 +120,18 @@ class Foundation:
         if record is not None:
             return record.name
         return self.tokens.name(key_id) if self.tokens is not None else ""
+
+    def tenancy(self, key_id: str) -> Tenancy | None:
+        """Return whose data the requests of a key, or of a sender without one, hold."""
+        record = self.keys.record(key_id)
+        if isinstance(record, KeyRecord):
+            return record.tenancy
+        return self.tokens.tenancy(key_id) if self.tokens is not None else None
+
+    def owner(self, key_id: str) -> str:
+        """Return who owns the data of a key, "" where nobody said."""
+        tenancy = self.tenancy(key_id)
+        return "" if tenancy is None or tenancy.owner is None else tenancy.owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +261,7 @@ def _foundation(loaded: Loaded) -> Foundation:
         workers=workers,
         keys=keys,
         lookups=_authority_lookups(config, totals, tasks, workers),
-        tokens=_token_lookups(config, totals, tasks, workers),
+        tokens=_token_lookups(config, totals, tasks, workers, keys),
         distribution=KeyDistribution(keys, workers, partial(_observe_lag, keys, totals)),
     )
 
@@ -269,14 +283,14 @@ def _authority_lookups(
 
 
 def _token_lookups(
-    config: Config, totals: MetricTotals, tasks: Tasks, workers: WorkerSet
+    config: Config, totals: MetricTotals, tasks: Tasks, workers: WorkerSet, keys: KeyService
 ) -> TokenLookups | None:
     if all(store.kind != "jwt" for store in config.keys.stores):
         return None
     # Loaded only here: the libraries that check signatures take 9 MB.
     from gateway.control.authorities.token_lookups import TokenLookups
 
-    return TokenLookups(config, totals, tasks, workers, log_store_status)
+    return TokenLookups(config, totals, tasks, workers, log_store_status, lambda: keys.route_labels)
 
 
 def _observe_lag(keys: KeyService, totals: MetricTotals, seconds: float) -> None:
@@ -292,7 +306,7 @@ def _count_admin_closed(totals: MetricTotals, reason: str) -> None:
 def _counting(base: Foundation, options: Options) -> Counting:
     totals = base.totals
     busiest_keys = BusiestKeys()
-    refusal_log = RefusalLog(base.key_name, options.on_refusal)
+    refusal_log = RefusalLog(base.key_name, options.on_refusal, owner=base.owner)
     gauges = ControlGauges(base.keys, base.statuses, base.workers)
     sources: list[Callable[[], SeriesByName]] = [gauges.series]
     sources += [each.series for each in base.askers()]
@@ -300,7 +314,7 @@ def _counting(base: Foundation, options: Options) -> Counting:
         busiest_keys=busiest_keys,
         refusal_log=refusal_log,
         reports=WorkerReports(totals, busiest_keys, base.keys, refusal_log.take, base.errors),
-        tenants=TenantTraffic(lambda: base.config.config.metrics, base.keys.record, totals),
+        tenants=TenantTraffic(lambda: base.config.config.metrics, base.tenancy, totals),
         config_metrics=ConfigMetrics(base.config, totals, gauges, base.statuses),
         exposition=Exposition(totals, busiest_keys, base.key_name, sources, base.config.backends),
     )
