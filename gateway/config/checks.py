@@ -11,12 +11,18 @@ from typing import Final, NamedTuple
 
 from pydantic import SecretStr
 
-from gateway.config import authority, feed, jwt
+from gateway.config import authority, client_identity, feed, jwt
 from gateway.config.addresses import is_loopback, is_overlap, is_reached_by
 from gateway.config.postgresql_url import missing_files
 from gateway.config.problems import Path, path_text
-from gateway.config.tls_files import check_ca, check_chain
-from gateway.config.tree import BackendConfig, Config, TlsClientConfig, TlsServerConfig
+from gateway.config.tls_files import check_ca, check_chain, check_revocation_lists
+from gateway.config.tree import (
+    BackendConfig,
+    Config,
+    ListenerTlsConfig,
+    TlsClientConfig,
+    TlsServerConfig,
+)
 from gateway.config.values import port_of, split_address, split_url
 from gateway.intake import SIZE_KEYS
 from gateway.model import BackendName
@@ -167,10 +173,18 @@ def _check_server_tls(path: Path, tls: TlsServerConfig) -> Iterator[Finding]:
         yield Finding((*path, "client_ca_file"), ca_problem)
 
 
+def _check_revocation_lists(path: Path, tls: ListenerTlsConfig) -> Iterator[Finding]:
+    if not tls.client_crl_files or tls.client_ca_file is None:
+        return
+    for place, problem in check_revocation_lists(tls.client_crl_files, tls.client_ca_file):
+        yield Finding((*path, "client_crl_files", place), problem)
+
+
 def _check_tls(config: Config) -> Iterator[Finding]:
     for place, listener in enumerate(config.listen):
         if listener.tls is not None:
             yield from _check_server_tls(("listen", place, "tls"), listener.tls)
+            yield from _check_revocation_lists(("listen", place, "tls"), listener.tls)
     if config.admin.tls is not None:
         yield from _check_server_tls(("admin", "tls"), config.admin.tls)
     if config.admin.grpc_tls is not None:
@@ -224,7 +238,7 @@ def _check_secrets(
 
 
 def _check_authorities(config: Config) -> Iterator[Finding]:
-    for problems in (authority.problems, jwt.problems):
+    for problems in (authority.problems, jwt.problems, client_identity.problems):
         yield from (Finding(path, message) for path, message in problems(config))
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, field_validator
 
 from gateway.config.cores import usable_cores
+from gateway.config.identity_tree import STRICT, ClientIdentityConfig
 from gateway.config.jwt_values import Algorithm, Claim
 from gateway.config.units import ByteRate, Duration, PositiveSize, Rate, Size, Timeout
 from gateway.config.values import (
@@ -62,7 +63,7 @@ def _as_number(value: object) -> object:
 class Node(BaseModel):
     """A mapping of the tree."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = STRICT
 
 
 class TlsServerConfig(Node):
@@ -72,6 +73,13 @@ class TlsServerConfig(Node):
     key_file: FilePath
     client_ca_file: FilePath | None = None
     min_version: Annotated[Literal["1.2", "1.3"], BeforeValidator(_as_text)] = "1.2"
+
+
+class ListenerTlsConfig(TlsServerConfig):
+    """TLS on a listener, where clients' certificates may say who sends."""
+
+    client_crl_files: Annotated[list[FilePath], BeforeValidator(_as_list)] = []
+    client_identity: ClientIdentityConfig | None = None
 
 
 class TlsClientConfig(Node):
@@ -88,7 +96,7 @@ class ListenerConfig(Node):
     """One listening address."""
 
     address: Address
-    tls: TlsServerConfig | None = None
+    tls: ListenerTlsConfig | None = None
     proxy_protocol: bool = False
 
 

@@ -32,10 +32,12 @@ from gateway.control.lifecycle.key_stores import (
     log_store_status,
 )
 from gateway.control.lifecycle.reload import Reloader
+from gateway.control.lifecycle.revocations import RevocationWatch
 from gateway.control.lifecycle.tls_watch import TlsWatch
 from gateway.control.lifecycle.unserved import UnservedConnections
 from gateway.control.lifecycle.worker_record import WorkerRecord
 from gateway.control.metrics.busiest_keys import BusiestKeys
+from gateway.control.metrics.certificate_senders import CertificateSenders
 from gateway.control.metrics.config_metrics import ConfigMetrics
 from gateway.control.metrics.control_gauges import ControlGauges
 from gateway.control.metrics.exposition import Exposition, SeriesByName
@@ -97,6 +99,8 @@ class Foundation:
     tokens: TokenLookups | None
     """Set where an issuer of tokens is configured."""
     distribution: KeyDistribution
+    certificates: CertificateSenders
+    """Whom clients' certificates name."""
 
     def statuses(self) -> list[StoreStatus]:
         """Return the status of each key store and of each remote authority."""
@@ -119,14 +123,16 @@ class Foundation:
         record = self.keys.record(key_id)
         if record is not None:
             return record.name
-        return self.tokens.name(key_id) if self.tokens is not None else ""
+        name = self.tokens.name(key_id) if self.tokens is not None else ""
+        return name or self.certificates.name(key_id)
 
     def tenancy(self, key_id: str) -> Tenancy | None:
         """Return whose data the requests of a key, or of a sender without one, hold."""
         record = self.keys.record(key_id)
         if isinstance(record, KeyRecord):
             return record.tenancy
-        return self.tokens.tenancy(key_id) if self.tokens is not None else None
+        tenancy = self.tokens.tenancy(key_id) if self.tokens is not None else None
+        return tenancy or self.certificates.tenancy(key_id)
 
     def owner(self, key_id: str) -> str:
         """Return who owns the data of a key, "" where nobody said."""
@@ -165,6 +171,7 @@ class Parts:
     grpc: GrpcAddress
     reloader: Reloader
     tls_watch: TlsWatch
+    revocations: RevocationWatch
     worker_record: WorkerRecord
     unserved: UnservedConnections
 
@@ -180,7 +187,8 @@ def assemble(loaded: Loaded, options: Options) -> Parts:
     traces = TraceSessions(base.workers)
     record = WorkerRecord(base.config.config.state_dir)
     observers = [*counting.observers, traces, health, base.distribution, record]
-    observers += base.askers()
+    revocations = RevocationWatch(base.config, base.workers, counting.config_metrics)
+    observers += [*base.askers(), base.certificates, revocations]
     inherited = take_inherited(os.environ)
     patience_s = options.bind_patience_s
     listeners = DataListeners(inherited, patience_s, record.end_leftovers)
@@ -213,6 +221,7 @@ def assemble(loaded: Loaded, options: Options) -> Parts:
         admin,
         grpc,
         counting.config_metrics,
+        revocations=revocations,
         log_format=options.log_format,
         on_reload=options.on_reload,
         on_new_tls_files=base.read_tls_files,
@@ -230,6 +239,7 @@ def assemble(loaded: Loaded, options: Options) -> Parts:
         grpc=grpc,
         reloader=reloader,
         tls_watch=tls_watch,
+        revocations=revocations,
         worker_record=record,
         unserved=unserved,
     )
@@ -262,6 +272,7 @@ def _foundation(loaded: Loaded) -> Foundation:
         keys=keys,
         lookups=_authority_lookups(config, totals, tasks, workers),
         tokens=_token_lookups(config, totals, tasks, workers, keys),
+        certificates=CertificateSenders(),
         distribution=KeyDistribution(keys, workers, partial(_observe_lag, keys, totals)),
     )
 
