@@ -14,6 +14,7 @@ from typing import Any, Final
 import aiohttp
 import grpc
 import grpc.aio
+import msgspec
 import pytest
 import structlog.testing
 
@@ -270,6 +271,40 @@ async def test_a_revoked_certificate_ends_on_open_connections_and_says_so(settin
             (told,) = gateway.refusals
     assert (told.key_id, told.scheme, told.count) == ("certificate:shop/cart", "certificate", 3)
     assert len(told.digest_prefix) == 8
+
+
+async def test_a_listener_that_only_demands_certificates_refuses_revoked_ones(
+    setting: Setting,
+) -> None:
+    """The key says who sends there, and does not make up for it."""
+    plain = msgspec.structs.replace(setting.tls(), identity=None, has_revocation_lists=True)
+    context = setting.context(setting.cart)
+    async with running_worker(keys=[entry(KEY)], tls=[plain]) as gateway:
+        assert await refused(gateway, context) == "KEY_MISSING"
+        again = await post(gateway, context, key=KEY, fields=(("content-type", JSON),))
+        assert reason_of(again) == "NO_BACKEND_OTLP_HTTP"
+        setting.revoke(gateway, setting.cart)
+        assert await refused(gateway, context, key=KEY) == "CERTIFICATE_REVOKED"
+
+
+async def test_a_rules_limits_hold_for_all_certificates_with_one_name(setting: Setting) -> None:
+    rule = {**RULES[0], "name": "all of $1", "limits": {"concurrent": 1, "requests": "1/m"}}
+    carts = [setting.cart, setting.issue("other", "spiffe://example.org/ns/shop/sa/other")]
+    async with (
+        RawSink() as sink,
+        running_worker(backends=sink_backends(sink), tls=[setting.tls(rules=[rule])]) as gateway,
+    ):
+        first, second = [await post(gateway, setting.context(own)) for own in carts]
+        assert (first.status, second.status) == (200, 429)
+
+
+async def test_names_that_cannot_be_read_are_refused_with_a_key_too(setting: Setting) -> None:
+    """Nobody can tell whether such a certificate was revoked."""
+    odd = setting.authority.issue("odd", is_client=True, raw_names=b"\x30\x04\x82\x02\xff\xfe")
+    async with running_worker(keys=[entry(KEY)], tls=[setting.tls()]) as gateway:
+        context = setting.context(odd)
+        assert await refused(gateway, context) == "CERTIFICATE_MALFORMED"
+        assert await refused(gateway, context, key=KEY) == "CERTIFICATE_MALFORMED"
 
 
 async def test_a_certificate_that_expires_ends_on_open_connections(setting: Setting) -> None:

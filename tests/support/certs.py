@@ -13,7 +13,7 @@ from typing import Self
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 _LIFE = dt.timedelta(days=2)
 _PAST = dt.timedelta(minutes=-1)
@@ -100,10 +100,12 @@ class Authority:
         expired: bool = False,
         is_client: bool = False,
         life: dt.timedelta | None = None,
+        raw_names: bytes | None = None,
     ) -> Certificate:
         """Issue a certificate for a server (with `hosts`: names and addresses) or a client.
 
-        `is_client`: `hosts` are a client's names, which may be URIs.
+        `is_client`: `hosts` are a client's names, which may be URIs. `raw_names`: the DER of names
+        that cannot be.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         is_server = hosts and not is_client
@@ -122,7 +124,11 @@ class Authority:
                 critical=False,
             )
         )
-        if hosts:
+        if raw_names is not None:
+            oid = ExtensionOID.SUBJECT_ALTERNATIVE_NAME
+            raw = x509.UnrecognizedExtension(oid, raw_names)
+            builder = builder.add_extension(raw, critical=False)
+        elif hosts:
             names = x509.SubjectAlternativeName([_alternative_name(host) for host in hosts])
             builder = builder.add_extension(names, critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())

@@ -70,14 +70,19 @@ class ClientIdentities:
         der = session.getpeercert(binary_form=True)
         if der is None:
             return self._made(MISSING)
+        digest = KeyDigest(hashlib.sha256(der).digest())
         try:
             found = session.getpeercert() or {}
-            certificate = self._of(found)
             ids = ids_of(der)
             expires_s = ssl.cert_time_to_seconds(str(found["notAfter"]))
         except (ValueError, KeyError, ssl.SSLError):  # of which UnicodeDecodeError is one
-            return self._made(MALFORMED)
-        digest = KeyDigest(hashlib.sha256(der).digest())
+            certificate = self._made(MALFORMED)
+            certificate.end(digest)
+            return certificate
+        try:
+            certificate = self._of(found)
+        except _MalformedError:
+            certificate = self._made(MALFORMED)
         certificate.watch(digest, ids.own, ids.issuer, expires_s * _MS_PER_S, self._revocations)
         return certificate
 

@@ -54,6 +54,7 @@ class ClientCertificate:
         "_issuer",
         "_own",
         "_revocations",
+        "_was_ended",
         "_was_revoked",
         "credential",
         "is_identity",
@@ -86,6 +87,7 @@ class ClientCertificate:
         self._revocations: Revocations | None = None
         self._generation = -1
         self._was_revoked = False
+        self._was_ended = False
 
     def watch(
         self,
@@ -104,11 +106,16 @@ class ClientCertificate:
         self._expires_at_ms = expires_at_ms
         self._revocations = revocations
 
+    def end(self, digest: KeyDigest) -> None:
+        """Refuse whatever comes on its connection: nobody can tell whether it was revoked."""
+        self.credential = Credential(digest, self.refusal, "certificate")
+        self._was_ended = True
+
     def ended(self, now_ms: int) -> str:
         """Return the reason in `outcome.REFUSALS` why it is no longer valid; empty while it is."""
         revocations = self._revocations
         if revocations is None:
-            return ""
+            return self.refusal if self._was_ended else ""
         if self._generation != revocations.generation:
             self._generation = revocations.generation
             self._was_revoked = revocations.has(self._own, self._issuer)
