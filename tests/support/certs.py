@@ -55,6 +55,12 @@ class Certificate:
         """Its serial number."""
         return x509.load_pem_x509_certificate(self.cert_file.read_bytes()).serial_number
 
+    @property
+    def der(self) -> bytes:
+        """The certificate in DER."""
+        parsed = x509.load_pem_x509_certificate(self.cert_file.read_bytes())
+        return parsed.public_bytes(serialization.Encoding.DER)
+
     def server_context(self, client_ca_file: Path | None = None) -> ssl.SSLContext:
         """Return a server's context; with a CA it demands a client certificate."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -24,11 +24,6 @@ def _authority(tmp_path: Path) -> Authority:
     return Authority.create(tmp_path)
 
 
-def der_of(certificate: Certificate) -> bytes:
-    parsed = x509.load_pem_x509_certificate(certificate.cert_file.read_bytes())
-    return parsed.public_bytes(Encoding.DER)
-
-
 def read(authority: Authority, file: Path) -> Revoked:
     return read_lists(file.read_bytes(), read_authorities(authority.cert_file.read_bytes()))
 
@@ -39,9 +34,9 @@ def test_a_list_names_certificates_as_they_name_themselves(
 ) -> None:
     one, other = authority.issue("one"), authority.issue("other")
     revoked = read(authority, authority.revoke(one, encoding=encoding))
-    assert ids_of(der_of(one)).own in revoked.ids
-    assert ids_of(der_of(other)).own not in revoked.ids
-    assert ids_of(der_of(other)).issuer not in revoked.ids
+    assert ids_of(one.der).own in revoked.ids
+    assert ids_of(other.der).own not in revoked.ids
+    assert ids_of(other.der).issuer not in revoked.ids
     assert revoked.next_update_s is not None
 
 
@@ -53,7 +48,7 @@ def test_a_file_may_hold_several_lists_and_is_out_of_date_with_the_first(
     second = authority.revoke(two, life=dt.timedelta(minutes=-5)).read_bytes()
     authorities = read_authorities(authority.cert_file.read_bytes())
     revoked = read_lists(b"comment\n" + first + b"\n" + second, authorities)
-    assert {ids_of(der_of(one)).own, ids_of(der_of(two)).own} <= revoked.ids
+    assert {ids_of(one.der).own, ids_of(two.der).own} <= revoked.ids
     assert revoked.next_update_s is not None
     assert revoked.next_update_s < NOW.timestamp()
 
@@ -110,7 +105,7 @@ def test_all_certificates_below_a_revoked_authority_are_revoked(tmp_path: Path) 
     leaf = _leaf(between)
     assert names_in(leaf).issuer == of_between.subject
     assert ids_of(leaf).issuer in ids
-    assert ids_of(der_of(root.issue("other"))).issuer not in ids
+    assert ids_of(root.issue("other").der).issuer not in ids
 
 
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -146,7 +141,7 @@ def test_a_serial_number_is_written_as_certificates_do(tmp_path: Path, serial: i
 
 
 def test_what_is_cut_off_or_no_certificate_is_an_error(tmp_path: Path) -> None:
-    whole = der_of(Authority.create(tmp_path).issue("one"))
+    whole = Authority.create(tmp_path).issue("one").der
     names = names_in(whole)
     needed = whole.index(names.subject, whole.index(names.issuer) + 1) + len(names.subject)
     for length in range(needed):
