@@ -219,7 +219,7 @@ def _read_all(
 
 def _messages(ids: frozenset[bytes]) -> Iterator[Revoked]:
     """Write all ids as messages; none of them says that nothing is revoked any more."""
-    rest = sorted(ids)
+    rest = list(ids)
     for start in range(0, max(len(rest), 1), CHUNK):
         end = start + CHUNK
         yield Revoked(rest[start:end], first=start == 0, last=end >= len(rest))
