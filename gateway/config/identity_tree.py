@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from gateway.config.units import ByteRate, Rate
-from gateway.config.values import CertificateName, HeaderName, LabelName
+from gateway.config.values import CertificateName, HeaderName, LabelName, checked_header_names
 from gateway.keys.tenancy_rules import MAX_PAIRS
 
 Template = Annotated[str, Field(min_length=1, max_length=1024)]
@@ -39,7 +39,11 @@ class IdentityRuleConfig(_Node):
     name: Template
     owner: Template | None = None
     labels: Annotated[dict[LabelName, Template], Field(max_length=MAX_PAIRS)] = {}
-    headers: Annotated[dict[HeaderName, Template], Field(max_length=MAX_PAIRS)] = {}
+    headers: Annotated[
+        dict[HeaderName, Template],
+        Field(max_length=MAX_PAIRS),
+        AfterValidator(checked_header_names),
+    ] = {}
     signals: list[Literal["traces", "metrics", "logs", "profiles", "intake"]] | None = None
     limits: IdentityLimitsConfig = IdentityLimitsConfig()
 

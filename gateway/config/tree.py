@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, field_validator
 
 from gateway.config.cores import usable_cores
 from gateway.config.identity_tree import STRICT, ClientIdentityConfig
@@ -31,6 +31,7 @@ from gateway.config.values import (
     StoreUrl,
     Token,
     Url,
+    checked_header_names,
 )
 from gateway.keys.tenancy_rules import MAX_PAIRS
 from gateway.model import BackendName
@@ -263,7 +264,9 @@ class ClaimMapConfig(Node):
     limits: LimitClaimsConfig = LimitClaimsConfig()
     owner: Claim | None = None
     labels: Annotated[dict[LabelName, Claim], Field(max_length=MAX_PAIRS)] = {}
-    headers: Annotated[dict[HeaderName, Claim], Field(max_length=MAX_PAIRS)] = {}
+    headers: Annotated[
+        dict[HeaderName, Claim], Field(max_length=MAX_PAIRS), AfterValidator(checked_header_names)
+    ] = {}
 
 
 Audience = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_as_list)]

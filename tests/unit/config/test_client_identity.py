@@ -78,6 +78,7 @@ def test_a_worker_gets_the_rules_and_nobody_can_state_their_headers(tmp_path: Pa
         ({"labels": {"te am": "a"}}, "labels", "te am"),
         ({"headers": {"X-Org": "ä$1"}}, "headers.X-Org", "visible ASCII"),
         ({"headers": {"Authorization": "$1"}}, "headers", "API key"),
+        ({"headers": {"X-Org": "$1", "x_org": "$2"}}, "headers", "one for many servers"),
         ({"headers": {"Content-Type": "$1"}}, "headers", "sender's"),
         ({"signals": []}, "signals", "empty"),
         ({"signals": ["trace"]}, "signals", "traces"),
