@@ -29,7 +29,8 @@ _log = structlog.get_logger("gateway.refusals")
 class RefusalLog:
     """Logs refusals as warnings. `run` must run beside it.
 
-    `key_name` returns the name of a key id; `on_refusal` gets every refusal as it was reported.
+    `key_name` returns the name of a key id, and `owner` whose data it sends ("" = unknown);
+    `on_refusal` gets every refusal as it was reported.
     """
 
     def __init__(
@@ -37,8 +38,10 @@ class RefusalLog:
         key_name: Callable[[str], str],
         on_refusal: Callable[[Refused], None],
         clock: Callable[[], float] = time.monotonic,
+        owner: Callable[[str], str] = lambda _: "",
     ) -> None:
         self._key_name = key_name
+        self._owner = owner
         self._on_refusal = on_refusal
         self._clock = clock
         self._limiter = RefusalLimiter()
@@ -97,6 +100,7 @@ class RefusalLog:
             "scheme": refused.scheme,
             "key_id": refused.key_id,
             "key_name": self._key_name(refused.key_id),
+            "owner": self._owner(refused.key_id),
             "digest": refused.digest_prefix,
         }
         is_first = notice.within_s == 0

@@ -21,6 +21,7 @@ from typing import Protocol
 
 from mypy_extensions import mypyc_attr
 
+from gateway.dataplane.core.certificates import ClientCertificate
 from gateway.dataplane.core.credential import Credential
 from gateway.dataplane.core.forwarded_fields import ForwardedFields
 from gateway.dataplane.core.heads import FieldSection, RequestHead
@@ -58,6 +59,8 @@ class Downstream(Protocol):
 
     peer: str
     """The caller's address (after PROXY header), for logs."""
+    certificate: ClientCertificate | None
+    """What the caller's certificate says; None where the listener does not look at it."""
 
     def send_head(self, section: FieldSection, ended: bool) -> None:
         """Send the answer's head; `ended`: it has no body. Interim (1xx) heads never come here."""

@@ -8,6 +8,7 @@ import contextlib
 from typing import Final
 
 from gateway import metrics
+from gateway.dataplane.core.certificates import ClientCertificate
 from gateway.dataplane.core.context import WorkerContext
 from gateway.dataplane.core.heads import FieldSection, Pair, media_type
 from gateway.dataplane.core.read_gate import PAUSED_FLOW
@@ -50,15 +51,22 @@ class Http1Answers:
         "_reader",
         "_state",
         "_writer",
+        "certificate",
         "exchange",
         "peer",
         "ungranted",
     )
 
     def __init__(
-        self, context: WorkerContext, state: ConnectionState, reader: RequestReader, peer: str
+        self,
+        context: WorkerContext,
+        state: ConnectionState,
+        reader: RequestReader,
+        peer: str,
+        certificate: ClientCertificate | None,
     ) -> None:
         self.peer = peer
+        self.certificate = certificate
         self.exchange: Exchange | None = None
         """The exchange under way."""
         self.ungranted = 0

@@ -46,6 +46,12 @@ def test_the_first_refusal_is_a_warning_at_once_that_says_who_why_and_whose_key(
     ]
 
 
+def test_a_line_says_whose_data_the_key_sends() -> None:
+    with capture_logs() as logs:
+        RefusalLog(lambda _: "", lambda _: None, Clock(), {"7": "Team A"}.__getitem__).take(REFUSED)
+    assert logs[0]["owner"] == "Team A"
+
+
 def test_what_is_not_known_is_left_out() -> None:
     bare = Refused("10.1.2.0/24", "key_missing", 1, "10.1.2.3:4567", "", "", "", "", "")
     with capture_logs() as logs:
