@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+from collections.abc import Callable
 from typing import Final, cast
 
 from gateway.dataplane.accept.tls_records import HAD_DATA, MOST_DEBT, SLICE, TlsRecords
@@ -18,12 +19,14 @@ NOTHING: Final = memoryview(b"")
 class TlsSession:
     """Server side of one connection."""
 
-    __slots__ = ("_decrypted", "_incoming", "_outgoing", "_records", "tls")
+    __slots__ = ("_decrypted", "_incoming", "_outgoing", "_read_into", "_records", "tls")
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self.tls: Final = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        # The type that it has with a buffer, which compiled code would check.
+        self._read_into = cast("Callable[[int, memoryview], int]", self.tls.read)
         self._records = TlsRecords()
         self._decrypted = b""
         """What had to be decrypted before it was asked for."""
@@ -71,7 +74,7 @@ class TlsSession:
         Raises `ssl.SSLError`.
         """
         filled = 0
-        read = self.tls.read
+        read = self._read_into
         records = self._records
         room = len(plain)
         if self._decrypted:
@@ -81,7 +84,7 @@ class TlsSession:
         while True:
             try:
                 while filled < room and (self._incoming.pending or self.tls.pending()):
-                    length = cast("int", read(room - filled, plain[filled:]))
+                    length = read(room - filled, plain[filled:] if filled else plain)
                     if not length:
                         return filled, cipher, True
                     filled += length
