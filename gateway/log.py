@@ -11,13 +11,14 @@ import contextlib
 import logging
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TextIO
 
 import structlog
 
-from gateway.channel import Refused
+from gateway.channel import LogLine, Refused
 from gateway.log_repeats import EACH_TIME, RepeatedLines
 from gateway.log_writer import LineWriter
 from gateway.repeats import INTERVAL_S, MAX_GROUPS, Repeats, Summary
@@ -32,6 +33,7 @@ __all__ = [
     "RefusalLimiter",
     "RefusalNotice",
     "configure",
+    "listen",
     "redact",
     "redact_event",
     "take_dropped",
@@ -44,6 +46,10 @@ _FLUSH_S: Final = 1.0
 """How long a process that ends waits for whoever reads the log."""
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
+_HEAD: Final = ("timestamp", "level", "logger", "event")
+"""Fields that every line has."""
+_MAX_INT: Final = 2**63
+"""Numbers from this on are told as text: OTLP has 64 bits for them."""
 _TRACES: Final = frozenset({"exception", "stack"})
 """Fields that have several lines."""
 _SECRET_FIELDS: Final = frozenset(
@@ -114,7 +120,44 @@ def _in_order(
     _logger: object, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
     """Put the most important fields first."""
-    return {name: event[name] for name in ("timestamp", "level", "logger", "event")} | dict(event)
+    return {name: event[name] for name in _HEAD} | dict(event)
+
+
+_listeners: Final[list[Callable[[LogLine], None]]] = []
+
+
+def listen(listener: Callable[[LogLine], None]) -> Callable[[], None]:
+    """Have `listener` get every line that is written from now on; return what ends that.
+
+    It is called in the thread that logs, and must not wait or log.
+    """
+    _listeners.append(listener)
+    return lambda: _listeners.remove(listener)
+
+
+def _tell_listener(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Pass a line on whose secrets are masked already."""
+    if _listeners:
+        line = LogLine(
+            at_ns=time.time_ns(),
+            level=str(event["level"]),
+            logger=str(event["logger"]),
+            event=str(event["event"]),
+            fields={
+                name: value if isinstance(value, str | bool | float) else _plain(value)
+                for name, value in event.items()
+                if name not in _HEAD and value is not None
+            },
+        )
+        for listener in _listeners:
+            listener(line)
+    return event
+
+
+def _plain(value: object) -> str | int:
+    return value if isinstance(value, int) and abs(value) < _MAX_INT else str(value)
 
 
 def _escape_event(
@@ -261,6 +304,7 @@ def _rendering(log_format: LogFormat, stream: TextIO | None) -> list[Any]:
         structlog.processors.format_exc_info,
         redact_event,
         _in_order,
+        _tell_listener,
         *last,
     ]
 

@@ -44,6 +44,7 @@ from gateway.dataplane.exchange.observers import TrafficObserver
 from gateway.dataplane.exchange.pipeline import RequestPipeline
 from gateway.dataplane.exchange.quota_rows import QuotaRows
 from gateway.dataplane.exchange.quotas import Quotas
+from gateway.dataplane.exchange.sampler import Sampler
 from gateway.dataplane.exchange.services import ExchangeServices
 from gateway.dataplane.exchange.tracer import Tracer
 from gateway.dataplane.http1 import upstream as http1_upstream
@@ -74,6 +75,8 @@ class DataPath:
     refusals: RefusalLog
     services: ExchangeServices
     tracer: Tracer
+    sampler: Sampler | None
+    """Set where control exports a sample of the requests."""
     health: HealthService
     pools: Mapping[BackendName, Pool]
     """Those for all keys."""
@@ -116,11 +119,14 @@ def assemble(
     )
     pools, routes = _pools(context, settings, resolve)
     health = HealthService(context, Readiness(context, keyring))
+    sampler = Sampler(loop, send, settings.telemetry) if settings.telemetry is not None else None
+    counting = (TrafficObserver(counters), IntakeObserver(counters))
     services = ExchangeServices(
         context,
-        (TrafficObserver(counters), IntakeObserver(counters)),
+        counting if sampler is None else (*counting, sampler),
         BackendRefusals(counters, lookups, settings.forward),
         CorsPolicy(settings.cors) if settings.cors.allowed_origins else None,
+        is_sampling=sampler is not None,
     )
     pipeline = RequestPipeline(
         services,
@@ -140,6 +146,7 @@ def assemble(
         refusals=refusals,
         services=services,
         tracer=Tracer(loop, send),
+        sampler=sampler,
         health=health,
         pools=pools,
         route_pools=[pool for _, of_route in routes for pool in of_route.values()],

@@ -43,6 +43,7 @@ from gateway.channel import (
     Up,
     Watches,
 )
+from gateway.dataplane.held_lines import HeldLines
 from gateway.dataplane.worker import Worker, WorkerStartError
 from gateway.settings import WorkerSettings, with_descriptors
 from gateway.worker_contract import CONTROL_SIGNALS, FAILS_AGAIN, WAITS
@@ -77,6 +78,8 @@ class WorkerProcess:
         self._exit_code: asyncio.Future[int] = self._loop.create_future()
         self._channel_ended = asyncio.Event()
         self._drain: asyncio.Task[None] | None = None
+        self._lines = HeldLines()
+        """Lines of the log that control is to export."""
 
     async def run(self, fd: int) -> int:
         """Serve until told to stop; return the exit code."""
@@ -106,6 +109,9 @@ class WorkerProcess:
     def _handle(self, message: Down | Up) -> None:
         if isinstance(message, Start):
             log.configure(message.settings.log_level, message.settings.log_format)
+            telemetry = message.settings.telemetry
+            if telemetry is not None and telemetry.logs:
+                log.listen(self._lines.take)
             self._worker = Worker(self._own(message.settings), self._send, self._report)
             self._worker.begin_sweeping()
             return
@@ -193,6 +199,11 @@ class WorkerProcess:
             self._worker.path.context.counters.plain[metrics.LOG_LINES_DROPPED.name, ()] += dropped
         if self._worker is not None and self._channel.is_writable:
             self._channel.send(self._worker.take_report())
+            self._send_lines()
+
+    def _send_lines(self) -> None:
+        if logged := self._lines.hand_over():
+            self._channel.send(logged)
 
     def _send(self, message: Up) -> bool:
         """Send what may get lost, unless control does not keep up."""
@@ -230,6 +241,7 @@ class WorkerProcess:
         self._exit(1)
 
     def _exit(self, code: int) -> None:
+        self._send_lines()
         if not self._exit_code.done():
             self._exit_code.set_result(code)
 

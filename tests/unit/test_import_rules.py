@@ -136,8 +136,10 @@ ROOMS: Final = {
         "channel dataplane.assembly dataplane.core dataplane.upstream metrics model settings "
         "worker_contract"
     ),
+    "dataplane.held_lines": _room("channel"),
     "dataplane.worker_process": _room(
-        "channel dataplane.worker descriptors lean_imports log metrics settings worker_contract",
+        "channel dataplane.held_lines dataplane.worker descriptors lean_imports log metrics "
+        "settings worker_contract",
         "structlog uvloop",
     ),
     # beside both: verdicts for another proxy, by what workers decide with
@@ -159,6 +161,10 @@ ROOMS: Final = {
         "keys.errors keys.following keys.jwt keys.state_file metrics model",
         "cachetools structlog",
     ),
+    "control.telemetry": _room(
+        "channel config control.metrics control.workers log metrics settings",
+        "grpc opentelemetry prometheus_client structlog",
+    ),
     "control.admin": _room(
         "channel config control.core control.metrics control.workers crowds keys.api_key "
         "keys.audit keys.commands keys.errors keys.following keys.record keys.rules keys.service "
@@ -173,7 +179,7 @@ ROOMS: Final = {
     ),
     "control.lifecycle": _room(
         "channel config control.admin control.authorities control.core control.grpc_api "
-        "control.metrics "
+        "control.metrics control.telemetry "
         "control.workers held_signals keys.authority keys.errors keys.following keys.record "
         "keys.service keys.state_file keys.store keys.stores log metrics settings",
         "structlog uvloop",
