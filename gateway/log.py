@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, TextIO
 import structlog
 
 from gateway.channel import LogLine, Refused
+from gateway.log_console import TIME_FORMAT, console_renderer
 from gateway.log_repeats import EACH_TIME, RepeatedLines
 from gateway.log_writer import LineWriter
 from gateway.repeats import INTERVAL_S, MAX_GROUPS, Repeats, Summary
@@ -293,13 +294,15 @@ def configure(
 
 def _rendering(log_format: LogFormat, stream: TextIO | None) -> list[Any]:
     """Return what makes a line of an event, step by step (structlog's processors)."""
-    last = (
-        [_escape_event, _console(stream)]
-        if log_format == "console"
-        else [structlog.processors.JSONRenderer()]
-    )
+    if log_format == "console":
+        stamp = structlog.processors.TimeStamper(fmt=TIME_FORMAT, utc=False)
+        has_colours = stream is not None and is_fancy(stream)
+        last = [_escape_event, console_renderer(has_colours=has_colours)]
+    else:
+        stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+        last = [structlog.processors.JSONRenderer()]
     return [
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        stamp,
         structlog.processors.StackInfoRenderer(),
         structlog.processors.format_exc_info,
         redact_event,
@@ -320,14 +323,6 @@ def _resolve(log_format: Literal["auto", "console", "json"], stream: TextIO | No
     if log_format == "auto":
         return "console" if stream is not None and stream.isatty() else "json"
     return log_format
-
-
-def _console(stream: TextIO | None) -> structlog.dev.ConsoleRenderer:
-    """Create the renderer for terminals, without loading libraries for pretty tracebacks."""
-    return structlog.dev.ConsoleRenderer(
-        colors=stream is not None and is_fancy(stream),
-        exception_formatter=structlog.dev.plain_traceback,
-    )
 
 
 @dataclass(frozen=True, slots=True)

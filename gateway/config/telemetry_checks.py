@@ -12,7 +12,11 @@ from gateway.config.tls_files import check_ca, check_chain
 from gateway.config.tree import Config
 from gateway.config.values import port_of, split_address, split_url
 
-_LIBRARIES: Final = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto")
+_LIBRARIES: Final = (
+    "opentelemetry.sdk",
+    "opentelemetry.exporter.otlp.proto.grpc",
+    "opentelemetry.exporter.otlp.proto.http",
+)
 _ENDPOINT: Final = ("telemetry", "endpoint")
 
 

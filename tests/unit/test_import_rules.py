@@ -47,7 +47,8 @@ ROOMS: Final = {
     "crowds": _room(),
     "log_repeats": _room("repeats", "structlog"),
     "log_writer": _room(),
-    "log": _room("channel log_repeats log_writer repeats terminal", "structlog"),
+    "log_console": _room("terminal", "structlog"),
+    "log": _room("channel log_console log_repeats log_writer repeats terminal", "structlog"),
     # bytes and protocols, without I/O and policy
     "wire": _room("model outcome", "hpack httptools"),
     "otlp": _room("model outcome", "cramjam google.protobuf google.rpc opentelemetry.proto"),
