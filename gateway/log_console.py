@@ -35,7 +35,7 @@ def console_renderer(*, has_colours: bool) -> dev.ConsoleRenderer:
     def plain(code: str) -> dev.ColumnFormatter:
         return dev.KeyValueColumnFormatter(None, style(code), reset, _text)
 
-    def level(_key: str, value: object) -> str:
+    def level(key: str, value: object) -> str:  # noqa: ARG001 - a formatter's
         name = str(value)
         return f"{style(_STYLES.get(name, ''))}{name:<{_LEVEL_WIDTH}}{reset}"
 
@@ -58,7 +58,7 @@ def console_renderer(*, has_colours: bool) -> dev.ConsoleRenderer:
 def _library(style: Callable[[str], str]) -> dev.ColumnFormatter:
     """Return what names the logger of a library; the gateway's own need no name."""
 
-    def formatted(_key: str, value: object) -> str:
+    def formatted(key: str, value: object) -> str:  # noqa: ARG001 - a formatter's
         name = str(value)
         is_own = name.partition(".")[0] == _OWN
         return "" if is_own else f"{style(dev.DIM)}[{name}]{style(dev.RESET_ALL)}"

@@ -45,11 +45,12 @@ class Ports:
     def starting_at(cls, first: int) -> Ports:
         """Take four ports in a row. Raises `PortInUseError`: one of them is in use."""
         wanted = range(first, first + OWN_PORTS)
-        *own, a, b, c, d = choose_ports((*wanted, *COLLECTOR_PORTS))
-        for port, chosen in zip(wanted, own, strict=True):
-            if port != chosen:
+        chosen = choose_ports((*wanted, *COLLECTOR_PORTS))
+        for port, each in zip(wanted, chosen[:OWN_PORTS], strict=True):
+            if port != each:
                 raise PortInUseError(port)
-        return cls(*own, (a, b, c, d))
+        grpc, http, tls, admin, *collectors = chosen
+        return cls(grpc, http, tls, admin, tuple(collectors))
 
 
 @dataclass(frozen=True, slots=True)

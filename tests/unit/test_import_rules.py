@@ -70,6 +70,7 @@ ROOMS: Final = {
         "keys.api_key keys.audit keys.errors keys.record keys.rules keys.store keys.tenancy_rules "
         "keys.times model",
     ),
+    "keys.importing": _room("keys.commands keys.errors keys.record keys.store"),
     "keys.usage": _room("keys.errors keys.record keys.store"),
     "keys.confirmations": _room("keys.errors keys.state_file keys.store", "asyncpg"),
     "keys.authority": _room(
@@ -90,7 +91,8 @@ ROOMS: Final = {
         "keys.errors keys.record keys.state_file keys.store keys.tenancy model", "msgspec"
     ),
     "keys.service_commands": _room(
-        "keys.api_key keys.audit keys.commands keys.errors keys.following keys.record keys.store",
+        "keys.api_key keys.audit keys.commands keys.errors keys.following keys.importing "
+        "keys.record keys.store",
     ),
     "keys.service": _room(
         "keys.errors keys.following keys.record keys.service_commands keys.store keys.stores "

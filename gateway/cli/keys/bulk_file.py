@@ -98,7 +98,7 @@ def read_file(path: str, form: Format) -> Read:
     return _checked(_READERS[form](text))
 
 
-def write_file(records: Iterable[KeyRecord], form: Format) -> str:
+def write_file(records: Iterable[KeyRecord | Entry], form: Format) -> str:
     """Write keys, with their digests and without what a gateway learns of them."""
     entries = [_members(record) for record in records]
     if form is Format.JSONL:
@@ -252,7 +252,7 @@ _READERS: Final = {
 }
 
 
-def _members(record: KeyRecord) -> dict[str, Any]:
+def _members(record: KeyRecord | Entry) -> dict[str, Any]:
     members: dict[str, Any] = {
         "id": record.id,
         "digest": f"sha256:{record.digest.hex()}",
