@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gateway.control.admin.api.key_filter import KeyFilter
 from gateway.keys.api_key import ApiKey
 from gateway.keys.record import KeyRecord
 from gateway.keys.store import ImportedKey, KeySpec, KeyUpdate
-from gateway.keys.stores.file_entries import Entry
+
+if TYPE_CHECKING:  # it needs yaml, which most commands do without
+    from gateway.keys.stores.file_entries import Entry
 
 Members = dict[str, Any]
 """A key, or an entry of the audit log, as JSON has it."""

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.keys import tables
-from gateway.cli.keys.bulk import bring_in
-from gateway.cli.keys.bulk_file import Format, format_of, read_file, write_file
+from gateway.cli.keys.formats import Format, format_of
 from gateway.cli.keys.options import IdOption, Session, command_on_keys, examples
 from gateway.cli.keys.values import read_key
 from gateway.cli.output import info, success, warning
@@ -88,6 +87,9 @@ def import_keys(
     The whole file is checked first. Then batches of 500 are stored, each of them whole or not at
     all; after an interruption, run it again.
     """
+    from gateway.cli.keys.bulk import bring_in
+    from gateway.cli.keys.bulk_file import read_file
+
     outcome = bring_in(session.keys(), read_file(file, format_of(file, form)), is_dry_run=dry_run)
     result: dict[str, Any] = {
         "imported": outcome.imported,
@@ -111,6 +113,8 @@ def export(
     form: _FormatOption = None,
 ) -> None:
     """Write all keys that are not deleted, for `import` or a file store: digests, never keys."""
+    from gateway.cli.keys.bulk_file import write_file
+
     chosen = form or (Format.YAML if file == "-" else format_of(file, None))
     text = write_file(session.keys().export(), chosen)
     if file == "-":
