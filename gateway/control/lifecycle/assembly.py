@@ -290,7 +290,7 @@ def _own_telemetry(base: Foundation, exposition: Exposition) -> OwnTelemetry | N
     config = base.config.config
     if config.telemetry.endpoint is None:
         return None
-    # Loaded only here: the libraries that export take 20 MB.
+    # Loaded only here: the libraries that export take 15 MB.
     from gateway.control.telemetry.own_telemetry import OwnTelemetry
 
     try:

@@ -89,11 +89,15 @@ class OwnTelemetry(WorkerObserver):
     async def close(self) -> None:
         """Export what waits, unless the endpoint is away; no longer than an export may take."""
         self._stop_listening()
+        last = [asyncio.to_thread(self._spans.shutdown)]
+        if self._logs is not None:
+            last.append(asyncio.to_thread(self._logs.shutdown))
         if self._delivery.is_failing:
-            await asyncio.to_thread(self._give_up)
+            self._give_up()
         elif self._interval_s:
-            await self._export_metrics()
-        await asyncio.to_thread(self._shut_down)
+            last.append(self._export_metrics())
+        await asyncio.gather(*last)
+        self._exporters.metrics.shutdown()
         self._delivery.close()
 
     async def _export_metrics(self) -> None:
@@ -113,12 +117,6 @@ class OwnTelemetry(WorkerObserver):
         """End what the exporters wait for, so that nothing of theirs takes long."""
         self._exporters.traces.shutdown()
         self._exporters.logs.shutdown()  # type: ignore[no-untyped-call]  # it says no types
-
-    def _shut_down(self) -> None:
-        self._spans.shutdown()
-        if self._logs is not None:
-            self._logs.shutdown()
-        self._exporters.metrics.shutdown()
 
     def _take_line(self, line: LogLine) -> None:
         if self._logs is not None and not line.logger.startswith(_OWN_LOGGER):
