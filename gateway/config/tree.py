@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
 
 from gateway.config.cores import usable_cores
+from gateway.config.identity_tree import ClientIdentityConfig
 from gateway.config.jwt_values import Algorithm, Claim
 from gateway.config.node import Node
 from gateway.config.telemetry import TelemetryConfig
@@ -22,6 +23,7 @@ from gateway.config.values import (
     CertificateName,
     DroppedField,
     FilePath,
+    HeaderName,
     HostPattern,
     LabelName,
     LabelValue,
@@ -31,7 +33,9 @@ from gateway.config.values import (
     StoreUrl,
     Token,
     Url,
+    checked_header_names,
 )
+from gateway.keys.tenancy_rules import MAX_PAIRS
 from gateway.model import BackendName
 
 _MAX_WORKERS = 1024
@@ -68,6 +72,13 @@ class TlsServerConfig(Node):
     min_version: Annotated[Literal["1.2", "1.3"], BeforeValidator(_as_text)] = "1.2"
 
 
+class ListenerTlsConfig(TlsServerConfig):
+    """TLS on a listener, where clients' certificates may say who sends."""
+
+    client_crl_files: Annotated[list[FilePath], BeforeValidator(_as_list)] = []
+    client_identity: ClientIdentityConfig | None = None
+
+
 class TlsClientConfig(Node):
     """TLS towards a backend or a remote authority."""
 
@@ -82,7 +93,7 @@ class ListenerConfig(Node):
     """One listening address."""
 
     address: Address
-    tls: TlsServerConfig | None = None
+    tls: ListenerTlsConfig | None = None
     proxy_protocol: bool = False
 
 
@@ -247,6 +258,11 @@ class ClaimMapConfig(Node):
     name: Claim = "$.sub"
     signals: Claim | None = None
     limits: LimitClaimsConfig = LimitClaimsConfig()
+    owner: Claim | None = None
+    labels: Annotated[dict[LabelName, Claim], Field(max_length=MAX_PAIRS)] = {}
+    headers: Annotated[
+        dict[HeaderName, Claim], Field(max_length=MAX_PAIRS), AfterValidator(checked_header_names)
+    ] = {}
 
 
 Audience = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_as_list)]

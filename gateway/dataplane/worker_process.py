@@ -38,6 +38,7 @@ from gateway.channel import (
     Keys,
     LookedUp,
     Ready,
+    Revoked,
     Start,
     Unready,
     Up,
@@ -108,12 +109,7 @@ class WorkerProcess:
 
     def _handle(self, message: Down | Up) -> None:
         if isinstance(message, Start):
-            log.configure(message.settings.log_level, message.settings.log_format)
-            telemetry = message.settings.telemetry
-            if telemetry is not None and telemetry.logs:
-                log.listen(self._lines.take)
-            self._worker = Worker(self._own(message.settings), self._send, self._report)
-            self._worker.begin_sweeping()
+            self._start(message.settings)
             return
         worker = self._worker
         if worker is None:
@@ -130,10 +126,19 @@ class WorkerProcess:
                 worker.watch(watches)
             case LookedUp() | Forget():
                 worker.take_verdict(message)
+            case Revoked():
+                worker.revoke(message)
             case Drain(timeout_s, is_replaced):
                 self._begin_drain(worker, timeout_s, is_replaced=is_replaced)
             case _:
                 pass  # Up: the decoder lets none through
+
+    def _start(self, settings: WorkerSettings) -> None:
+        log.configure(settings.log_level, settings.log_format)
+        if settings.telemetry is not None and settings.telemetry.logs:
+            log.listen(self._lines.take)
+        self._worker = Worker(self._own(settings), self._send, self._report)
+        self._worker.begin_sweeping()
 
     def _own(self, settings: WorkerSettings) -> WorkerSettings:
         """Return the settings with the numbers that descriptors have here."""

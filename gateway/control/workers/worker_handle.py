@@ -28,6 +28,7 @@ from gateway.channel import (
     Ready,
     Report,
     Sampled,
+    SenderSeen,
     Start,
     Traced,
     Up,
@@ -45,7 +46,7 @@ no more changes of keys.
 """
 
 
-Sent = Lookup | Traced | Sampled | Logged
+Sent = Lookup | Traced | SenderSeen | Sampled | Logged
 """What workers send for one part of control, besides their reports."""
 
 
@@ -76,7 +77,9 @@ class WorkerObserver:
         """A worker sent its report, due once a second."""
 
     def worker_sent(self, worker: WorkerHandle, message: Sent) -> None:
-        """A worker asked about a key, or sent what a trace or the telemetry is to show."""
+        """A worker asked about a key, or sent what it tells: what a trace matches, a sender's name,
+        telemetry of its own.
+        """
 
     def worker_gone(self, worker: WorkerHandle) -> None:
         """A worker has ended and its last report has been read."""
@@ -245,7 +248,7 @@ class WorkerHandle:
                 self._observer.worker_changed(self)
             case Report():
                 self._observer.worker_reported(self, message)
-            case Lookup() | Traced() | Sampled() | Logged():
+            case Lookup() | Traced() | SenderSeen() | Sampled() | Logged():
                 self._observer.worker_sent(self, message)
             case _:
                 pass  # Down: the decoder lets none through
