@@ -121,7 +121,7 @@ def assemble(
     )
     pools, routes = _pools(context, settings, resolve)
     health = HealthService(context, Readiness(context, keyring))
-    sampler = Sampler(loop, send, settings.telemetry) if settings.telemetry is not None else None
+    sampler = _sampler(settings, loop, send)
     counting = (TrafficObserver(counters), IntakeObserver(counters))
     services = ExchangeServices(
         context,
@@ -172,6 +172,15 @@ def _context(
     return WorkerContext(
         settings.limits, loop, budget, Counters(), connections, counts.sign_of_life
     )
+
+
+def _sampler(
+    settings: WorkerSettings, loop: asyncio.AbstractEventLoop, send: Callable[[Up], bool]
+) -> Sampler | None:
+    telemetry = settings.telemetry
+    if telemetry is None or not telemetry.requests_per_second:
+        return None
+    return Sampler(loop, send, telemetry)
 
 
 def _quota_rows(settings: WorkerSettings) -> QuotaRows | None:

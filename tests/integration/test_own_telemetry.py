@@ -169,6 +169,16 @@ async def test_more_than_a_second_may_bring_is_counted_not_exported(tmp_path: Pa
             await _until_counted(gateway, dropped, 3)
 
 
+async def test_without_requests_in_a_second_there_are_no_traces(tmp_path: Path) -> None:
+    async with RawSink() as endpoint:
+        telemetry = {"sample_ratio": 1, "max_requests_per_second": 0, "metrics_interval": "1s"}
+        settings = {"telemetry": telemetry | _endpoint(endpoint, "grpc")}
+        async with running_gateway(tmp_path, settings) as gateway:
+            await http1_request(gateway.port, "/nowhere", (("host", "h"),))
+            await until(lambda: bool(_of_signal(endpoint.requests, "metrics")))
+        assert not list(_spans(endpoint.requests))
+
+
 async def test_a_dead_endpoint_costs_a_line_of_the_log_and_a_count(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     endpoint = {"endpoint": f"http://127.0.0.1:{port}", "sample_ratio": 1}
