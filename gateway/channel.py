@@ -221,6 +221,48 @@ class Traced(msgspec.Struct, tag=True, frozen=True):
     """Number of further requests, beyond the rate limit."""
 
 
+class SampledRequest(msgspec.Struct, frozen=True, array_like=True):
+    """One completed request that control exports as spans (`telemetry` in the configuration)."""
+
+    request: TracedRequest
+    ended_at_ns: int
+    """Unix nanoseconds."""
+    path: str
+    response_bytes: int
+    backend_name: str
+    """The kind of backend; empty if the request was not forwarded."""
+    backend_after_s: float
+    """How long after its start it was forwarded."""
+    parent_id: str
+    """The sender's span, 16 hex digits, from its own `traceparent`; empty if it has none."""
+
+
+class Sampled(msgspec.Struct, tag=True, frozen=True):
+    """Up, at most once a second: a sample of the completed requests."""
+
+    requests: list[SampledRequest]
+    dropped: int = 0
+    """Number of further requests in the sample, beyond the rate limit."""
+
+
+class LogLine(msgspec.Struct, frozen=True, array_like=True):
+    """One line of a log, with secrets masked."""
+
+    at_ns: int
+    """Unix nanoseconds."""
+    level: str
+    logger: str
+    event: str
+    fields: dict[str, str | bool | int | float]
+
+
+class Logged(msgspec.Struct, tag=True, frozen=True):
+    """Up: lines that the worker has logged, if control exports them."""
+
+    lines: list[LogLine]
+    dropped: int = 0
+
+
 class Lookup(msgspec.Struct, tag=True, frozen=True):
     """Up: a key that is not in the keyring, or a token. `LookedUp` is the response."""
 
@@ -246,7 +288,7 @@ class SenderSeen(msgspec.Struct, tag=True, frozen=True):
 
 
 Down = Start | Keys | KeyChanges | Unready | Drain | Watches | LookedUp | Forget | Revoked
-Up = Ready | Applied | Report | Traced | Lookup | SenderSeen
+Up = Ready | Applied | Report | Traced | Lookup | SenderSeen | Sampled | Logged
 
 _encoder = msgspec.msgpack.Encoder()
 _down: msgspec.msgpack.Decoder[Down] = msgspec.msgpack.Decoder(Down)

@@ -11,13 +11,15 @@ import contextlib
 import logging
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TextIO
 
 import structlog
 
-from gateway.channel import Refused
+from gateway.channel import LogLine, Refused
+from gateway.log_console import TIME_FORMAT, console_renderer
 from gateway.log_repeats import EACH_TIME, RepeatedLines
 from gateway.log_writer import LineWriter
 from gateway.repeats import INTERVAL_S, MAX_GROUPS, Repeats, Summary
@@ -32,6 +34,7 @@ __all__ = [
     "RefusalLimiter",
     "RefusalNotice",
     "configure",
+    "listen",
     "redact",
     "redact_event",
     "take_dropped",
@@ -44,6 +47,10 @@ _FLUSH_S: Final = 1.0
 """How long a process that ends waits for whoever reads the log."""
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
+_HEAD: Final = ("timestamp", "level", "logger", "event")
+"""Fields that every line has."""
+_MAX_INT: Final = 2**63
+"""Numbers from this on are told as text: OTLP has 64 bits for them."""
 _TRACES: Final = frozenset({"exception", "stack"})
 """Fields that have several lines."""
 _SECRET_FIELDS: Final = frozenset(
@@ -114,7 +121,44 @@ def _in_order(
     _logger: object, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
     """Put the most important fields first."""
-    return {name: event[name] for name in ("timestamp", "level", "logger", "event")} | dict(event)
+    return {name: event[name] for name in _HEAD} | dict(event)
+
+
+_listeners: Final[list[Callable[[LogLine], None]]] = []
+
+
+def listen(listener: Callable[[LogLine], None]) -> Callable[[], None]:
+    """Have `listener` get every line that is written from now on; return what ends that.
+
+    It is called in the thread that logs, and must not wait or log.
+    """
+    _listeners.append(listener)
+    return lambda: _listeners.remove(listener)
+
+
+def _tell_listener(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Pass a line on whose secrets are masked already."""
+    if _listeners:
+        line = LogLine(
+            at_ns=time.time_ns(),
+            level=str(event["level"]),
+            logger=str(event["logger"]),
+            event=str(event["event"]),
+            fields={
+                name: value if isinstance(value, str | bool | float) else _plain(value)
+                for name, value in event.items()
+                if name not in _HEAD and value is not None
+            },
+        )
+        for listener in _listeners:
+            listener(line)
+    return event
+
+
+def _plain(value: object) -> str | int:
+    return value if isinstance(value, int) and abs(value) < _MAX_INT else str(value)
 
 
 def _escape_event(
@@ -250,17 +294,20 @@ def configure(
 
 def _rendering(log_format: LogFormat, stream: TextIO | None) -> list[Any]:
     """Return what makes a line of an event, step by step (structlog's processors)."""
-    last = (
-        [_escape_event, _console(stream)]
-        if log_format == "console"
-        else [structlog.processors.JSONRenderer()]
-    )
+    if log_format == "console":
+        stamp = structlog.processors.TimeStamper(fmt=TIME_FORMAT, utc=False)
+        has_colours = stream is not None and is_fancy(stream)
+        last = [_escape_event, console_renderer(has_colours=has_colours)]
+    else:
+        stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+        last = [structlog.processors.JSONRenderer()]
     return [
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        stamp,
         structlog.processors.StackInfoRenderer(),
         structlog.processors.format_exc_info,
         redact_event,
         _in_order,
+        _tell_listener,
         *last,
     ]
 
@@ -276,14 +323,6 @@ def _resolve(log_format: Literal["auto", "console", "json"], stream: TextIO | No
     if log_format == "auto":
         return "console" if stream is not None and stream.isatty() else "json"
     return log_format
-
-
-def _console(stream: TextIO | None) -> structlog.dev.ConsoleRenderer:
-    """Create the renderer for terminals, without loading libraries for pretty tracebacks."""
-    return structlog.dev.ConsoleRenderer(
-        colors=stream is not None and is_fancy(stream),
-        exception_formatter=structlog.dev.plain_traceback,
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -356,6 +356,13 @@ JWT_FETCH_DURATION: Final = Metric(
     from_worker=False,
 )
 
+TELEMETRY_DROPPED: Final = Metric(
+    "gateway_telemetry_dropped_total",
+    Kind.COUNTER,
+    "Spans, log lines and exports of metrics of the gateway's own that were not delivered",
+    ("signal", "reason"),
+    from_worker=False,
+)
 ADMIN_CLOSED: Final = Metric(
     "gateway_admin_connections_closed_total",
     Kind.COUNTER,
@@ -470,6 +477,12 @@ CONNECTION_REFUSAL_REASONS: Final = (
 """Values of the label `reason` of `gateway_connections_refused_total`."""
 DISPLACED_REASONS: Final = ("slow_upload", "queue")
 """Values of the label `reason` of `gateway_backend_displaced_total`."""
+TELEMETRY_SIGNALS: Final = ("traces", "metrics", "logs")
+"""Values of the label `signal` of the gateway's own telemetry."""
+TELEMETRY_DROP_REASONS: Final = ("limit", "queue", "export")
+"""Values of the label `reason` of what was dropped: more than a second may bring, more than waits
+for the endpoint, or not taken by it.
+"""
 ADMIN_CLOSE_REASONS: Final = ("displaced", "timeout")
 """Values of the label `reason` of `gateway_admin_connections_closed_total`."""
 ABUSE_KINDS: Final = (

@@ -12,6 +12,9 @@ from typing import Literal
 
 import msgspec
 
+OWN_TELEMETRY_FIELD = "x-gateway-own-telemetry"
+"""Field of the requests by which a gateway exports its own telemetry."""
+
 
 class IdentityRule(msgspec.Struct, frozen=True):
     """Who a client's certificate names, if one of its names fits.
@@ -215,6 +218,16 @@ class AuthoritySettings(msgspec.Struct, frozen=True):
     """Whether tokens of identity providers are accepted (`Authorization: Bearer`)."""
 
 
+class TelemetrySettings(msgspec.Struct, frozen=True):
+    """What a worker hands over of itself, to be exported by control."""
+
+    sample_ratio: float
+    """Part of the requests without a sampled parent."""
+    requests_per_second: int
+    """The most of a second, those with a sampled parent included."""
+    logs: bool
+
+
 class WorkerSettings(msgspec.Struct, frozen=True):
     """Everything that one worker needs, except the keys."""
 
@@ -238,6 +251,8 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     authority: AuthoritySettings | None = None
     quotas: QuotaPlace | None = None
     """None = this worker has no column, and uses its share of each key's limits."""
+    telemetry: TelemetrySettings | None = None
+    """None = nothing is handed over."""
     log_level: str = "info"
     log_format: Literal["console", "json"] = "json"
 

@@ -17,7 +17,8 @@ import msgspec
 import typer
 
 from gateway.cli.answers import WrongShapeError, decoded
-from gateway.cli.output import Colour, Exit, fail, info, warning
+from gateway.cli.output import Colour, Exit, fail, info, note, warning
+from gateway.cli.trace_summary import TraceSummary
 from gateway.config.addresses import is_loopback
 from gateway.config.units import duration_text, parse_duration
 from gateway.keys.state_file import StateFileError, open_state_file
@@ -43,6 +44,7 @@ class _Line(msgspec.Struct):
     """A line of the response: what is read of it. A request, `watching` or `dropped`."""
 
     watching: bool | None = None
+    for_s: float = 0.0
     dropped: int = 0
     time: str = ""
     peer: str = ""
@@ -136,10 +138,13 @@ def trace(
         fail(
             "the token contains characters that no token has: look for line breaks", Exit.BAD_INPUT
         )
+    summary = TraceSummary()
     try:
         for line in _lines(target, token, query):
-            _show(line, as_json=output == "json")
+            _show(line, summary, as_json=output == "json")
+        note(summary.text())
     except KeyboardInterrupt:
+        note(summary.text())
         raise typer.Exit(Exit.OK) from None
     except WrongShapeError as error:
         fail(
@@ -267,14 +272,19 @@ def _refused(response: http.client.HTTPResponse) -> NoReturn:
     fail(f"{response.status}: {text}", Exit.BAD_INPUT if bad else Exit.REFUSED)
 
 
-def _show(members: Mapping[str, Any], *, as_json: bool) -> None:
+def _show(members: Mapping[str, Any], summary: TraceSummary, *, as_json: bool) -> None:
     line = msgspec.convert(members, _Line)
     if line.watching is not None:
         if not line.watching:
             warning("a worker does not respond: its requests may be missing")
-    elif line.dropped:
+        note(f"Watching for {duration_text(line.for_s)}; Ctrl-C ends it.")
+        return
+    if line.dropped:
+        summary.leave_out(line.dropped)
         warning(f"{line.dropped} more requests were left out: narrow down the trace")
-    elif as_json:
+        return
+    summary.add(line.result, line.outcome)
+    if as_json:
         info(json.dumps(members))
     else:
         _show_text(line)

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from pydantic import SecretStr
 
-from gateway.config import authority, client_identity, feed, jwt
+from gateway.config import authority, client_identity, feed, jwt, telemetry_checks
 from gateway.config.addresses import is_loopback, is_overlap, is_reached_by
 from gateway.config.postgresql_url import missing_files
 from gateway.config.problems import Path, path_text
@@ -256,6 +256,11 @@ def _check_proxy_protocol(config: Config) -> Iterator[Finding]:
             yield Finding(("listen", place, "proxy_protocol"), message)
 
 
+def _check_telemetry(config: Config) -> Iterator[Finding]:
+    for problem in telemetry_checks.problems(config, _listening(config)):
+        yield Finding(*problem)
+
+
 _ERROR_CHECKS: Final[tuple[Check, ...]] = (
     _check_overlaps,
     _check_own_backends,
@@ -270,6 +275,7 @@ _ERROR_CHECKS: Final[tuple[Check, ...]] = (
     _check_feed,
     _check_store_files,
     _check_proxy_protocol,
+    _check_telemetry,
 )
 
 
@@ -356,6 +362,10 @@ def _warn_of_bytes(config: Config) -> Iterator[Finding]:
             yield Finding(path, message)
 
 
+def _warn_of_telemetry(config: Config) -> Iterator[Finding]:
+    yield from (Finding(path, message) for path, message in telemetry_checks.warnings(config))
+
+
 _WARNING_CHECKS: Final[tuple[Check, ...]] = (
     _warn_of_authorities,
     _warn_of_feed,
@@ -365,4 +375,5 @@ _WARNING_CHECKS: Final[tuple[Check, ...]] = (
     _warn_of_no_effect,
     _warn_of_unverified_backends,
     _warn_of_bytes,
+    _warn_of_telemetry,
 )

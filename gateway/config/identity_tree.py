@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
+from gateway.config.node import Node
 from gateway.config.units import ByteRate, Rate
 from gateway.config.values import CertificateName, HeaderName, LabelName, checked_header_names
 from gateway.keys.tenancy_rules import MAX_PAIRS
@@ -14,17 +15,7 @@ Template = Annotated[str, Field(min_length=1, max_length=1024)]
 """A text in which `$1` stands for what the first wildcard of the rule's name matched."""
 
 
-STRICT: Final = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-"""What all mappings of the configuration have in common."""
-
-
-class _Node(BaseModel):
-    """A mapping of the tree, as `tree.Node`, which imports this module."""
-
-    model_config = STRICT
-
-
-class IdentityLimitsConfig(_Node):
+class IdentityLimitsConfig(Node):
     """A sender's own limits; what is not set is as in `limits.per_key`."""
 
     requests: Rate | None = None
@@ -32,7 +23,7 @@ class IdentityLimitsConfig(_Node):
     concurrent: Annotated[int, Field(ge=0)] | None = None
 
 
-class IdentityRuleConfig(_Node):
+class IdentityRuleConfig(Node):
     """Whom certificates with one of these names name."""
 
     san: CertificateName
@@ -48,7 +39,7 @@ class IdentityRuleConfig(_Node):
     limits: IdentityLimitsConfig = IdentityLimitsConfig()
 
 
-class ClientIdentityConfig(_Node):
+class ClientIdentityConfig(Node):
     """How a listener takes senders' identities from their certificates."""
 
     require: Literal["any", "all"] = "any"

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
 
 from gateway.config.cores import usable_cores
-from gateway.config.identity_tree import STRICT, ClientIdentityConfig
+from gateway.config.identity_tree import ClientIdentityConfig
 from gateway.config.jwt_values import Algorithm, Claim
+from gateway.config.node import Node
+from gateway.config.telemetry import TelemetryConfig
 from gateway.config.units import ByteRate, Duration, PositiveSize, Rate, Size, Timeout
 from gateway.config.values import (
     Address,
@@ -59,12 +61,6 @@ def _as_list(value: object) -> object:
 def _as_number(value: object) -> object:
     """Turn digits into a number: values from the environment are text."""
     return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
-
-
-class Node(BaseModel):
-    """A mapping of the tree."""
-
-    model_config = STRICT
 
 
 class TlsServerConfig(Node):
@@ -437,6 +433,7 @@ class Config(Node):
     metrics: MetricsConfig = MetricsConfig()
     workers: Annotated[int | Literal["auto"], BeforeValidator(_parse_workers)] = "auto"
     log: LogConfig = LogConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     state_dir: FilePath
 
     @property

@@ -9,6 +9,7 @@ from typing import Final, Literal
 from gateway import settings
 from gateway.config import jwt, tree
 from gateway.config.client_identity import identity_headers, identity_settings
+from gateway.config.telemetry import TelemetryConfig
 from gateway.config.tls_contents import TlsContents
 from gateway.config.values import port_of, split_url
 from gateway.model import BackendName
@@ -52,8 +53,19 @@ def worker_settings(  # noqa: PLR0913 - what differs by worker, and by generatio
         intake=_intake(config.backends.intake),
         trusted_networks=tuple(config.trusted_networks),
         authority=_authority(config.keys),
+        telemetry=_telemetry(config.telemetry, workers),
         log_level=config.log.level,
         log_format=log_format,
+    )
+
+
+def _telemetry(telemetry: TelemetryConfig, workers: int) -> settings.TelemetrySettings | None:
+    if telemetry.endpoint is None:
+        return None
+    return settings.TelemetrySettings(
+        sample_ratio=telemetry.sample_ratio,
+        requests_per_second=-(-telemetry.max_requests_per_second // workers),
+        logs=telemetry.logs,
     )
 
 

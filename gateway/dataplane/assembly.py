@@ -45,6 +45,7 @@ from gateway.dataplane.exchange.observers import TrafficObserver
 from gateway.dataplane.exchange.pipeline import RequestPipeline
 from gateway.dataplane.exchange.quota_rows import QuotaRows
 from gateway.dataplane.exchange.quotas import Quotas
+from gateway.dataplane.exchange.sampler import Sampler
 from gateway.dataplane.exchange.services import ExchangeServices
 from gateway.dataplane.exchange.tracer import Tracer
 from gateway.dataplane.http1 import upstream as http1_upstream
@@ -75,6 +76,8 @@ class DataPath:
     refusals: RefusalLog
     services: ExchangeServices
     tracer: Tracer
+    sampler: Sampler | None
+    """Set where control exports a sample of the requests."""
     health: HealthService
     pools: Mapping[BackendName, Pool]
     """Those for all keys."""
@@ -118,11 +121,14 @@ def assemble(
     )
     pools, routes = _pools(context, settings, resolve)
     health = HealthService(context, Readiness(context, keyring))
+    sampler = _sampler(settings, loop, send)
+    counting = (TrafficObserver(counters), IntakeObserver(counters))
     services = ExchangeServices(
         context,
-        (TrafficObserver(counters), IntakeObserver(counters)),
+        counting if sampler is None else (*counting, sampler),
         BackendRefusals(counters, lookups, settings.forward),
         CorsPolicy(settings.cors) if settings.cors.allowed_origins else None,
+        is_sampling=sampler is not None,
     )
     pipeline = RequestPipeline(
         services,
@@ -144,6 +150,7 @@ def assemble(
         refusals=refusals,
         services=services,
         tracer=Tracer(loop, send),
+        sampler=sampler,
         health=health,
         pools=pools,
         route_pools=[pool for _, of_route in routes for pool in of_route.values()],
@@ -165,6 +172,15 @@ def _context(
     return WorkerContext(
         settings.limits, loop, budget, Counters(), connections, counts.sign_of_life
     )
+
+
+def _sampler(
+    settings: WorkerSettings, loop: asyncio.AbstractEventLoop, send: Callable[[Up], bool]
+) -> Sampler | None:
+    telemetry = settings.telemetry
+    if telemetry is None or not telemetry.requests_per_second:
+        return None
+    return Sampler(loop, send, telemetry)
 
 
 def _quota_rows(settings: WorkerSettings) -> QuotaRows | None:

@@ -247,3 +247,5 @@ class Worker:
     def flush_traces(self) -> None:
         """Send control the traces that it has not been sent yet."""
         self.path.tracer.flush()
+        if self.path.sampler is not None:
+            self.path.sampler.flush()

@@ -44,6 +44,7 @@ from gateway.channel import (
     Up,
     Watches,
 )
+from gateway.dataplane.held_lines import HeldLines
 from gateway.dataplane.worker import Worker, WorkerStartError
 from gateway.settings import WorkerSettings, with_descriptors
 from gateway.worker_contract import CONTROL_SIGNALS, FAILS_AGAIN, WAITS
@@ -78,6 +79,8 @@ class WorkerProcess:
         self._exit_code: asyncio.Future[int] = self._loop.create_future()
         self._channel_ended = asyncio.Event()
         self._drain: asyncio.Task[None] | None = None
+        self._lines = HeldLines()
+        """Lines of the log that control is to export."""
 
     async def run(self, fd: int) -> int:
         """Serve until told to stop; return the exit code."""
@@ -106,9 +109,7 @@ class WorkerProcess:
 
     def _handle(self, message: Down | Up) -> None:
         if isinstance(message, Start):
-            log.configure(message.settings.log_level, message.settings.log_format)
-            self._worker = Worker(self._own(message.settings), self._send, self._report)
-            self._worker.begin_sweeping()
+            self._start(message.settings)
             return
         worker = self._worker
         if worker is None:
@@ -131,6 +132,13 @@ class WorkerProcess:
                 self._begin_drain(worker, timeout_s, is_replaced=is_replaced)
             case _:
                 pass  # Up: the decoder lets none through
+
+    def _start(self, settings: WorkerSettings) -> None:
+        log.configure(settings.log_level, settings.log_format)
+        if settings.telemetry is not None and settings.telemetry.logs:
+            log.listen(self._lines.take)
+        self._worker = Worker(self._own(settings), self._send, self._report)
+        self._worker.begin_sweeping()
 
     def _own(self, settings: WorkerSettings) -> WorkerSettings:
         """Return the settings with the numbers that descriptors have here."""
@@ -196,6 +204,11 @@ class WorkerProcess:
             self._worker.path.context.counters.plain[metrics.LOG_LINES_DROPPED.name, ()] += dropped
         if self._worker is not None and self._channel.is_writable:
             self._channel.send(self._worker.take_report())
+            self._send_lines()
+
+    def _send_lines(self) -> None:
+        if logged := self._lines.hand_over():
+            self._channel.send(logged)
 
     def _send(self, message: Up) -> bool:
         """Send what may get lost, unless control does not keep up."""
@@ -233,6 +246,7 @@ class WorkerProcess:
         self._exit(1)
 
     def _exit(self, code: int) -> None:
+        self._send_lines()
         if not self._exit_code.done():
             self._exit_code.set_result(code)
 

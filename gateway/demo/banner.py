@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Final
 
 from gateway import __version__
+from gateway.demo.paste_files import SEND_FILE
 from gateway.demo.ports import HOST
 from gateway.demo.snippets import (
     AGENT_FILE,
@@ -17,6 +20,7 @@ from gateway.demo.snippets import (
 )
 
 GOODBYE: Final = "Stopping."
+_LIVE: Final = "Requests that arrive or are refused (press Ctrl-C to stop):"
 _BOLD, _RESET = "\x1b[1m", "\x1b[0m"
 
 
@@ -51,7 +55,21 @@ def banner(snippets: Snippets, now_ns: int, is_fancy: bool) -> str:  # noqa: FBT
         _headed("Traces, metrics, logs and a profile over TLS:", is_fancy),
         snippets.send,
         "",
-        _headed("Requests that arrive or are refused (press Ctrl-C to stop):", is_fancy),
+        _headed(_LIVE, is_fancy),
+    )
+    return "\n".join(parts)
+
+
+def short_banner(snippets: Snippets, paste: Path, is_fancy: bool) -> str:  # noqa: FBT001 - of its one caller
+    """Format what stands above the live view when the text to paste is in files under `paste`."""
+    if snippets.key is not None:
+        key = f"The text to paste, with the API key, is in {paste}/"
+    else:
+        key = f"The text to paste is in {paste}/; set {KEY_VARIABLE} to the API key for it"
+    parts = (
+        _addresses(snippets),
+        f"{key}\nTry: sh {shlex.quote(str(paste / SEND_FILE))}\n",
+        _headed(_LIVE, is_fancy),
     )
     return "\n".join(parts)
 

@@ -15,6 +15,12 @@ GRPC_PORT, HTTP_PORT, TLS_PORT, ADMIN_PORT = 4317, 4318, 4443, 8090
 COLLECTOR_PORTS: Final = (14317, 14318, 24317, 24318)
 """Ports on which the two Collectors of the snippets listen for applications."""
 WORKERS: Final = 2
+OWN_PORTS: Final = 4
+"""How many the gateway listens on."""
+
+
+class PortInUseError(Exception):
+    """A port that was asked for is in use; its argument is the port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,17 @@ class Ports:
         grpc, http, tls, admin, *collectors = choose_ports(
             (GRPC_PORT, HTTP_PORT, TLS_PORT, ADMIN_PORT, *COLLECTOR_PORTS)
         )
+        return cls(grpc, http, tls, admin, tuple(collectors))
+
+    @classmethod
+    def starting_at(cls, first: int) -> Ports:
+        """Take four ports in a row. Raises `PortInUseError`: one of them is in use."""
+        wanted = range(first, first + OWN_PORTS)
+        chosen = choose_ports((*wanted, *COLLECTOR_PORTS))
+        for port, each in zip(wanted, chosen[:OWN_PORTS], strict=True):
+            if port != each:
+                raise PortInUseError(port)
+        grpc, http, tls, admin, *collectors = chosen
         return cls(grpc, http, tls, admin, tuple(collectors))
 
 

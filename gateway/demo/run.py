@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -27,10 +28,11 @@ from gateway.control.admin.tokens import TokenError
 from gateway.control.core.errors import StartError
 from gateway.control.core.sockets import BindError
 from gateway.control.lifecycle.control import Control, open_gateway
-from gateway.demo.banner import GOODBYE, banner
+from gateway.demo.banner import GOODBYE, banner, short_banner
 from gateway.demo.certificates import ensure_certificates
-from gateway.demo.layout import DemoLayout, Ports, configuration
+from gateway.demo.layout import DemoLayout, PortInUseError, Ports, configuration
 from gateway.demo.live import Live
+from gateway.demo.paste_files import kept_key, write_files
 from gateway.demo.screen import Screen
 from gateway.demo.snippets import Snippets
 from gateway.keys.errors import StoreError
@@ -51,25 +53,35 @@ class DemoError(Exception):
     """The demo cannot run. The text says why and what to do."""
 
 
-def run(folder: Path, command: str) -> int:
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What the user has chosen."""
+
+    folder: Path
+    """Directory for keys, certificates and the configuration; created if missing."""
+    command: str
+    """How to call this program, for the text to paste."""
+    first_port: int | None = None
+    """First of four ports in a row; None = the usual ones, or free ones if those are in use."""
+    is_quiet: bool = False
+    """Write the text to paste into files instead of the screen."""
+
+
+def run(choices: Choices) -> int:
     """Run the demo until a signal arrives; return the exit status.
 
-    Args:
-        folder: directory for keys, certificates and the configuration; created if missing.
-        command: how to call this program, for the text to paste.
-
-    Raises:
-        DemoError: the demo cannot start.
+    Raises `DemoError`: the demo cannot start.
     """
+    choices = replace(choices, folder=choices.folder.absolute())
     log_format = log.configure("error", "auto")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(folder.absolute(), command, log_format))
+        return runner.run(_run(choices, log_format))
 
 
-async def _run(folder: Path, command: str, log_format: log.LogFormat) -> int:
+async def _run(choices: Choices, log_format: log.LogFormat) -> int:
     """Run until the first signal, then stop in order; a second one stops immediately."""
     stopping = asyncio.Event()
-    living = asyncio.create_task(_live(folder, command, log_format, stopping), name="demo")
+    living = asyncio.create_task(_live(choices, log_format, stopping), name="demo")
 
     def stop() -> None:
         if stopping.is_set():
@@ -87,22 +99,20 @@ async def _run(folder: Path, command: str, log_format: log.LogFormat) -> int:
     return 0
 
 
-async def _live(
-    folder: Path, command: str, log_format: log.LogFormat, stopping: asyncio.Event
-) -> None:
+async def _live(choices: Choices, log_format: log.LogFormat, stopping: asyncio.Event) -> None:
+    folder = choices.folder
     with _demo_errors(folder), _locked(folder):
         screen = Screen(sys.stdout.fileno(), on_broken=stopping.set)
         live = Live(screen, is_fancy=is_fancy(sys.stdout))
         try:
             async with Receiver(live.arrived, grpc=None) as receiver:
-                layout = _prepare(folder, receiver)
+                layout = _prepare(choices, receiver)
                 loaded = load(layout.config_file, (), os.environ)
                 async with open_gateway(
                     loaded, on_refusal=live.refused, log_format=log_format
                 ) as control:
                     key = await _first_key(control)
-                    snippets = Snippets(layout, key, command)
-                    await screen.show(banner(snippets, time.time_ns(), is_fancy(sys.stdout)))
+                    await screen.show(_text(choices, layout, key))
                     live.begin(control.key_name)
                     await stopping.wait()
                     screen.offer(GOODBYE)
@@ -110,10 +120,21 @@ async def _live(
             await screen.close()
 
 
-def _prepare(folder: Path, receiver: Receiver) -> DemoLayout:
+def _text(choices: Choices, layout: DemoLayout, key: str | None) -> str:
+    """Return what stands above the live view; write the files that it names."""
+    fancy, now_ns = is_fancy(sys.stdout), time.time_ns()
+    if not choices.is_quiet:
+        return banner(Snippets(layout, key, choices.command), now_ns, fancy)
+    snippets = Snippets(layout, key or kept_key(layout.folder), choices.command)
+    return short_banner(snippets, write_files(snippets, now_ns), fancy)
+
+
+def _prepare(choices: Choices, receiver: Receiver) -> DemoLayout:
     """Create certificates, choose ports and write the gateway's configuration."""
-    certificates = ensure_certificates(folder, datetime.now(UTC))
-    layout = DemoLayout(folder, Ports.choose(), certificates)
+    first = choices.first_port
+    ports = Ports.choose() if first is None else Ports.starting_at(first)
+    certificates = ensure_certificates(choices.folder, datetime.now(UTC))
+    layout = DemoLayout(choices.folder, ports, certificates)
     text = configuration(layout, receiver.http_address)
     layout.config_file.write_text(text, encoding="utf-8")
     return layout
@@ -155,6 +176,9 @@ def _demo_errors(folder: Path) -> Iterator[None]:
         raise DemoError("; ".join(map(str, error.problems))) from error
     except (BindError, ListenError, StartError, StoreError, TokenError) as error:
         raise DemoError(str(error)) from error
+    except PortInUseError as error:
+        msg = f"port {error} is in use: choose other ports with --port, or leave it out"
+        raise DemoError(msg) from error
     except (FileExistsError, NotADirectoryError) as error:
         msg = f"{folder} is not a directory: choose another one with --data"
         raise DemoError(msg) from error

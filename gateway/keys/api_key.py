@@ -107,6 +107,11 @@ def new_key_id() -> int:
     return _SMALLEST_ID + secrets.randbelow(_ID_SPAN)
 
 
+def key_id_of(digest: bytes) -> int:
+    """Make an id of the usual length from a digest: the same in every store."""
+    return _SMALLEST_ID + int.from_bytes(digest[:8], "big") % _ID_SPAN
+
+
 def _checksum(head: bytes) -> str:
     """Write the CRC-32 of `head` in base62, most significant character first, `0` on the left."""
     rest = zlib.crc32(head)

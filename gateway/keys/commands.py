@@ -64,10 +64,6 @@ class KeyCommands:
         """Store a key that exists elsewhere. As `create`; raises `DuplicateKeyError` besides."""
         return await self._add(key, spec, is_adopted=True)
 
-    def check_import(self, key: ImportedKey) -> ImportedKey:
-        """Return a key as it would be stored. Raises as `adopt` does; nothing is stored."""
-        return dataclasses.replace(key, spec=self._checked(key.digest, key.spec, self._now_ms()))
-
     async def known(self, keys: Sequence[ImportedKey]) -> list[KeyRecord]:
         """Return the records that have the digest or the id of one of these."""
         ids = [key.id for key in keys if key.id is not None]
@@ -137,26 +133,8 @@ class KeyCommands:
 
     async def _add(self, key: ApiKey, spec: KeySpec, *, is_adopted: bool) -> Issued:
         now_ms = self._now_ms()
-        new = NewKey(key.digest, self._checked(key.digest, spec, now_ms), is_adopted)
+        new = NewKey(key.digest, _checked(key.digest, spec, now_ms), is_adopted)
         return Issued(await self._repository.create(new, now_ms, self._by), key)
-
-    @staticmethod
-    def _checked(digest: KeyDigest, spec: KeySpec, now_ms: int) -> KeySpec:
-        signals = rules.normal_signals(spec.signals)
-        rules.check_name(spec.name)
-        rules.check_description(spec.description)
-        texts = [spec.name, spec.description]
-        if (tenancy := spec.tenancy) is not None:
-            tenancy_rules.check_tenancy(tenancy)
-            maps = dict(tenancy.labels), dict(tenancy.headers)
-            texts += tenancy_rules.texts_of(tenancy.owner, *maps)
-        rules.check_not_the_key(digest, *texts)
-        rules.check_expiry(spec.expires_at_ms, now_ms)
-        rules.check_limits(limits_as_json(spec.limits or KeyLimits()))
-        limits = None if spec.limits == KeyLimits() else spec.limits
-        return dataclasses.replace(
-            spec, description=spec.description or None, signals=signals, limits=limits
-        )
 
     async def _same_lifetime(self, key_id: int, now_ms: int) -> int | None:
         found = await self._repository.find(key_id)
@@ -168,3 +146,26 @@ class KeyCommands:
         # In whole days, because an expiry is the beginning of a day.
         days = -(-found.expires_at_ms // DAY_MS) - found.created_ms // DAY_MS
         return min((now_ms // DAY_MS + max(days, 1)) * DAY_MS, LATEST_MS)
+
+
+def check_import(key: ImportedKey, now_ms: int) -> ImportedKey:
+    """Return a key as it would be stored. Raises as `KeyCommands.adopt` does."""
+    return dataclasses.replace(key, spec=_checked(key.digest, key.spec, now_ms))
+
+
+def _checked(digest: KeyDigest, spec: KeySpec, now_ms: int) -> KeySpec:
+    signals = rules.normal_signals(spec.signals)
+    rules.check_name(spec.name)
+    rules.check_description(spec.description)
+    texts = [spec.name, spec.description]
+    if (tenancy := spec.tenancy) is not None:
+        tenancy_rules.check_tenancy(tenancy)
+        maps = dict(tenancy.labels), dict(tenancy.headers)
+        texts += tenancy_rules.texts_of(tenancy.owner, *maps)
+    rules.check_not_the_key(digest, *texts)
+    rules.check_expiry(spec.expires_at_ms, now_ms)
+    rules.check_limits(limits_as_json(spec.limits or KeyLimits()))
+    limits = None if spec.limits == KeyLimits() else spec.limits
+    return dataclasses.replace(
+        spec, description=spec.description or None, signals=signals, limits=limits
+    )

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 
 from gateway.keys.api_key import ApiKey
 from gateway.keys.audit import GATEWAY, Actor, AuditRecord
-from gateway.keys.commands import Issued, KeyCommands, Rotated
-from gateway.keys.errors import KeyRefusedError
+from gateway.keys.commands import Issued, KeyCommands, Rotated, check_import
+from gateway.keys.errors import InvalidInputError, KeyNotFoundError, KeyRefusedError
 from gateway.keys.following.follower import StoreFollower
 from gateway.keys.following.registry import Registry
+from gateway.keys.importing import Imported, InvalidBatchError, import_batch
 from gateway.keys.record import KeyRecord
-from gateway.keys.store import Confirmation, KeyRepository, KeySpec, KeyUpdate
+from gateway.keys.store import Confirmation, ImportedKey, KeyRepository, KeySpec, KeyUpdate
 
 
 class ServiceCommands:
@@ -73,6 +74,47 @@ class ServiceCommands:
         rotated = await commands.rotate(key_id, overlap_ms, expires_at_ms)
         follower.take_over([rotated.issued.record, rotated.predecessor])
         return rotated
+
+    async def bring_in(
+        self, keys: Sequence[ImportedKey], *, is_dry_run: bool, by: Actor = GATEWAY
+    ) -> Imported:
+        """Store those of some keys that the first store does not know, all or none.
+
+        Raises `InvalidBatchError`, `InvalidInputError`, `InvalidExpiryError`, `StoreError`.
+        """
+        follower, repository = self._first()
+        checked, errors = [], {}
+        for place, key in enumerate(keys):
+            try:
+                checked.append(check_import(key, self._now_ms()))
+            except (InvalidInputError, KeyRefusedError) as error:
+                errors[place] = str(error)
+        if errors:
+            raise InvalidBatchError(errors)
+        commands = self._commands(repository, by)
+        imported = await import_batch(commands, checked, is_dry_run=is_dry_run)
+        if imported.records:
+            follower.take_over(imported.records)
+        return imported
+
+    async def export(self, after: int, limit: int) -> list[KeyRecord]:
+        """Return `limit` keys of the store that new keys go to, by id, after the id `after`."""
+        return await self._first()[0].store.feed.live(after, limit)
+
+    async def whose(self, key: ApiKey) -> KeyRecord:
+        """Return whose key it is, of the stores that commands change, be it deleted.
+
+        Raises `KeyNotFoundError`, `StoreError`.
+        """
+        found: KeyRecord | None = None
+        for follower in self._followers:
+            repository = follower.store.repository
+            if repository is not None and found is None:
+                found = next(iter(await repository.known([key.digest], [])), None)
+        if found is None:
+            msg = "no key of this gateway's stores is this one"
+            raise KeyNotFoundError(msg)
+        return found
 
     async def live(self, after: int = 0, limit: int | None = None) -> list[KeyRecord]:
         """As `KeyFeed.live`, of all stores."""

@@ -69,9 +69,11 @@ class Demo:
 
 
 @asynccontextmanager
-async def _demo(folder: Path, end: signal.Signals = signal.SIGINT) -> AsyncIterator[Demo]:
+async def _demo(
+    folder: Path, *options: str, end: signal.Signals = signal.SIGINT
+) -> AsyncIterator[Demo]:
     """Run a demo; at the end the signal must end it, and its workers with it."""
-    async with running([COMMAND, "demo", "--data", folder]) as program:
+    async with running([COMMAND, "demo", "--data", folder, *options]) as program:
         await program.wait_line(BEGIN)
         workers = psutil.Process(program.process.pid).children(recursive=True)
         assert len(workers) >= 2
@@ -227,7 +229,7 @@ async def test_a_folder_that_cannot_be_made_is_told() -> None:
 async def test_it_ends_as_well_when_it_is_killed_or_its_terminal_is_closed(
     tmp_path: Path, end: signal.Signals
 ) -> None:
-    async with _demo(tmp_path / "demo", end) as demo:
+    async with _demo(tmp_path / "demo", end=end) as demo:
         assert demo.keys
 
 
@@ -278,3 +280,43 @@ async def test_it_ends_when_nobody_reads_any_more(tmp_path: Path) -> None:
         if demo.returncode is None:
             demo.kill()
             await demo.wait()
+
+
+async def test_a_quiet_demo_puts_what_is_to_be_pasted_into_files(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    paste = folder / "paste"
+    for start in range(2):
+        async with _demo(folder, "--quiet") as demo:
+            assert len(demo.banner.splitlines()) < 12
+            assert not demo.keys
+            assert (await _paste(f"sh {paste}/curl.sh")).startswith("HTTP/1.1 200"), start
+            await demo.shown(r"accepted +traces +curl +1 span .* key demo$")
+            assert "4 of 4 requests accepted" in await _paste(f"sh {paste}/send.sh")
+            key = (paste / "key.txt").read_text().strip()
+            secure = yaml.safe_load((paste / "collector-tls.yaml").read_text())
+            assert secure["extensions"]["bearertokenauth"]["token"] == key
+    assert {file.stat().st_mode & 0o777 for file in paste.iterdir()} == {0o600}
+
+
+async def test_ports_can_be_chosen_and_must_then_be_free(tmp_path: Path) -> None:
+    first = _four_free_ports()
+    async with _demo(tmp_path / "demo", "--port", str(first)) as demo:
+        assert demo.ports() == [first, first + 1, first + 2, first + 3]
+        async with running(
+            [COMMAND, "demo", "--data", tmp_path / "other", "--port", str(first - 1)]
+        ) as other:
+            assert await other.wait() == 1
+        assert f"port {first} is in use: choose other ports with --port" in other.output
+
+
+def _four_free_ports() -> int:
+    """Return the first of five ports in a row, of which the last four follow it."""
+    for first in range(21_000, 30_000, 5):
+        with ExitStack() as held:
+            try:
+                for port in range(first, first + 5):
+                    held.enter_context(socket.create_server(("127.0.0.1", port)))
+            except OSError:
+                continue
+            return first + 1
+    pytest.fail("no five free ports in a row")

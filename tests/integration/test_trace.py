@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
@@ -222,6 +224,9 @@ async def test_the_command_prints_a_line_per_request(tmp_path: Path) -> None:
                 await _post(gateway.port)
                 await asyncio.sleep(0.05)
             assert json.loads(shown.stdout[0])["outcome"] == "key_missing"
+            assert "Watching for 10m; Ctrl-C ends it." in shown.stderr
+            assert await shown.stop(signal.SIGINT) == 0
+            assert re.search(r"requests? in \d+s: \d+ denied \(key_missing\)$", shown.stderr[-1])
         async with running([*command, "--key-id", "static:test"]) as shown:
             while not shown.stdout:
                 await _export(gateway.port, "not-the-key")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import http.client
 import json
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +23,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.support.polling import WAIT_S
-from tests.support.process import Gateway, running_gateway
+from tests.support.process import COMMAND, Gateway, running_gateway
 from tests.support.tools import missing
 from tools import debian
 
@@ -189,6 +192,39 @@ def test_a_key_is_made_shown_once_works_and_is_rotated_disabled_and_deleted(
         expect(changed.first).to_contain_text("alice")
 
 
+def test_whose_data_a_key_sends_is_set_changed_found_and_taken_away(
+    page: Page, console: Console
+) -> None:
+    page.get_by_role("button", name="Create a key").click()
+    page.get_by_label("Name").fill("tenant-key")
+    page.get_by_text("Whose data it is").click()
+    page.get_by_label("Owner").fill("Team A")
+    page.get_by_label("Labels").fill("team=a\nstage")
+    page.get_by_role("button", name="Create", exact=True).click()
+    expect(page.get_by_role("alert").last).to_contain_text("stage")
+    page.get_by_label("Labels").fill("team=a\nstage=test")
+    page.get_by_label("Headers", exact=True).fill("X-Scope-OrgID: team-a")
+    page.get_by_role("button", name="Create", exact=True).click()
+    page.get_by_role("button", name="I have stored the key").click()
+
+    page.get_by_label("Search").fill("stage=test team")
+    row = page.get_by_role("row", name=re.compile("tenant-key"))
+    for text in ("owner Team A", "stage=test, team=a", "X-Scope-OrgID: team-a"):
+        expect(row).to_contain_text(text)
+
+    row.get_by_role("button", name="Edit").click()
+    expect(page.get_by_label("Owner")).to_have_value("Team A")
+    page.get_by_label("Owner").fill("")
+    page.get_by_label("Labels").fill("team=b")
+    page.get_by_label("Headers", exact=True).fill("")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    page.get_by_label("Search").fill("tenant-key")
+    expect(row).to_contain_text("team=b")
+    (key,) = [each for each in console.ask("GET", KEYS)[1] if each["name"] == "tenant-key"]
+    assert (key["labels"], "owner" in key, "headers" in key) == ({"team": "b"}, False, False)
+
+
 def test_what_is_wrong_is_said_in_the_form_and_nothing_is_lost(page: Page) -> None:
     page.get_by_role("button", name="Create a key").click()
     page.get_by_label("Name").fill("late")
@@ -235,6 +271,51 @@ def test_of_many_keys_some_are_shown_and_all_are_found(page: Page, console: Cons
     expect(page.get_by_role("row", name=re.compile("sender-"))).to_have_count(1)
     page.get_by_label("Show").select_option("disabled")
     expect(page.get_by_text("No API key matches.")).to_be_visible()
+
+
+def test_ten_thousand_keys_are_searched_filtered_sorted_and_turned_over(
+    page: Page, console: Console, tmp_path: Path
+) -> None:
+    """However many there are, the page holds a few of them."""
+    file = tmp_path / "keys.jsonl"
+    entries = (
+        {
+            "digest": f"sha256:{hashlib.sha256(f'bulk {number}'.encode()).hexdigest()}",
+            "name": f"bulk-{number:05}",
+            "labels": {"site": f"site-{number % 100}"},
+            "enabled": number % 10 != 0,
+        }
+        for number in range(10_000)
+    )
+    file.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+    config = console.gateway.config_file
+    subprocess.run([COMMAND, "keys", "import", file, "--config", config], check=True)
+    page.reload()
+    page.get_by_label("Search").fill("bulk-")
+    rows = page.locator("tbody tr")
+    expect(page.get_by_text("1–50 of 10000")).to_be_visible()
+    assert page.locator("*").count() < 2_000
+    assert Axe().run(page).violations_count == 0
+
+    page.get_by_role("button", name=re.compile("^Name")).click()
+    expect(rows.first).to_contain_text("bulk-09999")
+    page.get_by_role("button", name="Next").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("51–100 of 10000")).to_be_visible()
+    expect(rows.first).to_contain_text("bulk-09949")
+    page.get_by_label("Search").fill("site=site-42")
+    expect(page.get_by_text("1–50 of 100", exact=True)).to_be_visible()
+    page.get_by_label("Search").fill("bulk-07")
+    page.get_by_label("Show").select_option("disabled")
+    expect(page.get_by_text("1–50 of 100", exact=True)).to_be_visible()
+    page.get_by_label("Search").fill("bulk-01230")
+    expect(rows).to_have_count(1)
+    region = page.get_by_role("region", name="API keys")
+    page.get_by_label("Search").fill("bulk-")
+    region.focus()
+    page.keyboard.press("End")
+    expect(rows.last).to_be_in_viewport()
+    assert page.locator("*").count() < 2_000
 
 
 def test_everything_works_with_the_keyboard_alone(context: BrowserContext) -> None:

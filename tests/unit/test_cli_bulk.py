@@ -12,7 +12,7 @@ import pytest
 import yaml
 from rich.cells import cell_len
 
-from gateway.cli.keys import bulk
+from gateway.cli.keys import stored_keys
 from gateway.cli.keys.listing import fitted
 from gateway.keys.stores.sql_repository import SqlRepository
 from gateway.model import digest_of
@@ -203,7 +203,7 @@ def test_an_import_that_was_interrupted_goes_on_where_it_was(
     at: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each batch is whole or not there at all."""
-    monkeypatch.setattr(bulk, "BATCH", 10)
+    monkeypatch.setattr(stored_keys, "BATCH", 10)
     text = "".join(f"- {{key: key-{number}, name: n{number}}}\n" for number in range(35))
     file = write(tmp_path, "keys.yaml", text)
     whole = SqlRepository.add_all
@@ -263,15 +263,6 @@ def test_a_key_is_shown_with_all_that_is_known(at: Keys, tmp_path: Path) -> None
     assert at.json("show", "--id", "7")["ingestion-api-key"]["owner"] == "Team A"
     missing = at.run("show", "--id", "8")
     assert (missing.returncode, missing.stdout) == (2, "")
-
-
-def test_bulk_commands_want_a_store(at: Keys, tmp_path: Path) -> None:
-    file = write(tmp_path, "keys.yaml", "[]\n")
-    for command in (("import", file), ("export",), ("find", "--key-file", file)):
-        url = ("--url", "http://127.0.0.1:1", "--token", "t")
-        done = at.gateway("keys", *command, *url)
-        assert done.returncode == 1
-        assert "give --config or --data instead of --url" in done.stderr
 
 
 def test_ten_thousand_keys_make_ten_thousand_revisions(at: Keys, tmp_path: Path) -> None:

@@ -147,6 +147,7 @@ SUPPORTED: Final[dict[str, dict[str, Any]]] = {
     "Who may send": {"auth": {"receiver_keys": [{"name": "n", "key": "a-key"}]}},
     "Limits": {"limits": {"per_key": {"requests": "5/s"}}},
     "Browsers": {"cors": {"allowed_origins": ["https://a.example"], "max_age": "1h"}},
+    "The gateway's own telemetry": {"telemetry": {"sample_ratio": "5%"}},
     "Processes, administration, logs": {"admin": {"hosts": ["a.example"]}},
 }
 """One use of what each section of `configuration.md` describes."""

@@ -49,7 +49,8 @@ ROOMS: Final = {
     "crowds": _room(),
     "log_repeats": _room("repeats", "structlog"),
     "log_writer": _room(),
-    "log": _room("channel log_repeats log_writer repeats terminal", "structlog"),
+    "log_console": _room("terminal", "structlog"),
+    "log": _room("channel log_console log_repeats log_writer repeats terminal", "structlog"),
     # bytes and protocols, without I/O and policy
     "wire": _room("model outcome", "hpack httptools"),
     "otlp": _room("model outcome", "cramjam google.protobuf google.rpc opentelemetry.proto"),
@@ -71,6 +72,7 @@ ROOMS: Final = {
         "keys.api_key keys.audit keys.errors keys.record keys.rules keys.store keys.tenancy_rules "
         "keys.times model",
     ),
+    "keys.importing": _room("keys.commands keys.errors keys.record keys.store"),
     "keys.usage": _room("keys.errors keys.record keys.store"),
     "keys.confirmations": _room("keys.errors keys.state_file keys.store", "asyncpg"),
     "keys.authority": _room(
@@ -92,7 +94,8 @@ ROOMS: Final = {
         "keys.errors keys.record keys.state_file keys.store keys.tenancy model", "msgspec"
     ),
     "keys.service_commands": _room(
-        "keys.api_key keys.audit keys.commands keys.errors keys.following keys.record keys.store",
+        "keys.api_key keys.audit keys.commands keys.errors keys.following keys.importing "
+        "keys.record keys.store",
     ),
     "keys.service": _room(
         "keys.errors keys.following keys.record keys.service_commands keys.store keys.stores "
@@ -142,8 +145,10 @@ ROOMS: Final = {
         "channel dataplane.assembly dataplane.core dataplane.upstream metrics model settings "
         "worker_contract"
     ),
+    "dataplane.held_lines": _room("channel"),
     "dataplane.worker_process": _room(
-        "channel dataplane.worker descriptors lean_imports log metrics settings worker_contract",
+        "channel dataplane.held_lines dataplane.worker descriptors lean_imports log metrics "
+        "settings worker_contract",
         "structlog uvloop",
     ),
     # beside both: verdicts for another proxy, by what workers decide with
@@ -165,6 +170,10 @@ ROOMS: Final = {
         "keys.errors keys.following keys.jwt keys.state_file keys.tenancy metrics model",
         "cachetools structlog",
     ),
+    "control.telemetry": _room(
+        "channel config control.metrics control.workers log metrics settings",
+        "grpc opentelemetry prometheus_client structlog",
+    ),
     "control.admin": _room(
         "channel config control.core control.metrics control.workers crowds keys.api_key "
         "keys.audit keys.commands keys.errors keys.following keys.record keys.rules keys.service "
@@ -179,7 +188,7 @@ ROOMS: Final = {
     ),
     "control.lifecycle": _room(
         "channel config control.admin control.authorities control.core control.grpc_api "
-        "control.metrics "
+        "control.metrics control.telemetry "
         "control.workers held_signals keys.authority keys.errors keys.following keys.record "
         "keys.service keys.state_file keys.store keys.stores keys.tenancy log metrics "
         "revocation_lists settings",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,9 +59,19 @@ def test_on_a_terminal_lines_are_for_people(monkeypatch: pytest.MonkeyPatch) -> 
     stream = _Terminal()
     assert configure("info", "auto", stream) == "console"
     structlog.get_logger("gateway.control").info("ready", workers=2)
-    assert "ready" in stream.getvalue()
-    assert "workers=2" in stream.getvalue()
-    assert "\x1b" not in stream.getvalue()
+    assert re.fullmatch(r"\d\d:\d\d:\d\d info +ready workers=2\n", stream.getvalue())
+
+
+def test_for_people_the_reason_follows_the_message_and_a_librarys_name_comes_first() -> None:
+    stream = io.StringIO()
+    configure("info", "console", stream)
+    structlog.get_logger("gateway.control").warning(
+        "reload failed", file="a.yaml", reasons=["no backend", "no key"], workers={"a": 1}
+    )
+    logging.getLogger("asyncio").error("lost something")
+    first, second = (line.partition(" ")[2] for line in stream.getvalue().splitlines())
+    assert first == "warning  reload failed – no backend, no key file=a.yaml workers=a: 1"
+    assert second == "error    [asyncio] lost something"
 
 
 def test_colours_stand_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:

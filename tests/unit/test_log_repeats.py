@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import structlog
 
-from gateway.log import configure, tell_repeats
+from gateway.channel import LogLine
+from gateway.log import configure, listen, tell_repeats
 from gateway.log_repeats import EACH_TIME, MAX_LINES, MAX_TEXTS, Event, RepeatedLines
 
 
@@ -198,3 +199,23 @@ def test_no_text_in_the_log_controls_the_terminal(monkeypatch: pytest.MonkeyPatc
     structlog.get_logger().error("a bug", exc_info=_raised("\x1b[2J"))
     assert all(char.isprintable() or char == "\n" for char in stream.getvalue())
     assert "ValueError" in stream.getvalue()
+
+
+@pytest.mark.usefixtures("_logging_as_before")
+def test_a_listener_gets_what_is_written_without_secrets_and_summaries_of_the_rest() -> None:
+    heard: list[LogLine] = []
+    configure("info", "json", io.StringIO())
+    stop = listen(heard.append)
+    log = structlog.get_logger("gateway.control")
+    for _ in range(3):
+        log.warning("refused", token="canary", places=["a"], count_of={"b": 1}, n=2**70)
+    log.debug("not written")
+    tell_repeats(rest=True)
+    stop()
+    log.warning("not heard any more")
+
+    first, summary = heard
+    assert (first.level, first.logger, first.event) == ("warning", "gateway.control", "refused")
+    assert first.fields["token"] == "***"
+    assert (first.fields["places"], first.fields["n"]) == ("['a']", str(2**70))
+    assert (summary.event, summary.fields["more"]) == ("refused", 2)

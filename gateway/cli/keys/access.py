@@ -5,11 +5,17 @@ Keys are members of the API's JSON (`IngestionApiKey`), whichever the way.
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from gateway.control.admin.api.key_filter import KeyFilter
 from gateway.keys.api_key import ApiKey
-from gateway.keys.store import KeySpec, KeyUpdate
+from gateway.keys.record import KeyRecord
+from gateway.keys.store import ImportedKey, KeySpec, KeyUpdate
+
+if TYPE_CHECKING:  # it needs yaml, which most commands do without
+    from gateway.keys.stores.file_entries import Entry
 
 Members = dict[str, Any]
 """A key, or an entry of the audit log, as JSON has it."""
@@ -18,6 +24,26 @@ STANDBYS: Final = (
     "; gateways that read from a standby of the database, if there are any, cannot be asked: they"
     " follow within 5 s"
 )
+
+
+BATCH: Final = 500
+"""Keys of an import that are stored at once, or none of them."""
+
+
+@dataclass(slots=True)
+class ImportOutcome:
+    """What became of the keys of an import."""
+
+    imported: int = 0
+    existing: int = 0
+    deleted: int = 0
+    """They were deleted in this store, and stay so."""
+
+    def add(self, imported: int, existing: int, deleted: int) -> None:
+        """Add what became of a batch."""
+        self.imported += imported
+        self.existing += existing
+        self.deleted += deleted
 
 
 class KeyAccess(Protocol):
@@ -40,3 +66,17 @@ class KeyAccess(Protocol):
 
     def audit(self, limit: int, key_id: int | None) -> list[Members]:
         """Return the newest entries of the audit log, newest first."""
+
+    def export(self) -> Sequence[KeyRecord | Entry]:
+        """Return all keys that are not deleted, by name, with their digests."""
+
+    def whose(self, key: ApiKey) -> Members:
+        """Return whose key it is."""
+
+    def bring_in(
+        self, keys: Sequence[ImportedKey], advance: Callable[[int], None], *, is_dry_run: bool
+    ) -> ImportOutcome:
+        """Store checked keys that are not there yet, in batches; `advance` gets the size of each.
+
+        Raises `InvalidBatchError` with places in `keys`.
+        """

@@ -33,6 +33,22 @@ class Key(Struct, rename="camel", kw_only=True):
     headers: dict[str, str] | UnsetType | None = UNSET
 
 
+class PortableKey(Struct, rename="camel", kw_only=True):
+    """A key with its digest, as an export has it. The rules of key files say what is right."""
+
+    id: int
+    digest: str
+    name: str
+
+
+class Imported(Struct, kw_only=True):
+    """What became of a batch."""
+
+    imported: int
+    existing: int
+    deleted: int
+
+
 class GeneratedKey(Key, kw_only=True):
     """A new key."""
 

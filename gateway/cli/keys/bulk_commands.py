@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.keys import tables
-from gateway.cli.keys.bulk import bring_in, stored
-from gateway.cli.keys.bulk_file import Format, format_of, read_file, write_file
+from gateway.cli.keys.formats import Format, format_of
 from gateway.cli.keys.options import IdOption, Session, command_on_keys, examples
 from gateway.cli.keys.values import read_key
 from gateway.cli.output import info, success, warning
@@ -60,12 +59,12 @@ def show(session: Session, *, key_id: IdOption) -> None:
 
 def find(session: Session, *, key_file: _KeyFile) -> None:
     """Say whose key it is that somebody has found."""
-    _say_key(session, stored(session.place).whose(read_key(key_file)))
+    _say_key(session, session.keys().whose(read_key(key_file)))
 
 
 def revoke(session: Session, *, key_file: _KeyFile) -> None:
     """Delete a key that has leaked: senders that use it are refused from now on."""
-    keys = stored(session.place)
+    keys = session.keys()
     key = keys.whose(read_key(key_file))
     keys.delete(key["id"])
     if not session.wrote_json({"deleted-ingestion-api-key": key["id"]}):
@@ -88,9 +87,10 @@ def import_keys(
     The whole file is checked first. Then batches of 500 are stored, each of them whole or not at
     all; after an interruption, run it again.
     """
-    outcome = bring_in(
-        stored(session.place), read_file(file, format_of(file, form)), is_dry_run=dry_run
-    )
+    from gateway.cli.keys.bulk import bring_in
+    from gateway.cli.keys.bulk_file import read_file
+
+    outcome = bring_in(session.keys(), read_file(file, format_of(file, form)), is_dry_run=dry_run)
     result: dict[str, Any] = {
         "imported": outcome.imported,
         "existing": outcome.existing,
@@ -113,8 +113,10 @@ def export(
     form: _FormatOption = None,
 ) -> None:
     """Write all keys that are not deleted, for `import` or a file store: digests, never keys."""
+    from gateway.cli.keys.bulk_file import write_file
+
     chosen = form or (Format.YAML if file == "-" else format_of(file, None))
-    text = write_file(stored(session.place).export(), chosen)
+    text = write_file(session.keys().export(), chosen)
     if file == "-":
         info(text.removesuffix("\n"))
         return

@@ -8,7 +8,6 @@ written `name=value; name=value`.
 from __future__ import annotations
 
 import csv
-import enum
 import io
 import json
 import re
@@ -19,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import yaml
 
+from gateway.cli.keys.formats import Format
 from gateway.keys.api_key import InvalidKeyError
 from gateway.keys.errors import InvalidInputError
 from gateway.keys.record import KeyRecord, limits_as_json
@@ -40,23 +40,6 @@ _COLUMNS: Final = (
 _TRUTH: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-class Format(enum.StrEnum):
-    """How a file of many keys is written."""
-
-    YAML = "yaml"
-    CSV = "csv"
-    JSONL = "jsonl"
-
-
-_SUFFIXES: Final = {
-    ".yaml": Format.YAML,
-    ".yml": Format.YAML,
-    ".csv": Format.CSV,
-    ".jsonl": Format.JSONL,
-    ".ndjson": Format.JSONL,
-}
-
-
 class Read(NamedTuple):
     """What a file holds."""
 
@@ -64,15 +47,6 @@ class Read(NamedTuple):
     """By the lines where they begin."""
     errors: dict[int, str]
     """By their lines."""
-
-
-def format_of(path: str, given: Format | None) -> Format:
-    """Find out a file's format. Raises `InvalidInputError`."""
-    found = given or _SUFFIXES.get(Path(path).suffix.lower())
-    if found is None:
-        msg = "the format cannot be told from the file's name: give --format yaml, csv or jsonl"
-        raise InvalidInputError(msg)
-    return found
 
 
 def read_file(path: str, form: Format) -> Read:
@@ -98,7 +72,7 @@ def read_file(path: str, form: Format) -> Read:
     return _checked(_READERS[form](text))
 
 
-def write_file(records: Iterable[KeyRecord], form: Format) -> str:
+def write_file(records: Iterable[KeyRecord | Entry], form: Format) -> str:
     """Write keys, with their digests and without what a gateway learns of them."""
     entries = [_members(record) for record in records]
     if form is Format.JSONL:
@@ -252,7 +226,7 @@ _READERS: Final = {
 }
 
 
-def _members(record: KeyRecord) -> dict[str, Any]:
+def _members(record: KeyRecord | Entry) -> dict[str, Any]:
     members: dict[str, Any] = {
         "id": record.id,
         "digest": f"sha256:{record.digest.hex()}",

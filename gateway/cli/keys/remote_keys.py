@@ -7,12 +7,13 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from gateway.cli.answers import WrongShapeError, decoded
-from gateway.cli.keys.access import STANDBYS, Members
-from gateway.cli.keys.answers import Change, GeneratedKey, Key, RotatedKey
+from gateway.cli.keys.access import STANDBYS, ImportOutcome, Members
+from gateway.cli.keys.answers import Change, GeneratedKey, Imported, Key, PortableKey, RotatedKey
+from gateway.cli.keys.remote_bulk import batches
 from gateway.cli.output import note, warning
 from gateway.config.addresses import is_loopback
 from gateway.control.admin.api.key_filter import KeyFilter
@@ -21,6 +22,9 @@ from gateway.control.admin.api.paths import (
     AUDIT_PATH,
     CONFIRMED,
     EXCEPT_STANDBYS,
+    EXPORT_PATH,
+    FIND_PATH,
+    IMPORT_PATH,
     KEYS_PATH,
     UNCONFIRMED,
 )
@@ -33,7 +37,8 @@ from gateway.keys.errors import (
     StoreUnavailableError,
 )
 from gateway.keys.record import limits_as_json
-from gateway.keys.store import KeySpec, KeyUpdate
+from gateway.keys.store import ImportedKey, KeySpec, KeyUpdate
+from gateway.keys.stores.file_entries import Entry, parse_entry
 from gateway.keys.tenancy import TenancyUpdate, tenancy_as_json, tenancy_from_json
 from gateway.model import Signal
 from gateway.terminal import escaped
@@ -129,6 +134,35 @@ class RemoteKeys:
                 break
             before = {"before": page[-1]["id"]}
         return entries
+
+    def export(self) -> list[Entry]:
+        """See `KeyAccess`."""
+        entries: list[Entry] = []
+        after: dict[str, int] = {}
+        while True:
+            query = urllib.parse.urlencode({"limit": _MOST_PER_PAGE, **after})
+            page = self._ask("GET", f"{EXPORT_PATH}?{query}", None, list[PortableKey])[0]
+            entries += [parse_entry(each, place) for place, each in enumerate(page, start=1)]
+            if len(page) < _MOST_PER_PAGE:
+                return sorted(entries, key=lambda entry: (entry.name, entry.id))
+            after = {"after": page[-1]["id"]}
+
+    def whose(self, key: ApiKey) -> Members:
+        """See `KeyAccess`."""
+        found: Members = self._ask("POST", FIND_PATH, {"apiKey": key.reveal()}, Key)[0]
+        return found
+
+    def bring_in(
+        self, keys: Sequence[ImportedKey], advance: Callable[[int], None], *, is_dry_run: bool
+    ) -> ImportOutcome:
+        """See `KeyAccess`; what only the gateway can find wrong is a plain `InvalidInputError`."""
+        outcome = ImportOutcome()
+        for batch in batches(keys):
+            body = {"keys": batch, "dryRun": is_dry_run}
+            done = self._change("POST", IMPORT_PATH, body, Imported)
+            outcome.add(done["imported"], done["existing"], done["deleted"])
+            advance(len(batch))
+        return outcome
 
     def _change(self, method: str, path: str, body: Members | None, shape: Any) -> Members:  # noqa: ANN401 - a type
         answer, headers = self._ask(method, path, body, shape)

@@ -7,11 +7,11 @@ import contextlib
 import getpass
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
-from gateway.cli.keys.access import STANDBYS, Members
+from gateway.cli.keys.access import BATCH, STANDBYS, ImportOutcome, Members
 from gateway.cli.output import note, warning
 from gateway.control.admin.api.key_filter import KeyFilter
 from gateway.control.admin.api.key_json import (
@@ -26,8 +26,9 @@ from gateway.keys.audit import Actor, AuditRecord
 from gateway.keys.commands import Issued, KeyCommands
 from gateway.keys.errors import InvalidInputError, StoreError
 from gateway.keys.following.remembered_store import RememberedStore
+from gateway.keys.importing import InvalidBatchError, import_batch
 from gateway.keys.record import KeyRecord, KeyUsage
-from gateway.keys.store import Confirmation, KeySpec, KeyUpdate, UsageStore
+from gateway.keys.store import Confirmation, ImportedKey, KeySpec, KeyUpdate, UsageStore
 from gateway.keys.stores.sql_store import SqlStore
 from gateway.keys.stores.sqlite import sqlite_store
 
@@ -105,11 +106,11 @@ class StoredKeys:
         return [members_of(audit_json(record)) for record in asyncio.run(read())]
 
     def export(self) -> list[KeyRecord]:
-        """Read all keys that are not deleted, by name. Raises `KeysError`."""
+        """See `KeyAccess`."""
         return asyncio.run(self._read_all())[0]
 
     def whose(self, key: ApiKey) -> Members:
-        """Find whose key it is. Raises `KeyNotFoundError`, other `KeysError`."""
+        """See `KeyAccess`."""
 
         async def find() -> KeyRecord:
             async with self._opened(create=False) as commands:
@@ -117,18 +118,29 @@ class StoredKeys:
 
         return members_of(key_json(asyncio.run(find())))
 
-    def bring_in(self, run: Callable[[KeyCommands], Awaitable[int]], *, create: bool) -> None:
-        """Run an import, which returns the store's revision, or 0 where nothing was changed; wait
-        until it is in force. `create` makes a missing store. Raises `KeysError`.
-        """
+    def bring_in(
+        self, keys: Sequence[ImportedKey], advance: Callable[[int], None], *, is_dry_run: bool
+    ) -> ImportOutcome:
+        """See `KeyAccess`."""
+        outcome = ImportOutcome()
 
         async def change_and_wait() -> None:
-            async with self._opened(create=create) as commands:
-                revision = await run(commands)
+            revision = 0
+            async with self._opened(create=not is_dry_run) as commands:
+                for start in range(0, len(keys), BATCH):
+                    batch = keys[start : start + BATCH]
+                    try:
+                        done = await import_batch(commands, batch, is_dry_run=is_dry_run)
+                    except InvalidBatchError as error:
+                        raise error.moved(start) from error
+                    outcome.add(done.new, done.existing, done.deleted)
+                    revision = done.records[-1].revision if done.records else revision
+                    advance(len(batch))
             if revision:
                 await _wait_in_force(self._store, revision)
 
         asyncio.run(change_and_wait())
+        return outcome
 
     def _change(
         self,

@@ -16,14 +16,14 @@ import structlog
 from cachetools import LRUCache
 
 from gateway import metrics
-from gateway.channel import SNAPSHOT_CHUNK, Forget, LookedUp, Lookup, SenderSeen, Traced
+from gateway.channel import SNAPSHOT_CHUNK, Forget, LookedUp, Lookup
 from gateway.config import Config
 from gateway.control.authorities.authority_settings import read_tls_files
 from gateway.control.authorities.cache_metrics import CacheMetrics
 from gateway.control.authorities.token_settings import issuer_settings, token_limits
 from gateway.control.core.tasks import Tasks
 from gateway.control.metrics.metric_totals import Labels, MetricTotals
-from gateway.control.workers.worker_handle import WorkerHandle, WorkerObserver
+from gateway.control.workers.worker_handle import Sent, WorkerHandle, WorkerObserver
 from gateway.control.workers.worker_set import WorkerSet
 from gateway.keys.errors import StoreUnavailableError
 from gateway.keys.following.status import StoreStatus
@@ -128,7 +128,7 @@ class TokenLookups(WorkerObserver):
         sender = self._senders.get(key_id)
         return None if sender is None else sender.tenancy
 
-    def worker_sent(self, worker: WorkerHandle, message: Lookup | Traced | SenderSeen) -> None:
+    def worker_sent(self, worker: WorkerHandle, message: Sent) -> None:
         """Answer a worker's question, at once unless an issuer must be asked (`WorkerObserver`)."""
         if not isinstance(message, Lookup) or not message.is_token:
             return

@@ -21,7 +21,7 @@ from gateway.control.admin.health import Health
 from gateway.control.admin.servers import AdminRoutes, AdminServers
 from gateway.control.admin.trace_api import TraceApi
 from gateway.control.core.current_config import CurrentConfig
-from gateway.control.core.errors import ErrorReporter
+from gateway.control.core.errors import ErrorReporter, StartError
 from gateway.control.core.sockets import BIND_PATIENCE_S, ListenSockets, take_inherited
 from gateway.control.core.tasks import Tasks
 from gateway.control.lifecycle.data_listeners import DataListeners
@@ -60,6 +60,7 @@ from gateway.log import LogFormat
 if TYPE_CHECKING:
     from gateway.control.authorities.authority_lookups import AuthorityLookups
     from gateway.control.authorities.token_lookups import TokenLookups
+    from gateway.control.telemetry.own_telemetry import OwnTelemetry
 
 _log = structlog.get_logger("gateway.control")
 
@@ -174,6 +175,8 @@ class Parts:
     revocations: RevocationWatch
     worker_record: WorkerRecord
     unserved: UnservedConnections
+    telemetry: OwnTelemetry | None
+    """Set where the gateway exports telemetry of its own."""
 
 
 def assemble(loaded: Loaded, options: Options) -> Parts:
@@ -189,6 +192,9 @@ def assemble(loaded: Loaded, options: Options) -> Parts:
     observers = [*counting.observers, traces, health, base.distribution, record]
     revocations = RevocationWatch(base.config, base.workers, counting.config_metrics)
     observers += [*base.askers(), base.certificates, revocations]
+    telemetry = _own_telemetry(base, counting.exposition)
+    if telemetry is not None:
+        observers.append(telemetry)
     inherited = take_inherited(os.environ)
     patience_s = options.bind_patience_s
     listeners = DataListeners(inherited, patience_s, record.end_leftovers)
@@ -242,6 +248,7 @@ def assemble(loaded: Loaded, options: Options) -> Parts:
         revocations=revocations,
         worker_record=record,
         unserved=unserved,
+        telemetry=telemetry,
     )
 
 
@@ -302,6 +309,20 @@ def _token_lookups(
     from gateway.control.authorities.token_lookups import TokenLookups
 
     return TokenLookups(config, totals, tasks, workers, log_store_status, lambda: keys.route_labels)
+
+
+def _own_telemetry(base: Foundation, exposition: Exposition) -> OwnTelemetry | None:
+    config = base.config.config
+    if config.telemetry.endpoint is None:
+        return None
+    # Loaded only here: the libraries that export take 15 MB.
+    from gateway.control.telemetry.own_telemetry import OwnTelemetry
+
+    try:
+        return OwnTelemetry(config, exposition.collect, base.key_name, base.totals)
+    except OSError as error:
+        msg = f"telemetry.tls: {error}"
+        raise StartError(msg) from error
 
 
 def _observe_lag(keys: KeyService, totals: MetricTotals, seconds: float) -> None:

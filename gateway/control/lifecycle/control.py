@@ -83,6 +83,8 @@ class Control:
         parts.counting.config_metrics.update()
         if warning := descriptor_warning(config):
             _log.warning(warning)
+        if parts.telemetry is not None:
+            parts.telemetry.start()
         await parts.admin.start(config, parts.admin_routes)
         await base.keys.start()
         base.distribution.start()
@@ -138,6 +140,8 @@ class Control:
         async with contextlib.AsyncExitStack() as stack:  # last in, first out
             stack.callback(log.tell_repeats, rest=True)
             stack.callback(parts.listeners.close)
+            if parts.telemetry is not None:
+                stack.push_async_callback(parts.telemetry.close)
             stack.push_async_callback(base.keys.close)
             stack.callback(parts.counting.refusal_log.close)
             for each in base.askers():
@@ -165,6 +169,8 @@ class Control:
             background["authority.verdicts"] = base.lookups.run
         if base.tokens is not None:
             background["issuers"] = base.tokens.run
+        if self.parts.telemetry is not None:
+            background["own telemetry"] = self.parts.telemetry.run
         for name, run in background.items():
             base.tasks.keep(name, run)
 

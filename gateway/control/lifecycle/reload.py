@@ -176,6 +176,7 @@ def needs_restart(old: Config, new: Config) -> Iterator[str]:
         "keys.tombstones",
         "keys.max_stale",
         "state_dir",
+        "telemetry",
         "admin.address",
         "admin.metrics_address",
         "admin.authorize_address",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from gateway.channel import Lookup, SenderSeen, Traced
-from gateway.control.workers.worker_handle import WorkerHandle, WorkerObserver
+from gateway.channel import SenderSeen
+from gateway.control.workers.worker_handle import Sent, WorkerHandle, WorkerObserver
 from gateway.keys.tenancy import Tenancy, tenancy
 
 MOST: Final = 100_000
@@ -34,7 +34,7 @@ class CertificateSenders(WorkerObserver):
         sender = self._known.get(key_id)
         return None if sender is None else sender.tenancy
 
-    def worker_sent(self, worker: WorkerHandle, message: Lookup | Traced | SenderSeen) -> None:  # noqa: ARG002 - an observer's
+    def worker_sent(self, worker: WorkerHandle, message: Sent) -> None:  # noqa: ARG002 - an observer's
         """Take note of a sender (`WorkerObserver`)."""
         if not isinstance(message, SenderSeen):
             return

@@ -160,6 +160,16 @@ def _closed(backends: Backends) -> Iterator[tuple[Metric, Labels]]:
     yield metrics.LOG_LINES_DROPPED, ()
     yield metrics.LIMITS_DIVIDED, ()
     yield metrics.INTAKE_HELD_TOTAL, ()
+    yield from _of_telemetry()
+    yield from _of_keys()
+
+
+def _of_telemetry() -> Iterator[tuple[Metric, Labels]]:
+    for signal, reason in product(metrics.TELEMETRY_SIGNALS, metrics.TELEMETRY_DROP_REASONS):
+        yield metrics.TELEMETRY_DROPPED, (signal, reason)
+
+
+def _of_keys() -> Iterator[tuple[Metric, Labels]]:
     for metric, outcome in product((metrics.KEY_REQUESTS, metrics.KEY_BYTES), KEY_OUTCOMES):
         yield metric, (OTHER, "", outcome)
     for metric, tenant, outcome in product(

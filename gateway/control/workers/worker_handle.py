@@ -23,9 +23,11 @@ from gateway.channel import (
     Drain,
     KeyChanges,
     Keys,
+    Logged,
     Lookup,
     Ready,
     Report,
+    Sampled,
     SenderSeen,
     Start,
     Traced,
@@ -42,6 +44,10 @@ _LOST_GRACE_S: Final = 5.0
 """How long a process may live after its channel has ended: it finishes open requests, but receives
 no more changes of keys.
 """
+
+
+Sent = Lookup | Traced | SenderSeen | Sampled | Logged
+"""What workers send for one part of control, besides their reports."""
 
 
 class WorkerState(enum.Enum):
@@ -70,8 +76,10 @@ class WorkerObserver:
     def worker_reported(self, worker: WorkerHandle, report: Report) -> None:
         """A worker sent its report, due once a second."""
 
-    def worker_sent(self, worker: WorkerHandle, message: Lookup | Traced | SenderSeen) -> None:
-        """A worker asked about a key, sent requests that a trace matches, or a sender's name."""
+    def worker_sent(self, worker: WorkerHandle, message: Sent) -> None:
+        """A worker asked about a key, or sent what it tells: what a trace matches, a sender's name,
+        telemetry of its own.
+        """
 
     def worker_gone(self, worker: WorkerHandle) -> None:
         """A worker has ended and its last report has been read."""
@@ -240,7 +248,7 @@ class WorkerHandle:
                 self._observer.worker_changed(self)
             case Report():
                 self._observer.worker_reported(self, message)
-            case Lookup() | Traced() | SenderSeen():
+            case Lookup() | Traced() | SenderSeen() | Sampled() | Logged():
                 self._observer.worker_sent(self, message)
             case _:
                 pass  # Down: the decoder lets none through

@@ -79,6 +79,7 @@ class Forwarding(UpstreamRequest):
         answer.started = _monotonic()
         if exchange.services.is_tracing:
             exchange.record.backend_address = upstream.address
+            exchange.record.backend_started = answer.started
         body = exchange.body
         if body.waiting is None:
             return

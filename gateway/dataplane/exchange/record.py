@@ -22,6 +22,7 @@ class RequestRecord:
         "auth_outcome",
         "backend_address",
         "backend_code",
+        "backend_started",
         "code",
         "decided_at_ms",
         "duration_s",
@@ -40,6 +41,8 @@ class RequestRecord:
     result: str
     """The `result` label (`outcome.Result`)."""
     duration_s: float
+    backend_started: float
+    """Monotonic time of the forwarding; set with `backend_address`."""
 
     def __init__(self, head: RequestHead, peer: str, route: Route) -> None:
         self.head = head

@@ -12,7 +12,15 @@ from gateway.dataplane.exchange.record import RequestObserver
 class ExchangeServices:
     """See the module."""
 
-    __slots__ = ("backend_refusals", "context", "cors", "holding", "is_tracing", "observers")
+    __slots__ = (
+        "backend_refusals",
+        "context",
+        "cors",
+        "holding",
+        "is_sampling",
+        "is_tracing",
+        "observers",
+    )
 
     def __init__(
         self,
@@ -20,6 +28,8 @@ class ExchangeServices:
         observers: tuple[RequestObserver, ...],
         backend_refusals: BackendRefusals,
         cors: CorsPolicy | None,
+        *,
+        is_sampling: bool = False,
     ) -> None:
         self.context = context
         self.observers = observers
@@ -29,11 +39,13 @@ class ExchangeServices:
         """None: browsers of other origins are not answered."""
         self.holding = Holding(context)
         """Requests that wait for their backend to come back."""
-        self.is_tracing = False
+        self.is_sampling = is_sampling
+        """Whether some requests are told to control, to be exported."""
+        self.is_tracing = is_sampling
         """Whether somebody watches requests: then a record says where its request went."""
 
     def watch(self, tracer: RequestObserver, *, is_wanted: bool) -> None:
         """Let `tracer` observe requests too, or no longer."""
         others = tuple(observer for observer in self.observers if observer is not tracer)
         self.observers = (*others, tracer) if is_wanted else others
-        self.is_tracing = is_wanted
+        self.is_tracing = is_wanted or self.is_sampling

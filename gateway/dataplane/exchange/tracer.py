@@ -22,8 +22,10 @@ FLUSH_S: Final = 0.1
 """How long a line waits for others, to travel with them."""
 MAX_HELD: Final = 200
 """Lines per trace between two flushes: at most 2,000 a second from each worker."""
-_TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-|\Z)")
+_TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-|\Z)")
 _NO_TRACE: Final = b"0" * 32
+_NO_SPAN: Final = b"0" * 16
+_SAMPLED: Final = 1
 
 
 class _Watched:
@@ -79,7 +81,7 @@ class Tracer(RequestObserver):
             if len(one.held) >= MAX_HELD:
                 one.dropped += 1
                 continue
-            traced = traced or _describe(record)
+            traced = traced or describe(record)
             one.held.append(traced)
 
     def flush(self) -> None:
@@ -101,7 +103,8 @@ def _key_id_of(record: RequestRecord) -> str:
     return record.principal.key_id if record.principal is not None else ""
 
 
-def _describe(record: RequestRecord) -> TracedRequest:
+def describe(record: RequestRecord) -> TracedRequest:
+    """Return what control is told of a request."""
     route = record.route
     return TracedRequest(
         ended_at_ms=time.time_ns() // 1_000_000,
@@ -120,13 +123,31 @@ def _describe(record: RequestRecord) -> TracedRequest:
     )
 
 
-def trace_id_of(head: RequestHead) -> str:
-    """Return the trace id of a request's `traceparent` (W3C Trace Context §3.2), "" if it has
-    none. Only its form is believed: it cannot hold anything but hex digits.
+class Parent:
+    """What a valid `traceparent` says (W3C Trace Context §3.2)."""
+
+    __slots__ = ("is_sampled", "span_id", "trace_id")
+
+    def __init__(self, trace_id: str, span_id: str, is_sampled: bool) -> None:
+        self.trace_id = trace_id
+        self.span_id = span_id
+        self.is_sampled = is_sampled
+
+
+def parent_of(head: RequestHead) -> Parent | None:
+    """Return the span in whose course a request was sent, None if it does not say. Only the form
+    is believed: the texts cannot hold anything but hex digits.
     """
     for name, value in head.fields:
-        if name.lower() == b"traceparent":
+        if len(name) == 11 and name.lower() == b"traceparent":
             found = _TRACEPARENT.match(value)
-            if found is not None and found[1] != _NO_TRACE:
-                return found[1].decode()
-    return ""
+            if found is not None and found[1] != _NO_TRACE and found[2] != _NO_SPAN:
+                is_sampled = bool(int(found[3], 16) & _SAMPLED)
+                return Parent(found[1].decode(), found[2].decode(), is_sampled)
+    return None
+
+
+def trace_id_of(head: RequestHead) -> str:
+    """Return the trace id of a request's `traceparent`, "" if it has none."""
+    parent = parent_of(head)
+    return "" if parent is None else parent.trace_id

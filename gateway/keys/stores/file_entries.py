@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import yaml
 
 from gateway.keys import tenancy_rules
-from gateway.keys.api_key import ApiKey, InvalidKeyError, looks_issued
+from gateway.keys.api_key import ApiKey, InvalidKeyError, key_id_of, looks_issued
 from gateway.keys.errors import InvalidInputError, StoreDamagedError, StoreUnavailableError
 from gateway.keys.rules import check_not_the_key
 from gateway.keys.tenancy import Tenancy, tenancy
@@ -28,7 +28,6 @@ from gateway.model import MAX_KEY_ID, KeyDigest, KeyLimits, Signal
 _MAX_BYTES: Final = 256 * 1024 * 1024
 _MAX_KEY_FILE_BYTES: Final = 4_096
 _MOST_ERRORS: Final = 20
-_SMALLEST_ID: Final = 10**14
 _DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})", re.IGNORECASE)
 _MEMBERS: Final = frozenset(
     {
@@ -109,7 +108,7 @@ def _from_folder(folder: Path, errors: list[str]) -> Iterator[Entry]:
         except InvalidKeyError as error:
             errors.append(f"{file.name}: {error}")
         else:
-            yield Entry(digest, _id_from(digest), file.name)
+            yield Entry(digest, key_id_of(digest), file.name)
 
 
 def _from_yaml(path: Path, errors: list[str]) -> Iterator[Entry]:
@@ -180,16 +179,11 @@ def _digest(entry: dict[str, Any]) -> KeyDigest:
 
 def _id(given: object, digest: KeyDigest) -> int:
     if given is None:
-        return _id_from(digest)
+        return key_id_of(digest)
     if not isinstance(given, int) or isinstance(given, bool) or not 1 <= given <= MAX_KEY_ID:
         msg = f"its id is no whole number from 1 to {MAX_KEY_ID}"
         raise InvalidInputError(msg)
     return given
-
-
-def _id_from(digest: bytes) -> int:
-    """Make an id of the usual length from a digest."""
-    return _SMALLEST_ID + int.from_bytes(digest[:8], "big") % (9 * _SMALLEST_ID)
 
 
 def _text(entry: dict[str, Any], member: str) -> str | None:

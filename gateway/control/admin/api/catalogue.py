@@ -9,6 +9,7 @@ from typing import Any, Final
 from gateway.control.admin.address_budget import AddressBudget
 from gateway.control.admin.api import shapes
 from gateway.control.admin.api.authorize import AskAuthority, Authorizer
+from gateway.control.admin.api.bulk import BulkApi
 from gateway.control.admin.api.errors import Reply
 from gateway.control.admin.api.keys import KeysApi
 from gateway.control.admin.api.openapi import document
@@ -17,6 +18,9 @@ from gateway.control.admin.api.paths import (
     ADOPT_PATH,
     AUDIT_PATH,
     CONFIRMED,
+    EXPORT_PATH,
+    FIND_PATH,
+    IMPORT_PATH,
     KEYS_PATH,
     UNCONFIRMED,
 )
@@ -140,7 +144,12 @@ def _authorize(authorizer: Authorizer, budget: AddressBudget) -> Operation:
 
 
 def _key_operations(api: KeysApi) -> list[Operation]:
-    return [*_key_set_operations(api), *_one_key_operations(api), _audit_operation(api)]
+    return [
+        *_key_set_operations(api),
+        *_one_key_operations(api),
+        *_bulk_operations(BulkApi(api)),
+        _audit_operation(api),
+    ]
 
 
 def _list_operation(api: KeysApi) -> Operation:
@@ -199,6 +208,59 @@ def _key_set_operations(api: KeysApi) -> list[Operation]:
             },
             takes=shapes.AdoptIngestionApiKeyRequest,
             needs=Role.KEY_MANAGER,
+        ),
+    ]
+
+
+def _bulk_operations(api: BulkApi) -> list[Operation]:
+    return [
+        Operation(
+            "importIngestionApiKeys",
+            "POST",
+            [IMPORT_PATH],
+            "Store keys by their digests, all or none; those that are there stay as they are.",
+            api.bring_in,
+            {
+                200: _changed("What became of them.", shapes.ImportIngestionApiKeysResponse),
+                **_CHANGE,
+            },
+            takes=shapes.ImportIngestionApiKeysRequest,
+            needs=Role.KEY_MANAGER,
+        ),
+        Operation(
+            "exportIngestionApiKeys",
+            "GET",
+            [EXPORT_PATH],
+            "List a page of keys by id with their digests, for an import.",
+            api.export,
+            {
+                200: Response("The keys.", list[shapes.PortableIngestionApiKey], _LINK),
+                400: _BAD,
+                **_ROLE,
+                **_CONFLICT,
+                **_STORE,
+            },
+            parameters=[
+                Parameter("limit", "query", shapes.PageSize, "The most keys to return."),
+                Parameter("after", "query", shapes.KeyId, "Only keys with greater ids."),
+            ],
+            needs=Role.KEY_MANAGER,
+        ),
+        Operation(
+            "findIngestionApiKey",
+            "POST",
+            [FIND_PATH],
+            "Say whose key it is that somebody has found.",
+            api.find,
+            {
+                200: Response("The key's record, without the key.", shapes.IngestionApiKey),
+                400: _BAD,
+                **_NOT_FOUND,
+                **_CONFLICT,
+                **_TOO_LARGE,
+                **_STORE,
+            },
+            takes=shapes.FindIngestionApiKeyRequest,
         ),
     ]
 

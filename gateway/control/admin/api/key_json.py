@@ -21,6 +21,13 @@ def key_json(record: KeyRecord, usage: KeyUsage | None = None) -> shapes.Ingesti
     return shapes.IngestionApiKey(**_members(record, usage))
 
 
+def portable_json(record: KeyRecord) -> shapes.PortableIngestionApiKey:
+    """Make of a key what another store can take over."""
+    members = _members(record, None)
+    del members["last_update_timestamp"]
+    return shapes.PortableIngestionApiKey(digest=f"sha256:{record.digest.hex()}", **members)
+
+
 def issued_json(issued: Issued) -> shapes.GeneratedIngestionApiKeyResponse:
     """Make of a new key what its maker gets: the key itself, this once."""
     return shapes.GeneratedIngestionApiKeyResponse(

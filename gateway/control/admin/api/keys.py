@@ -65,9 +65,7 @@ class KeysApi:
         headers = {}
         if len(records) > limit:
             records = records[:limit]
-            headers = _next_page(
-                KEYS_PATH, limit=limit, after=records[-1].id, **chosen.parameters()
-            )
+            headers = next_page(KEYS_PATH, limit=limit, after=records[-1].id, **chosen.parameters())
         return Reply(200, await self._shown(records), headers)
 
     async def _first(self, count: int, after: int, chosen: KeyFilter) -> list[KeyRecord]:
@@ -104,15 +102,15 @@ class KeysApi:
     async def create(self, call: Call) -> Reply:
         """Make a key and show it, this once."""
         body: shapes.CreateIngestionApiKeyRequest = call.body
-        issued = await self.keys.commands.create(_spec(body), call.by)
-        return Reply(200, issued_json(issued), await self._confirmation(issued.record))
+        issued = await self.keys.commands.create(spec_of(body), call.by)
+        return Reply(200, issued_json(issued), await self.confirmation(issued.record))
 
     async def adopt(self, call: Call) -> Reply:
         """Take over a key that exists elsewhere."""
         body: shapes.AdoptIngestionApiKeyRequest = call.body
         key = ApiKey.adopt(body.api_key)
-        issued = await self.keys.commands.adopt(key, _spec(body), call.by)
-        return Reply(200, key_json(issued.record), await self._confirmation(issued.record))
+        issued = await self.keys.commands.adopt(key, spec_of(body), call.by)
+        return Reply(200, key_json(issued.record), await self.confirmation(issued.record))
 
     async def update(self, call: Call) -> Reply:
         """Change what is named of a key."""
@@ -126,7 +124,7 @@ class KeysApi:
             tenancy=_tenancy_update(body),
         )
         updated = await self.keys.commands.update(call.parameters["id"], update, call.by)
-        headers = await self._confirmation(updated)
+        headers = await self.confirmation(updated)
         return Reply(200, (await self._shown([updated]))[0], headers)
 
     async def rotate(self, call: Call) -> Reply:
@@ -138,12 +136,12 @@ class KeysApi:
         key_id = rotated.predecessor.key_id
         usage = await self.keys.usage.sums([key_id])
         response = rotated_json(rotated, usage.get(key_id))
-        return Reply(200, response, await self._confirmation(rotated.predecessor))
+        return Reply(200, response, await self.confirmation(rotated.predecessor))
 
     async def delete(self, call: Call) -> Reply:
         """Delete a key."""
         deleted = await self.keys.commands.delete(call.parameters["id"], call.by)
-        return Reply(204, None, await self._confirmation(deleted))
+        return Reply(204, None, await self.confirmation(deleted))
 
     async def audit(self, call: Call) -> Reply:
         """Return changes, newest first."""
@@ -154,14 +152,14 @@ class KeysApi:
         if len(entries) > limit:
             entries = entries[:limit]
             query = {"limit": limit, "before": entries[-1].id}
-            headers = _next_page(AUDIT_PATH, **query, **({"keyId": key_id} if key_id else {}))
+            headers = next_page(AUDIT_PATH, **query, **({"keyId": key_id} if key_id else {}))
         return Reply(200, [audit_json(entry) for entry in entries], headers)
 
     async def _shown(self, records: Sequence[KeyRecord]) -> list[Any]:
         usage = await self.keys.usage.sums([record.key_id for record in records])
         return [key_json(record, usage.get(record.key_id)) for record in records]
 
-    async def _confirmation(self, changed: KeyRecord) -> dict[str, str]:
+    async def confirmation(self, changed: KeyRecord) -> dict[str, str]:
         """Wait for all gateways that share the store; say whether all of them decide by the change,
         or which do not.
         """
@@ -188,9 +186,16 @@ class KeysApi:
             return None
 
 
-def _spec(
-    body: shapes.CreateIngestionApiKeyRequest | shapes.AdoptIngestionApiKeyRequest,
-) -> KeySpec:
+Described = (
+    shapes.CreateIngestionApiKeyRequest
+    | shapes.AdoptIngestionApiKeyRequest
+    | shapes.PortableIngestionApiKey
+)
+"""What describes a key that is not stored yet."""
+
+
+def spec_of(body: Described) -> KeySpec:
+    """Return what a request says of a key. Raises `InvalidInputError`."""
     return KeySpec(
         body.name,
         body.description,
@@ -201,9 +206,7 @@ def _spec(
     )
 
 
-def _tenancy(
-    body: shapes.CreateIngestionApiKeyRequest | shapes.AdoptIngestionApiKeyRequest,
-) -> Tenancy | None:
+def _tenancy(body: Described) -> Tenancy | None:
     check_headers(body.headers or {})
     return tenancy(body.owner, body.labels, body.headers)
 
@@ -228,6 +231,6 @@ def _limits_update(limits: shapes.KeyLimits | None) -> dict[str, int | None]:
     }
 
 
-def _next_page(path: str, **query: object) -> dict[str, str]:
+def next_page(path: str, **query: object) -> dict[str, str]:
     """Say where the next page is (RFC 8288): a field that old clients do not look at."""
     return {hdrs.LINK: f'<{path}?{urllib.parse.urlencode(query, doseq=True)}>; rel="next"'}

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 KEYS_PATH: Final = "/api/security/ingestion/api_keys"
+IMPORT_PATH: Final = "/api/security/ingestion/import"
+EXPORT_PATH: Final = "/api/security/ingestion/export"
+FIND_PATH: Final = "/api/security/ingestion/find"
 ADOPT_PATH: Final = "/api/security/ingestion/adopt"
 AUDIT_PATH: Final = "/api/security/ingestion/audit"
 CONFIRMED: Final = "X-Gateway-Confirmed"

@@ -20,6 +20,7 @@ from gateway.model import MAX_KEY_BYTES, MAX_KEY_ID, Signal
 
 MOST_OVERLAP_MS: Final = 366 * 24 * 60 * 60 * 1000
 MOST_PER_PAGE: Final = 1_000
+MOST_PER_IMPORT: Final = 500
 
 _INT64: Final = {"format": "int64"}
 
@@ -61,6 +62,10 @@ LabelChanges: TypeAlias = Annotated[
 ]
 HeaderChanges: TypeAlias = Annotated[
     dict[str, str | None], Meta(description="What is absent stays; null takes a header away.")
+]
+Digest: TypeAlias = Annotated[
+    str,
+    Meta(pattern="^sha256:[0-9a-f]{64}$", description="SHA-256 of a key, as sha256: and hex."),
 ]
 AdoptedKey: TypeAlias = Annotated[
     str, Meta(min_length=1, max_length=MAX_KEY_BYTES, pattern="^[!-~]+$")
@@ -134,6 +139,50 @@ class RotateIngestionApiKeyRequest(Struct, rename="camel", forbid_unknown_fields
         int, Meta(ge=0, le=MOST_OVERLAP_MS, description="Milliseconds.", extra_json_schema=_INT64)
     ]
     expiration: Millis | None = None
+
+
+class PortableIngestionApiKey(
+    Struct, rename="camel", forbid_unknown_fields=True, omit_defaults=True, kw_only=True
+):
+    """A key as it moves from store to store: with its digest, and without what was learnt of it."""
+
+    digest: Digest
+    name: Name
+    id: KeyId | None = None
+    """None = made from the digest."""
+    description: Description | None = None
+    expiration: Millis | None = None
+    enabled: bool = True
+    signals: Signals | None = None
+    limits: KeyLimits | None = None
+    owner: Owner | None = None
+    labels: Labels | None = None
+    headers: Headers | None = None
+
+
+class ImportIngestionApiKeysRequest(Struct, rename="camel", forbid_unknown_fields=True):
+    """Keys to be stored, all of them or none; those that the store knows stay as they are."""
+
+    keys: Annotated[list[PortableIngestionApiKey], Meta(min_length=1, max_length=MOST_PER_IMPORT)]
+    dry_run: bool = False
+
+
+class ImportIngestionApiKeysResponse(Struct, rename="camel"):
+    """How many keys were stored (dry run: would be), were there, and had been deleted there."""
+
+    imported: Count
+    existing: Count
+    deleted: Count
+
+
+class FindIngestionApiKeyRequest(Struct, rename="camel", forbid_unknown_fields=True):
+    """A key that somebody has found."""
+
+    api_key: AdoptedKey
+
+    def __repr__(self) -> str:
+        """Leave the key out: requests are printed when something fails."""
+        return "FindIngestionApiKeyRequest()"
 
 
 class AuthorizeRequest(Struct, rename="camel"):

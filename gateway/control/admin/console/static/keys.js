@@ -4,10 +4,12 @@ import { call, KEYS } from "./api.js";
 import { announce, bytes, count, element, field, openDialog, openForm, time } from "./dom.js";
 import { copy, snippets } from "./snippets.js";
 import { makeTable } from "./table.js";
+import { tenancyFields, tenancyOf, tenancyText } from "./tenancy.js";
 
 const SIGNALS = ["traces", "metrics", "logs", "profiles", "intake"];
 const SOON_MS = 14 * 86_400_000;
 const EVERY_MS = 15_000;
+const EVERY_MS_PER_KEY = 5;
 
 const STATES = {
   all: ["All keys", () => true],
@@ -25,12 +27,14 @@ function state(key) {
   return left <= 0 ? "expired" : left < SOON_MS ? "expires soon" : "active";
 }
 
-const labelText = (key) => Object.entries(key.labels ?? {}).map(([name, value]) => `${name}=${value}`).join(", ");
+/** What the search looks through. */
+const searchText = (key) => `${key.name} ${key.description ?? ""} ${key.id} ${tenancyText(key).join(" ")}`.toLowerCase();
 
 export function show(main, { role }) {
   const mayChange = role !== "reader";
   let all = [];
-  const search = element("input", { type: "search", oninput: draw, placeholder: "Name, description or id" });
+  let texts = new Map();
+  const search = element("input", { type: "search", oninput: draw, placeholder: "Name, owner, label, description or id" });
   const filter = element(
     "select",
     { onchange: draw },
@@ -64,7 +68,7 @@ export function show(main, { role }) {
   );
 
   function nameCell(key) {
-    const details = [key.description, labelText(key), key.signals && `only ${key.signals.join(", ")}`].filter(Boolean);
+    const details = [key.description, ...tenancyText(key), key.signals && `only ${key.signals.join(", ")}`].filter(Boolean);
     return [element("strong", {}, key.name), details.map((each) => element("div", { class: "detail" }, each))];
   }
 
@@ -76,16 +80,14 @@ export function show(main, { role }) {
   function draw(options) {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const [, isShown] = STATES[filter.value];
-    const matches = (key) => {
-      const text = `${key.name} ${key.description ?? ""} ${key.id} ${labelText(key)}`.toLowerCase();
-      return words.every((word) => text.includes(word));
-    };
+    const matches = (key) => words.every((word) => texts.get(key).includes(word));
     table.use(all.filter((key) => isShown(key) && matches(key)), { stay: options?.stay === true });
   }
 
   async function load(options) {
     try {
       all = (await call("GET", KEYS)).value;
+      texts = new Map(all.map((key) => [key, searchText(key)]));
       problem.hidden = true;
     } catch (error) {
       problem.textContent = error.message;
@@ -101,7 +103,7 @@ export function show(main, { role }) {
 
   function create() {
     openForm("Create a key", [...specFields({}), expiryField()], "Create", async (form) => {
-      const made = await call("POST", KEYS, { ...specOf(form), ...expiryOf(form) });
+      const made = await call("POST", KEYS, { ...specOf(form), ...tenancyOf(form), ...expiryOf(form) });
       await showKey("The new key", made.value);
       await changed(`The key ${made.value.name} works now.`, made.confirmed);
     });
@@ -111,7 +113,7 @@ export function show(main, { role }) {
     const enabled = element("input", { type: "checkbox", name: "enabled", checked: key.enabled });
     const switchField = element("label", { class: "check" }, enabled, "Enabled: a disabled key is refused until you enable it again");
     openForm(`Edit ${key.name}`, [...specFields(key), switchField], "Save", async (form) => {
-      const spec = { description: null, signals: null, limits: null, ...specOf(form), enabled: enabled.checked };
+      const spec = { description: null, signals: null, limits: null, ...specOf(form), ...tenancyOf(form, key), enabled: enabled.checked };
       const done = await call("PATCH", `${KEYS}/${key.id}`, spec);
       await changed(`${done.value.name} is saved.`, done.confirmed);
     });
@@ -139,9 +141,20 @@ export function show(main, { role }) {
     });
   }
 
-  load();
-  const timer = window.setInterval(() => document.hidden || document.querySelector("dialog") || load({ stay: true }), EVERY_MS);
-  return () => window.clearInterval(timer);
+  let timer = null;
+  let isGone = false;
+
+  /** Load the keys again from time to time: many of them less often. */
+  async function keepFresh() {
+    if (!document.hidden && !document.querySelector("dialog")) await load({ stay: true });
+    if (!isGone) timer = window.setTimeout(keepFresh, EVERY_MS + all.length * EVERY_MS_PER_KEY);
+  }
+
+  keepFresh();
+  return () => {
+    isGone = true;
+    window.clearTimeout(timer);
+  };
 }
 
 async function showKey(title, made) {
@@ -169,6 +182,7 @@ function specFields(key) {
         element("label", { class: "check" }, element("input", { type: "checkbox", name: "signals", value: each, checked: key.signals?.includes(each) ?? false }), each),
       ),
     ),
+    ...tenancyFields(key),
     element(
       "details",
       { open: Boolean(key.limits) },

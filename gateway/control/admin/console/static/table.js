@@ -3,6 +3,7 @@
 import { element } from "./dom.js";
 
 const PAGE = 50;
+const alphabet = new Intl.Collator();
 
 /**
  * Make a table. `columns` are `{title, cell, sort?, class?}`; `caption` names it for screen readers.
@@ -51,7 +52,7 @@ export function makeTable(caption, columns, empty) {
     const sign = isDown ? -1 : 1;
     rows = rows
       .map((row) => [value(row), row])
-      .sort(([a], [b]) => sign * (typeof a === "string" ? a.localeCompare(b) : a - b))
+      .sort(([a], [b]) => sign * (typeof a === "string" ? alphabet.compare(a, b) : a - b))
       .map(([, row]) => row);
   }
 
