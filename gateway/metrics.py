@@ -126,6 +126,19 @@ LIMITS_DIVIDED: Final = Metric(
     "Requests of keys for which each worker used its share of the limits, because too many keys"
     " with limits were in use at once",
 )
+LIMIT_GATEWAYS: Final = Metric(
+    "gateway_limit_gateways",
+    Kind.GAUGE,
+    "Gateways that share the keys' limits, this one included, as last known",
+    from_worker=False,
+)
+LIMIT_SHARES_UP: Final = Metric(
+    "gateway_limit_shares_up",
+    Kind.GAUGE,
+    "1 while the keys' limits hold as they should; 0 while this gateway uses an equal part of those"
+    " of the fleet, because it cannot ask the others",
+    from_worker=False,
+)
 
 BACKEND_REQUESTS: Final = Metric(
     "gateway_backend_requests_total",

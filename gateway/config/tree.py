@@ -327,6 +327,7 @@ class LimitsConfig(Node):
     drain_delay: Duration = 5.0
     drain_timeout: Duration = 20.0
     per_key: PerKeyConfig = PerKeyConfig()
+    scope: Literal["host", "fleet"] = "host"
     quota_status: Annotated[Literal[429, 503], BeforeValidator(_as_number)] = 429
 
 

@@ -63,7 +63,8 @@ ROOMS: Final = {
     "keys.feed_messages": _room(
         "keys.errors keys.record keys.tenancy keys.tenancy_rules model protos", "google.protobuf"
     ),
-    "keys.store": _room("keys.audit keys.record keys.tenancy model"),
+    "keys.limit_board": _room(),
+    "keys.store": _room("keys.audit keys.limit_board keys.record keys.tenancy model"),
     "keys.rules": _room("keys.api_key keys.errors keys.times model"),
     "keys.commands": _room(
         "keys.api_key keys.audit keys.errors keys.record keys.rules keys.store keys.tenancy_rules "
@@ -80,9 +81,9 @@ ROOMS: Final = {
         "keys.errors keys.rules keys.state_file model", "aiohttp cachetools jwt msgspec"
     ),
     "keys.stores": _room(
-        "keys.api_key keys.audit keys.confirmations keys.errors keys.feed_messages keys.record "
-        "keys.rules keys.state_file keys.store keys.tenancy keys.tenancy_rules keys.times model "
-        "protos",
+        "keys.api_key keys.audit keys.confirmations keys.errors keys.feed_messages "
+        "keys.limit_board keys.record keys.rules keys.state_file keys.store keys.tenancy "
+        "keys.tenancy_rules keys.times model protos",
         "aiosqlite asyncpg grpc msgspec yaml",
     ),
     "keys.following": _room(
@@ -92,7 +93,8 @@ ROOMS: Final = {
         "keys.api_key keys.audit keys.commands keys.errors keys.following keys.record keys.store",
     ),
     "keys.service": _room(
-        "keys.errors keys.following keys.record keys.service_commands keys.store keys.stores "
+        "keys.errors keys.following keys.limit_board keys.record keys.service_commands "
+        "keys.store keys.stores "
         "keys.tenancy keys.times keys.usage model",
     ),
     "config": _room(
@@ -149,6 +151,11 @@ ROOMS: Final = {
         "channel control.core descriptors keys.record model quota_layout settings worker_contract",
         "msgspec structlog",
     ),
+    "control.limits": _room(
+        "config control.core control.workers keys.errors keys.limit_board keys.state_file "
+        "metrics quota_layout",
+        "msgspec structlog",
+    ),
     "control.metrics": _room(
         "channel compiled config control.core control.workers intake keys.errors keys.following "
         "keys.record log metrics model outcome",
@@ -173,9 +180,10 @@ ROOMS: Final = {
     ),
     "control.lifecycle": _room(
         "channel config control.admin control.authorities control.core control.grpc_api "
-        "control.metrics "
-        "control.workers held_signals keys.authority keys.errors keys.following keys.record "
-        "keys.service keys.state_file keys.store keys.stores log metrics settings",
+        "control.limits control.metrics "
+        "control.workers held_signals keys.authority keys.errors keys.following "
+        "keys.limit_board keys.record keys.service keys.state_file keys.store "
+        "keys.stores log metrics settings",
         "structlog uvloop",
     ),
     # tools to try the gateway with

@@ -35,6 +35,7 @@ from gateway.control.lifecycle.reload import Reloader
 from gateway.control.lifecycle.tls_watch import TlsWatch
 from gateway.control.lifecycle.unserved import UnservedConnections
 from gateway.control.lifecycle.worker_record import WorkerRecord
+from gateway.control.limits.fleet_limits import FleetLimits
 from gateway.control.metrics.busiest_keys import BusiestKeys
 from gateway.control.metrics.config_metrics import ConfigMetrics
 from gateway.control.metrics.control_gauges import ControlGauges
@@ -44,12 +45,14 @@ from gateway.control.metrics.refusal_log import RefusalLog
 from gateway.control.metrics.tenant_traffic import TenantTraffic
 from gateway.control.metrics.worker_reports import WorkerReports
 from gateway.control.workers.key_distribution import KeyDistribution
+from gateway.control.workers.quota_tables import QuotaTables
 from gateway.control.workers.supervisor import Supervisor, Timing
 from gateway.control.workers.trace_sessions import TraceSessions
 from gateway.control.workers.worker_handle import WorkerObserver
 from gateway.control.workers.worker_set import WorkerSet
 from gateway.control.workers.worker_start import WorkerStarter
 from gateway.keys.following.status import StoreStatus
+from gateway.keys.limit_board import MemoryBoard
 from gateway.keys.service import KeyService
 from gateway.log import LogFormat
 
@@ -95,6 +98,8 @@ class Foundation:
     tokens: TokenLookups | None
     """Set where an issuer of tokens is configured."""
     distribution: KeyDistribution
+    quotas: QuotaTables
+    limits: FleetLimits
 
     def statuses(self) -> list[StoreStatus]:
         """Return the status of each key store and of each remote authority."""
@@ -177,6 +182,7 @@ def assemble(loaded: Loaded, options: Options) -> Parts:
         base.distribution,
         observers,
         base.errors,
+        quotas=base.quotas,
         starter=options.starter,
         timing=options.timing,
     )
@@ -239,6 +245,7 @@ def _foundation(loaded: Loaded) -> Foundation:
         on_status=log_store_status,
         on_problem=_log.warning,
     )
+    quotas = QuotaTables()
     return Foundation(
         config=current,
         totals=totals,
@@ -249,6 +256,8 @@ def _foundation(loaded: Loaded) -> Foundation:
         lookups=_authority_lookups(config, totals, tasks, workers),
         tokens=_token_lookups(config, totals, tasks, workers),
         distribution=KeyDistribution(keys, workers, partial(_observe_lag, keys, totals)),
+        quotas=quotas,
+        limits=FleetLimits(current, quotas, keys.limit_board or MemoryBoard()),
     )
 
 
@@ -294,7 +303,7 @@ def _counting(base: Foundation, options: Options) -> Counting:
     busiest_keys = BusiestKeys()
     refusal_log = RefusalLog(base.key_name, options.on_refusal)
     gauges = ControlGauges(base.keys, base.statuses, base.workers)
-    sources: list[Callable[[], SeriesByName]] = [gauges.series]
+    sources: list[Callable[[], SeriesByName]] = [gauges.series, base.limits.series]
     sources += [each.series for each in base.askers()]
     return Counting(
         busiest_keys=busiest_keys,

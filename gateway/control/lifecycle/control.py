@@ -138,6 +138,7 @@ class Control:
             stack.callback(log.tell_repeats, rest=True)
             stack.callback(parts.listeners.close)
             stack.push_async_callback(base.keys.close)
+            stack.push_async_callback(base.limits.close)
             stack.callback(parts.counting.refusal_log.close)
             for each in base.askers():
                 stack.push_async_callback(each.close)
@@ -158,6 +159,7 @@ class Control:
             "tls.watch": self.parts.tls_watch.run,
             "unserved connections": self.parts.unserved.run,
             "worker record": self.parts.worker_record.run,
+            "limits.fleet": base.limits.run,
         }
         if base.lookups is not None:
             background["authority.verdicts"] = base.lookups.run

@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from gateway.control.workers.quota_view import QuotaView
 from gateway.control.workers.worker_handle import WorkerHandle, WorkerObserver
 from gateway.quota_layout import (
     CELL_BYTES,
@@ -48,7 +49,8 @@ class QuotaTable:
         # A worker with a bug could otherwise truncate the file, and SIGBUS would end all processes.
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         self._map = mmap.mmap(self.fd, size)
-        self._cells = memoryview(self._map).cast(CELL_FORMAT)
+        self.cells = memoryview(self._map).cast(CELL_FORMAT)
+        """All numbers of the table."""
         self._free = list(range(self.columns))
         self._row_cells = row_cells(self.columns)
 
@@ -62,7 +64,7 @@ class QuotaTable:
         if not self._free:
             return None
         column = self._free.pop(0)
-        self._cells[COLUMNS_USED] = max(self._cells[COLUMNS_USED], column + 1.0)
+        self.cells[COLUMNS_USED] = max(self.cells[COLUMNS_USED], column + 1.0)
         return QuotaPlace(self.fd, self.columns, column)
 
     def free(self, column: int) -> None:
@@ -71,7 +73,7 @@ class QuotaTable:
         for first, last in self._rows_in_use():
             begin, end = (at + row * self._row_cells for row in (first, last))
             zeros = memoryview(bytes((last - first) * CELL_BYTES)).cast(CELL_FORMAT)
-            self._cells[begin : end : self._row_cells] = zeros
+            self.cells[begin : end : self._row_cells] = zeros
         self._free = sorted([*self._free, column])
 
     def _rows_in_use(self) -> Iterator[tuple[int, int]]:
@@ -89,7 +91,7 @@ class QuotaTable:
 
     def close(self) -> None:
         """Release the table; workers that still run keep theirs."""
-        self._cells.release()
+        self.cells.release()
         self._map.close()
         os.close(self.fd)
 
@@ -109,6 +111,10 @@ class QuotaTables(WorkerObserver):
         """Have a table for so many workers."""
         if not self._tables or self._tables[-1].workers < workers:
             self._tables.append(QuotaTable(workers))
+
+    def views(self) -> list[QuotaView]:
+        """Return all tables that have workers, to read what is used of limits."""
+        return [QuotaView(each.fd, each.columns, each.cells) for each in self._tables]
 
     def place(self, settings: WorkerSettings) -> WorkerSettings:
         """Give a worker that is to be started a column."""

@@ -29,6 +29,7 @@ from gateway.keys.stores.database import Transactions
 from gateway.keys.stores.postgresql_connector import Connector, location_of
 from gateway.keys.stores.postgresql_engine import PostgresqlEngine
 from gateway.keys.stores.postgresql_errors import READ_ONLY, translated
+from gateway.keys.stores.postgresql_limits import PostgresqlLimitBoard
 from gateway.keys.stores.postgresql_usage import PostgresqlUsage
 from gateway.keys.stores.postgresql_watch import CHANNEL, POLL_S, PostgresqlWatch
 from gateway.keys.stores.sql import SqlConnection, SqlEngine, fetch_value
@@ -58,6 +59,7 @@ def postgresql_store(url: str, *, poll_s: float = POLL_S) -> SqlStore:
         SqlRepository(transactions),
         database.usage(),
         database,
+        limit_board=database.limit_board(),
         has_snapshot=True,
     )
 
@@ -118,6 +120,10 @@ class PostgresqlDatabase:
     def usage(self) -> PostgresqlUsage:
         """Make what keeps usage: a table beside, over a connection of its own."""
         return PostgresqlUsage(self._connector, self.translated, lambda: self.is_read_only)
+
+    def limit_board(self) -> PostgresqlLimitBoard:
+        """Make where gateways divide limits: a table beside, over a connection of its own."""
+        return PostgresqlLimitBoard(self._connector, self.translated, lambda: self.is_read_only)
 
     def publisher(self, on_problem: Callable[[str], None]) -> NotificationPublisher:
         """See `Confirmations`. It works over the connections that `wait_for_change` makes."""

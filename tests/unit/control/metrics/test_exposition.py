@@ -22,6 +22,8 @@ BACKENDS = [("otlp_grpc", ["collector:4317"])]
 MEASURED: Mapping[str, Mapping[Labels, float]] = {
     metrics.WORKERS.name: {(): 2},
     metrics.WORKERS_UNSTEADY.name: {(): 0},
+    metrics.LIMIT_GATEWAYS.name: {(): 2.0},
+    metrics.LIMIT_SHARES_UP.name: {(): 0.0},
 }
 
 
