@@ -6,8 +6,9 @@ The table is memory that control makes and every worker of the host maps. All nu
 First comes the table's head, then for each row its owner, then the `ROWS` rows, one for each
 limited key in use. A row has
 
-- a head: when somebody last decided with it; the key's limits, which workers write; what of them
-  this host may use, which control writes (`limits.scope: fleet`);
+- a head: when somebody last decided with it; the key's limits and quotas, which workers write; what
+  of the limits this host may use (`limits.scope: fleet`), and until when a quota is used up, which
+  control writes;
 - blocks with a number for each column, which is one worker's: requests that it has counted so far,
   bytes, its requests that are open, and those that it refused because of the limits. Only that
   worker writes them. All but the open ones only ever grow, from one worker to the next that gets
@@ -18,6 +19,7 @@ limited key in use. A row has
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 CELL_FORMAT: Final = "d"
@@ -46,7 +48,13 @@ LIMITED: Final = ("requests", "bytes", "concurrent")
 """What can be limited, as the fields of `settings.PerKeyLimits` are called."""
 SHARES_AT: Final = LIMITS_AT + len(LIMITED)
 """In a row: this host's share of each of them, 0 < share <= 1; 0 = `DEFAULT_SHARE`."""
-ROW_HEAD_CELLS: Final = SHARES_AT + len(LIMITED)
+QUOTAS_AT: Final = SHARES_AT + len(LIMITED)
+"""In a row: the key's quotas, in the order of `QUOTAS`; 0 = none."""
+QUOTAS: Final = ("requests_per_day", "bytes_per_day", "requests_per_month", "bytes_per_month")
+"""As the fields of `settings.PerKeyLimits` are called."""
+SPENT_UNTIL: Final = QUOTAS_AT + len(QUOTAS)
+"""In a row: the slot of time in which a quota that is used up ends; control writes it."""
+ROW_HEAD_CELLS: Final = SPENT_UNTIL + 1
 
 COUNTED_REQUESTS: Final = 0
 COUNTED_BYTES: Final = 1
@@ -75,6 +83,15 @@ ENTRY_CEILING: Final = 3
 """The count at which the key has used up its limit in that slot."""
 ENTRY_CELLS: Final = 4
 RECORD_CELLS: Final = RECORD_HEAD_CELLS + RECORD_SLOTS * ENTRY_CELLS
+
+
+_OWNER_BITS: Final = 52
+
+
+def owner_of(key_id: str) -> tuple[float, float]:
+    """Return what stands in the row of a key: two numbers that a float holds exactly."""
+    digest = int.from_bytes(hashlib.blake2b(key_id.encode(), digest_size=13).digest(), "big")
+    return float((digest >> _OWNER_BITS) | 1), float(digest & ((1 << _OWNER_BITS) - 1))
 
 
 def block_at(block: int, columns: int) -> int:

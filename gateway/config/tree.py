@@ -301,11 +301,15 @@ class KeysConfig(Node):
 
 
 class PerKeyConfig(Node):
-    """Quota of one key on this host; 0 = none."""
+    """Limits and quotas of one key; 0 = none."""
 
     requests: Rate = 0.0
     bytes: ByteRate = 0.0
     concurrent: Annotated[int, Field(ge=0)] = 0
+    requests_per_day: Annotated[int, Field(ge=0)] = 0
+    bytes_per_day: Size = 0
+    requests_per_month: Annotated[int, Field(ge=0)] = 0
+    bytes_per_month: Size = 0
 
 
 class LimitsConfig(Node):

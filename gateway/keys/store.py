@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from gateway.keys.audit import GATEWAY, Actor, AuditRecord
 from gateway.keys.limit_board import LimitBoard
+from gateway.keys.quota_store import QuotaStore
 from gateway.keys.record import KeyRecord, KeyUsage
 from gateway.keys.tenancy import Tenancy, TenancyUpdate
 from gateway.model import KeyDigest, KeyLimits, Signal
@@ -305,5 +306,7 @@ class KeyStore:
     """None where no command changes the store."""
     limit_board: LimitBoard | None = field(default=None, kw_only=True)
     """None where the store is this host's alone: nobody shares limits through it."""
+    quota_store: QuotaStore | None = field(default=None, kw_only=True)
+    """Where gateways that share it count quotas together; None as above."""
     has_snapshot: bool = field(default=False, kw_only=True)
     """Whether the last known keys are kept on this host, to start from while the store is away."""

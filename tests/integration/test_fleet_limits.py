@@ -16,7 +16,9 @@ import pytest
 from tests.support.fleet import (
     Counts,
     metric,
+    refusal,
     running_fleet,
+    running_member,
     send,
     send_to_all,
     until_fleet,
@@ -125,3 +127,23 @@ async def test_a_gateway_that_leaves_leaves_its_part_to_the_others(
             counts = await send_to_all(gateways[:1], SECONDS, [100.0])
             assert is_within(counts), counts
         await until_fleet(gateways[:1], 2)
+
+
+async def test_gateways_count_a_quota_together_and_a_new_one_knows_that_it_is_used_up(
+    tmp_path: Path, server: PostgresqlServer
+) -> None:
+    url, quota = await server.new_database(), 400
+    limits = {"scope": "fleet", "per_key": {"requests_per_day": quota}}
+    async with RawSink() as sink, running_fleet(tmp_path, sink, 2, url, limits) as gateways:
+        await until_fleet(gateways, 2)
+        counts = await send_to_all(gateways, 9.0, [50.0, 50.0])
+        accepted = sum(each.accepted for each in counts)
+        assert quota <= accepted < 1.75 * quota, counts
+        assert all(each.statuses[429] for each in counts)
+        async with running_member(tmp_path / "later", sink, url, limits) as later:
+            counts_later = await send(later, 6.0, rate=20.0)
+            assert counts_later.accepted < 100, counts_later
+            status, retry_after, reason = await refusal(later)
+            assert (status, reason) == (429, "QUOTA_SPENT")
+            assert 0 < int(retry_after) <= 300
+        await gateways[0].program.wait_line("has used up its quota")

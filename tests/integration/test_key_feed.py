@@ -65,7 +65,7 @@ async def test_an_edge_has_the_keys_of_the_center_and_each_change(tmp_path: Path
 
 
 async def test_what_is_known_of_a_key_is_known_at_the_edge(tmp_path: Path) -> None:
-    limits = KeyLimits(requests=5, concurrent=0)
+    limits = KeyLimits(requests=5, concurrent=0, bytes_per_month=10**12)
     whose = tenancy("team-a", {"team": "a"}, {"X-Scope-OrgID": "team-a"})
     signals = frozenset({Signal.LOGS, Signal.INTAKE})
     async with running_center(tmp_path / "center") as center:

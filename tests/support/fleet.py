@@ -114,3 +114,15 @@ async def send_to_all(gateways: list[Gateway], seconds: float, rates: list[float
     """Send to each of them at once, at a rate of its own."""
     pairs = zip(gateways, rates, strict=True)
     return list(await asyncio.gather(*(send(each, seconds, rate=rate) for each, rate in pairs)))
+
+
+async def refusal(gateway: Gateway, key: str = KEY) -> tuple[int, str, str]:
+    """Send one request; return the status, `Retry-After` and the reason in the answer."""
+    headers = {"Authorization": f"StackState {key}", "Content-Type": "application/json"}
+    url = f"http://127.0.0.1:{gateway.port}/v1/traces"
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.post(url, data=b"{}") as answer,
+    ):
+        details = (await answer.json()).get("details", [{}])
+        return answer.status, answer.headers.get("Retry-After", ""), details[0].get("reason", "")

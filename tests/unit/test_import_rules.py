@@ -64,7 +64,10 @@ ROOMS: Final = {
         "keys.errors keys.record keys.tenancy keys.tenancy_rules model protos", "google.protobuf"
     ),
     "keys.limit_board": _room(),
-    "keys.store": _room("keys.audit keys.limit_board keys.record keys.tenancy model"),
+    "keys.quota_store": _room(),
+    "keys.store": _room(
+        "keys.audit keys.limit_board keys.quota_store keys.record keys.tenancy model"
+    ),
     "keys.rules": _room("keys.api_key keys.errors keys.times model"),
     "keys.commands": _room(
         "keys.api_key keys.audit keys.errors keys.record keys.rules keys.store keys.tenancy_rules "
@@ -82,8 +85,8 @@ ROOMS: Final = {
     ),
     "keys.stores": _room(
         "keys.api_key keys.audit keys.confirmations keys.errors keys.feed_messages "
-        "keys.limit_board keys.record keys.rules keys.state_file keys.store keys.tenancy "
-        "keys.tenancy_rules keys.times model protos",
+        "keys.limit_board keys.quota_store keys.record keys.rules keys.state_file keys.store "
+        "keys.tenancy keys.tenancy_rules keys.times model protos",
         "aiosqlite asyncpg grpc msgspec yaml",
     ),
     "keys.following": _room(
@@ -93,7 +96,8 @@ ROOMS: Final = {
         "keys.api_key keys.audit keys.commands keys.errors keys.following keys.record keys.store",
     ),
     "keys.service": _room(
-        "keys.errors keys.following keys.limit_board keys.record keys.service_commands "
+        "keys.errors keys.following keys.limit_board keys.quota_store keys.record "
+        "keys.service_commands "
         "keys.store keys.stores "
         "keys.tenancy keys.times keys.usage model",
     ),
@@ -152,8 +156,8 @@ ROOMS: Final = {
         "msgspec structlog",
     ),
     "control.limits": _room(
-        "config control.core control.workers keys.errors keys.limit_board keys.state_file "
-        "metrics quota_layout",
+        "channel config control.core control.workers keys.errors keys.limit_board "
+        "keys.quota_store keys.state_file metrics quota_layout",
         "msgspec structlog",
     ),
     "control.metrics": _room(
@@ -182,7 +186,7 @@ ROOMS: Final = {
         "channel config control.admin control.authorities control.core control.grpc_api "
         "control.limits control.metrics "
         "control.workers held_signals keys.authority keys.errors keys.following "
-        "keys.limit_board keys.record keys.service keys.state_file keys.store "
+        "keys.limit_board keys.quota_store keys.record keys.service keys.state_file keys.store "
         "keys.stores log metrics settings",
         "structlog uvloop",
     ),

@@ -29,6 +29,7 @@ from gateway.control.lifecycle.grpc_address import GrpcAddress
 from gateway.control.lifecycle.key_stores import (
     configured_static_keys,
     key_stores,
+    local_quota_store,
     log_store_status,
 )
 from gateway.control.lifecycle.reload import Reloader
@@ -36,6 +37,7 @@ from gateway.control.lifecycle.tls_watch import TlsWatch
 from gateway.control.lifecycle.unserved import UnservedConnections
 from gateway.control.lifecycle.worker_record import WorkerRecord
 from gateway.control.limits.fleet_limits import FleetLimits
+from gateway.control.limits.period_quotas import PeriodQuotas
 from gateway.control.metrics.busiest_keys import BusiestKeys
 from gateway.control.metrics.config_metrics import ConfigMetrics
 from gateway.control.metrics.control_gauges import ControlGauges
@@ -100,6 +102,7 @@ class Foundation:
     distribution: KeyDistribution
     quotas: QuotaTables
     limits: FleetLimits
+    period_quotas: PeriodQuotas
 
     def statuses(self) -> list[StoreStatus]:
         """Return the status of each key store and of each remote authority."""
@@ -171,7 +174,7 @@ def assemble(loaded: Loaded, options: Options) -> Parts:
     traces = TraceSessions(base.workers)
     record = WorkerRecord(base.config.config.state_dir)
     observers = [*counting.observers, traces, health, base.distribution, record]
-    observers += base.askers()
+    observers += [base.period_quotas, *base.askers()]
     inherited = take_inherited(os.environ)
     patience_s = options.bind_patience_s
     listeners = DataListeners(inherited, patience_s, record.end_leftovers)
@@ -258,6 +261,7 @@ def _foundation(loaded: Loaded) -> Foundation:
         distribution=KeyDistribution(keys, workers, partial(_observe_lag, keys, totals)),
         quotas=quotas,
         limits=FleetLimits(current, quotas, keys.limit_board or MemoryBoard()),
+        period_quotas=PeriodQuotas(current, quotas, keys.quota_store, local_quota_store(config)),
     )
 
 

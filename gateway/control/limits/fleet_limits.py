@@ -99,7 +99,7 @@ class FleetLimits:
         if not self._gateways:
             self._gateways = await asyncio.to_thread(self._known.read)
         since = (self._clock() - IDLE_S) * SLOTS_PER_S
-        keys = self._demand.measure(self._tables.views(), self._clock(), since)
+        keys = await self._demand.measure(self._tables.views(), self._clock(), since)
         report = encode({key: each.wanted for key, each in keys.items()})
         try:
             found = await self.board.exchange(self.name, report)

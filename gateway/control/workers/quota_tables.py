@@ -8,6 +8,7 @@ not any more. What they counted stays.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import mmap
 import os
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ from gateway.settings import QuotaPlace, WorkerSettings
 GENERATIONS: Final = 3
 """Columns for each worker: a reload starts its successor while its predecessor may still drain."""
 
+_NUMBERS: Final = itertools.count()
+
 _log = structlog.get_logger("gateway.control")
 
 
@@ -41,6 +44,8 @@ class QuotaTable:
     """One table, for up to `workers` workers and those that they replace."""
 
     def __init__(self, workers: int) -> None:
+        self.number = next(_NUMBERS)
+        """Tells it from all other tables."""
         self.workers = workers
         self.columns = GENERATIONS * workers
         size = table_bytes(self.columns)
@@ -114,7 +119,7 @@ class QuotaTables(WorkerObserver):
 
     def views(self) -> list[QuotaView]:
         """Return all tables that have workers, to read what is used of limits."""
-        return [QuotaView(each.fd, each.columns, each.cells) for each in self._tables]
+        return [QuotaView(each.number, each.fd, each.columns, each.cells) for each in self._tables]
 
     def place(self, settings: WorkerSettings) -> WorkerSettings:
         """Give a worker that is to be started a column."""

@@ -17,10 +17,13 @@ from gateway.quota_layout import (
     OPEN_REQUESTS,
     OWNER_CELLS,
     OWNERS_AT,
+    QUOTAS,
+    QUOTAS_AT,
     REFUSED_REQUESTS,
     ROWS,
     ROWS_AT,
     SHARES_AT,
+    SPENT_UNTIL,
     USED_AT,
     block_at,
     row_cells,
@@ -35,6 +38,8 @@ class RowUse(NamedTuple):
     number: int
     owner: tuple[float, float]
     limits: tuple[float, float, float]
+    quotas: tuple[float, ...]
+    """By the order of `quota_layout.QUOTAS`."""
     requests: float
     bytes: float
     open: float
@@ -42,11 +47,12 @@ class RowUse(NamedTuple):
 
 
 class QuotaView:
-    """One table, as control sees it: its descriptor, its columns, all its numbers."""
+    """One table, as control sees it: its number, descriptor and columns, all that stands in it."""
 
-    def __init__(self, fd: int, columns: int, cells: memoryview[float]) -> None:
-        self.number: Final = fd
-        """Tells it from other tables."""
+    def __init__(self, number: int, fd: int, columns: int, cells: memoryview[float]) -> None:
+        self.number: Final = number
+        """The table's."""
+        self._fd = fd
         self._columns = columns
         self._cells = cells
         self._row_cells = row_cells(columns)
@@ -64,6 +70,7 @@ class QuotaView:
                 number,
                 (cells[owner], cells[owner + 1]),
                 (limits[0], limits[1], limits[2]),
+                tuple(cells[at + QUOTAS_AT : at + QUOTAS_AT + len(QUOTAS)].tolist()),
                 self._total(at, COUNTED_REQUESTS),
                 self._total(at, COUNTED_BYTES),
                 self._total(at, OPEN_REQUESTS),
@@ -78,11 +85,21 @@ class QuotaView:
     def set_shares(self, row: RowUse, shares: tuple[float, float, float]) -> None:
         """Set this host's share of a key's limits, unless the row is another key's by now."""
         cells = self._cells
-        owner = OWNERS_AT + row.number * OWNER_CELLS
-        if (cells[owner], cells[owner + 1]) == row.owner:
+        if self._is_owner(row):
             at = ROWS_AT + row.number * self._row_cells + SHARES_AT
             for place, share in enumerate(shares):
                 cells[at + place] = share
+
+    def set_spent(self, row: RowUse, until_slot: float) -> None:
+        """Set the slot of time in which a key's spent quota ends; 0 = none is spent."""
+        cells = self._cells
+        at = ROWS_AT + row.number * self._row_cells + SPENT_UNTIL
+        if self._is_owner(row) and cells[at] != until_slot:
+            cells[at] = until_slot
+
+    def _is_owner(self, row: RowUse) -> bool:
+        owner = OWNERS_AT + row.number * OWNER_CELLS
+        return (self._cells[owner], self._cells[owner + 1]) == row.owner
 
     def _total(self, row: int, block: int) -> float:
         at = row + block_at(block, self._columns)
@@ -103,6 +120,6 @@ class QuotaView:
 
     def _is_hole(self, begin: int, end: int) -> bool:
         try:
-            return os.lseek(self.number, begin, os.SEEK_DATA) >= end
+            return os.lseek(self._fd, begin, os.SEEK_DATA) >= end
         except OSError:  # ENXIO: nothing but holes from here on
             return True

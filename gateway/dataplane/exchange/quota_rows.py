@@ -9,7 +9,6 @@ a lock, which ends with the process that holds it; nothing else waits.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import math
 import mmap
 import os
@@ -33,6 +32,7 @@ from gateway.quota_layout import (
     OPEN_REQUESTS,
     OWNER_CELLS,
     OWNERS_AT,
+    QUOTAS_AT,
     RECORD_CELLS,
     RECORD_HEAD_CELLS,
     RECORD_LATEST,
@@ -43,13 +43,14 @@ from gateway.quota_layout import (
     ROWS,
     SHARES_AT,
     SLOTS_PER_S,
+    SPENT_UNTIL,
     USED_AT,
     block_at,
     records_at,
     row_cells,
     table_bytes,
 )
-from gateway.settings import QuotaPlace
+from gateway.settings import PerKeyLimits, QuotaPlace
 
 PROBES: Final = 16
 """Rows, one after the other, of which a key can have one."""
@@ -66,7 +67,6 @@ _PAUSE_SLOTS: Final = 2 * SLOTS_PER_S
 _LOCK_TRIES: Final = 1_000
 """About 2 ms; the lock is held for some 50 µs."""
 _UNLIMITED: Final = float("inf")
-_OWNER_BITS: Final = 52
 
 
 class QuotaRows:
@@ -187,6 +187,7 @@ class QuotaRows:
                     cells[record + RECORD_LIMIT] = 0.0
                 for limited in range(len(LIMITED)):
                     cells[row + SHARES_AT + limited] = 0.0
+                cells[row + SPENT_UNTIL] = 0.0
                 cells[row + USED_AT] = slot
                 cells[at] = 0.0  # nobody finds half an owner
                 cells[at + 1] = owner[1]
@@ -196,7 +197,7 @@ class QuotaRows:
 
     def is_quiet(self, row: int, slot: int) -> bool:
         """Whether a row holds nothing that matters any more."""
-        if slot - self.cells[row + USED_AT] < QUIET_SLOTS:
+        if slot - self.cells[row + USED_AT] < QUIET_SLOTS or slot < self.cells[row + SPENT_UNTIL]:
             return False
         if self.total(row + self.open_at) > 0:
             return False
@@ -213,10 +214,17 @@ class QuotaRows:
 
     # What of the limits is this host's
 
-    def note_limits(self, row: int, requests: float, size: float, concurrent: float) -> None:
-        """Write the key's limits where control reads them; `size` are the bytes."""
-        at = row + LIMITS_AT
-        self.cells[at], self.cells[at + 1], self.cells[at + 2] = requests, size, concurrent
+    def note_limits(self, row: int, limits: PerKeyLimits) -> None:
+        """Write the key's limits and quotas where control reads them."""
+        cells, at = self.cells, row + LIMITS_AT
+        cells[at] = limits.requests
+        cells[at + 1] = limits.bytes
+        cells[at + 2] = float(limits.concurrent)
+        at = row + QUOTAS_AT
+        cells[at] = limits.requests_per_day
+        cells[at + 1] = limits.bytes_per_day
+        cells[at + 2] = limits.requests_per_month
+        cells[at + 3] = limits.bytes_per_month
 
     def share(self, row: int, limited: int) -> float:
         """Return this host's share of a key's limit, 0 < share <= 1. `limited`: its place in
@@ -307,9 +315,3 @@ class QuotaRows:
         spent = count - cells[latest + ENTRY_COUNT]
         level = cells[latest + ENTRY_LEVEL] - spent + passed * limit / SLOTS_PER_S
         return min(level, limit if passed > _PAUSE_SLOTS else limit + max(1.0, limit * TOLERANCE))
-
-
-def owner_of(key_id: str) -> tuple[float, float]:
-    """Return what stands in the row of a key: two numbers that a float holds exactly."""
-    digest = int.from_bytes(hashlib.blake2b(key_id.encode(), digest_size=13).digest(), "big")
-    return float((digest >> _OWNER_BITS) | 1), float(digest & ((1 << _OWNER_BITS) - 1))

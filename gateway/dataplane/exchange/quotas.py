@@ -22,9 +22,17 @@ import structlog
 
 from gateway import metrics
 from gateway.dataplane.core.counters import Counters
-from gateway.dataplane.exchange.quota_rows import LOCKED, NO_ROW, QuotaRows, owner_of
+from gateway.dataplane.exchange.quota_rows import LOCKED, NO_ROW, QuotaRows
 from gateway.model import KeyLimits
-from gateway.quota_layout import CELL_BYTES, RECORD_CELLS, SLOTS_PER_S, USED_AT
+from gateway.outcome import REFUSALS, Refusal, quota_spent
+from gateway.quota_layout import (
+    CELL_BYTES,
+    RECORD_CELLS,
+    SLOTS_PER_S,
+    SPENT_UNTIL,
+    USED_AT,
+    owner_of,
+)
 from gateway.settings import PerKeyLimits
 
 _IDLE_SLOTS: Final = 60 * SLOTS_PER_S
@@ -47,6 +55,7 @@ class _Account:
         "bytes_at",
         "bytes_ceiling",
         "concurrent",
+        "counts_bytes",
         "is_private",
         "limits",
         "my_bytes",
@@ -62,6 +71,7 @@ class _Account:
         "row",
         "rows",
         "slot",
+        "spent_until",
     )
 
     def __init__(
@@ -92,7 +102,10 @@ class _Account:
         self.my_bytes = row + rows.bytes_at + rows.column
         self.my_open = row + rows.open_at + rows.column
         self.my_refused = row + rows.refused_at + rows.column
+        self.counts_bytes = bool(limits.bytes or limits.bytes_per_day or limits.bytes_per_month)
         self.slot = -1
+        self.spent_until = 0
+        """The slot of time in which a quota ends that the key has used up."""
         self.requests_ceiling = _UNLIMITED
         self.bytes_ceiling = _UNLIMITED
         self.concurrent = 0.0
@@ -174,7 +187,17 @@ class Quotas:
         counters: Counters,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.has_default = bool(limits.requests or limits.bytes or limits.concurrent)
+        self.has_default = any(
+            (
+                limits.requests,
+                limits.bytes,
+                limits.concurrent,
+                limits.requests_per_day,
+                limits.bytes_per_day,
+                limits.requests_per_month,
+                limits.bytes_per_month,
+            )
+        )
         """Whether a key without limits of its own is limited, too."""
         self._limits = limits
         self._rows = rows
@@ -200,6 +223,8 @@ class Quotas:
             account = self._open(key_id, own, slot)
         if slot != account.slot:
             account = self._look(account, key_id, slot)
+        if account.spent_until > slot:
+            return None
         if account.is_private and self._rows is not None:
             self._counters.count(metrics.LIMITS_DIVIDED)
         room = account.room()
@@ -211,11 +236,18 @@ class Quotas:
         if room <= account.rows.used and self._is_over(account):
             cells[account.my_refused] += 1.0
             return None
-        if not account.limits.bytes:
+        if not account.counts_bytes:
             return Lease(cells, account.my_open, -1, 0)
         if declared_bytes > 0:
             cells[account.my_bytes] += declared_bytes
         return Lease(cells, account.my_open, account.my_bytes, max(declared_bytes, 0))
+
+    def refusal(self, key_id: str) -> Refusal:
+        """Return why the key's last request was not admitted."""
+        account = self._accounts.get(key_id)
+        if account is None or account.spent_until <= account.slot:
+            return REFUSALS["QUOTA"]
+        return quota_spent((account.spent_until - account.slot) // SLOTS_PER_S)
 
     def _is_over(self, account: _Account) -> bool:
         """Look again, because others may decide at this moment; take back what is over."""
@@ -244,7 +276,7 @@ class Quotas:
             row = rows.find(owner, slot)
             limits = _share(limits)
         else:
-            rows.note_limits(row, limits.requests, limits.bytes, limits.concurrent)
+            rows.note_limits(row, limits)
         account = self._accounts[key_id] = _Account(owner, own, limits, rows, row, next_try)
         return account
 
@@ -258,6 +290,7 @@ class Quotas:
         rows, row, limits = account.rows, account.row, account.limits
         rows.see_columns()
         rows.cells[row + USED_AT] = slot
+        account.spent_until = int(rows.cells[row + SPENT_UNTIL])
         default = 1.0 if self._rows is None else self._rows.default_share()
         shares = [default] * 3 if account.is_private else [rows.share(row, of) for of in range(3)]
         account.concurrent = max(1.0, float(int(limits.concurrent * shares[2] + _ROUNDING)))
@@ -276,6 +309,10 @@ class Quotas:
             default.requests if own.requests is None else own.requests,
             default.bytes if own.bytes is None else own.bytes,
             default.concurrent if own.concurrent is None else own.concurrent,
+            _own(own.requests_per_day, default.requests_per_day),
+            _own(own.bytes_per_day, default.bytes_per_day),
+            _own(own.requests_per_month, default.requests_per_month),
+            _own(own.bytes_per_month, default.bytes_per_month),
             default.workers,
         )
 
@@ -298,5 +335,9 @@ def _share(limits: PerKeyLimits) -> PerKeyLimits:
         limits.requests / workers,
         limits.bytes / workers,
         -(-limits.concurrent // workers),
-        workers,
+        workers=workers,
     )
+
+
+def _own(own: int | None, default: float) -> float:
+    return default if own is None else own

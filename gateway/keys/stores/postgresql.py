@@ -29,7 +29,8 @@ from gateway.keys.stores.database import Transactions
 from gateway.keys.stores.postgresql_connector import Connector, location_of
 from gateway.keys.stores.postgresql_engine import PostgresqlEngine
 from gateway.keys.stores.postgresql_errors import READ_ONLY, translated
-from gateway.keys.stores.postgresql_limits import PostgresqlLimitBoard
+from gateway.keys.stores.postgresql_limits import PostgresqlLimitBoard, PostgresqlQuotaStore
+from gateway.keys.stores.postgresql_side import SideConnection
 from gateway.keys.stores.postgresql_usage import PostgresqlUsage
 from gateway.keys.stores.postgresql_watch import CHANNEL, POLL_S, PostgresqlWatch
 from gateway.keys.stores.sql import SqlConnection, SqlEngine, fetch_value
@@ -59,7 +60,8 @@ def postgresql_store(url: str, *, poll_s: float = POLL_S) -> SqlStore:
         SqlRepository(transactions),
         database.usage(),
         database,
-        limit_board=database.limit_board(),
+        limit_board=PostgresqlLimitBoard(database.side),
+        quota_store=PostgresqlQuotaStore(database.side),
         has_snapshot=True,
     )
 
@@ -73,6 +75,8 @@ class PostgresqlDatabase:
     def __init__(self, url: str, *, poll_s: float = POLL_S) -> None:
         self.location = location_of(url)
         self._connector = Connector(url)
+        self.side = SideConnection(self._connector, self.translated, lambda: self.is_read_only)
+        """For limits and quotas that gateways share."""
         self._watch = PostgresqlWatch(self._connector, self.translated, poll_s)
 
     @property
@@ -120,10 +124,6 @@ class PostgresqlDatabase:
     def usage(self) -> PostgresqlUsage:
         """Make what keeps usage: a table beside, over a connection of its own."""
         return PostgresqlUsage(self._connector, self.translated, lambda: self.is_read_only)
-
-    def limit_board(self) -> PostgresqlLimitBoard:
-        """Make where gateways divide limits: a table beside, over a connection of its own."""
-        return PostgresqlLimitBoard(self._connector, self.translated, lambda: self.is_read_only)
 
     def publisher(self, on_problem: Callable[[str], None]) -> NotificationPublisher:
         """See `Confirmations`. It works over the connections that `wait_for_change` makes."""

@@ -7,31 +7,13 @@ keys' and touches nothing of theirs: nobody is woken by it.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from collections.abc import Collection, Mapping
+from typing import Final
 
-import asyncpg
-
-from gateway.keys.errors import StoreUnavailableError
 from gateway.keys.limit_board import FRESH_S
-from gateway.keys.stores.postgresql_connector import Connector
-from gateway.keys.stores.postgresql_errors import READ_ONLY
+from gateway.keys.quota_store import QuotaUse, Totals
+from gateway.keys.stores.postgresql_side import SideConnection
 
-if TYPE_CHECKING:
-    Connection = asyncpg.Connection[asyncpg.Record]
-
-ANSWER_S: Final = 2.0
-"""So long the server may take; what it says later is too old to be of use."""
-_CREATE: Final = """
-CREATE UNLOGGED TABLE IF NOT EXISTS gateway_limit_reports (
-    gateway text PRIMARY KEY,
-    written_at timestamptz NOT NULL,
-    report bytea NOT NULL
-) WITH (fillfactor = 50);
-DELETE FROM gateway_limit_reports WHERE written_at < now() - interval '1 hour'"""
-_HAS_TABLE: Final = "SELECT to_regclass('gateway_limit_reports') IS NOT NULL"
 _EXCHANGE: Final = """
 WITH mine AS (
     INSERT INTO gateway_limit_reports (gateway, written_at, report) VALUES ($1, now(), $2)
@@ -40,63 +22,63 @@ WITH mine AS (
 )
 SELECT gateway, report FROM gateway_limit_reports
 WHERE gateway <> $1 AND written_at > now() - make_interval(secs => $3)"""
+_LEAVE: Final = "DELETE FROM gateway_limit_reports WHERE gateway = $1"
+_ADD: Final = """
+INSERT INTO gateway_key_quota_use AS old (key_hash, period, requests, bytes)
+SELECT key_hash, period, requests, bytes
+FROM unnest($1::bytea[], $2::bigint[], $3::bigint[]) AS used (key_hash, requests, bytes)
+    CROSS JOIN unnest($4::text[]) AS period
+ORDER BY key_hash, period
+ON CONFLICT (key_hash, period) DO UPDATE SET
+    requests = old.requests + excluded.requests, bytes = old.bytes + excluded.bytes"""
+"""In one order, so that two gateways never wait for each other in a circle."""
+_TOTALS: Final = """
+SELECT key_hash, period, requests, bytes FROM gateway_key_quota_use
+WHERE key_hash = ANY($1::bytea[]) AND period = ANY($2::text[])"""
 
 
 class PostgresqlLimitBoard:
-    """A `LimitBoard` in a database. `connector`, `translated`, `is_read_only` are the store's."""
+    """A `LimitBoard` in a database."""
 
-    def __init__(
-        self,
-        connector: Connector,
-        translated: Callable[[], contextlib.AbstractContextManager[None]],
-        is_read_only: Callable[[], bool],
-    ) -> None:
-        self._connector = connector
-        self._translated = translated
-        self._is_read_only = is_read_only
-        self._connection: Connection | None = None
-        self._using = asyncio.Lock()
+    def __init__(self, side: SideConnection) -> None:
+        self._side = side
 
     async def exchange(self, name: str, report: bytes) -> Mapping[str, bytes]:
         """See `LimitBoard`."""
-        if self._is_read_only():
-            msg = f"{READ_ONLY}, and gateways can only share limits on the primary"
-            raise StoreUnavailableError(msg)
-        async with self._connected() as connection:
+        async with self._side.using() as connection:
             rows = await connection.fetch(_EXCHANGE, name, report, FRESH_S)
         return {row["gateway"]: row["report"] for row in rows}
 
     async def leave(self, name: str) -> None:
         """See `LimitBoard`."""
-        if not self._is_read_only():
-            async with self._connected() as connection:
-                await connection.execute(
-                    "DELETE FROM gateway_limit_reports WHERE gateway = $1", name
-                )
+        async with self._side.using() as connection:
+            await connection.execute(_LEAVE, name)
 
     async def close(self) -> None:
         """See `LimitBoard`."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.terminate()
+        self._side.close()
 
-    @contextlib.asynccontextmanager
-    async def _connected(self) -> AsyncIterator[Connection]:
-        async with self._using:
-            try:
-                with self._translated():
-                    async with asyncio.timeout(ANSWER_S):
-                        yield await self._living()
-            except BaseException:
-                await self.close()
-                raise
-            if self._connector.is_pooled:
-                await self.close()
 
-    async def _living(self) -> Connection:
-        if self._connection is None or self._connection.is_closed():
-            connection = self._connection = await self._connector.connect()
-            if not await connection.fetchval(_HAS_TABLE):
-                # Of two that make it at once one may fail, and tries again.
-                await connection.execute(_CREATE)
-        return self._connection
+class PostgresqlQuotaStore:
+    """A `QuotaStore` in a database: several gateways add to the same sums."""
+
+    def __init__(self, side: SideConnection) -> None:
+        self._side = side
+
+    async def add(
+        self, used: Mapping[bytes, QuotaUse], asked: Collection[bytes], periods: Collection[str]
+    ) -> Totals:
+        """See `QuotaStore`."""
+        async with self._side.using() as connection:
+            if used:
+                columns = zip(*((key, *use) for key, use in used.items()), strict=True)
+                await connection.execute(_ADD, *map(list, columns), list(periods))
+            rows = await connection.fetch(_TOTALS, list(asked), list(periods))
+        return {
+            (row["key_hash"], row["period"]): QuotaUse(row["requests"], row["bytes"])
+            for row in rows
+        }
+
+    async def close(self) -> None:
+        """See `QuotaStore`."""
+        self._side.close()

@@ -15,10 +15,11 @@ from gateway.control.limits.fleet_limits import FleetLimits
 from gateway.control.limits.reports import decode, encode, owner_key
 from gateway.control.workers.quota_tables import QuotaTables
 from gateway.dataplane.core.counters import Counters
-from gateway.dataplane.exchange.quota_rows import QuotaRows, owner_of
+from gateway.dataplane.exchange.quota_rows import QuotaRows
 from gateway.dataplane.exchange.quotas import Quotas
 from gateway.keys.errors import StoreUnavailableError
 from gateway.keys.limit_board import FRESH_S, MemoryBoard
+from gateway.quota_layout import owner_of
 from gateway.settings import PerKeyLimits
 from tests.support.config import loaded_from
 from tests.support.quota_host import Clock
@@ -52,8 +53,13 @@ class Member:
 
     def send(self, requests: int) -> int:
         """Send one after the other; return how many were accepted."""
-        leases = (self.worker.admit("key") for _ in range(requests))
-        return sum(lease is not None and lease.end(0) is None for lease in leases)
+        accepted = 0
+        for _ in range(requests):
+            lease = self.worker.admit("key")
+            if lease is not None:
+                lease.end(0)
+                accepted += 1
+        return accepted
 
     def value(self, metric: metrics.Metric) -> float:
         return self.limits.series()[metric.name][()]
@@ -104,7 +110,7 @@ async def test_members_together_get_the_limit_wherever_the_senders_are(fleet: Fl
             await fleet.second(*offers)
         got = [await fleet.second(*offers) for _ in range(10)]
         assert 850 <= sum(map(sum, got)) <= 1150, offers
-        assert all(each[1] >= 20 for each in got if offers[1] == 20), "little is wanted there"
+        assert all(each[1] >= min(20, offers[1]) for each in got), "it wants little"
 
 
 async def test_one_alone_has_the_whole_limit(fleet: Fleet) -> None:

@@ -117,11 +117,19 @@ class SignalSet(_message.Message):
     def __init__(self, names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("requests", "bytes", "concurrent")
+    __slots__ = ("requests", "bytes", "concurrent", "requests_per_day", "bytes_per_day", "requests_per_month", "bytes_per_month")
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     CONCURRENT_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_PER_DAY_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_DAY_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_PER_MONTH_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_MONTH_FIELD_NUMBER: _ClassVar[int]
     requests: int
     bytes: int
     concurrent: int
-    def __init__(self, requests: _Optional[int] = ..., bytes: _Optional[int] = ..., concurrent: _Optional[int] = ...) -> None: ...
+    requests_per_day: int
+    bytes_per_day: int
+    requests_per_month: int
+    bytes_per_month: int
+    def __init__(self, requests: _Optional[int] = ..., bytes: _Optional[int] = ..., concurrent: _Optional[int] = ..., requests_per_day: _Optional[int] = ..., bytes_per_day: _Optional[int] = ..., requests_per_month: _Optional[int] = ..., bytes_per_month: _Optional[int] = ...) -> None: ...
