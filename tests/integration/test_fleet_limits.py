@@ -23,8 +23,10 @@ from tests.support.fleet import (
     send_to_all,
     until_fleet,
     until_metric,
+    until_reason,
 )
 from tests.support.postgresql import PostgresqlServer
+from tests.support.process import free_ports
 from tests.support.sink import RawSink
 
 REQUESTS: Final = 60
@@ -147,3 +149,35 @@ async def test_gateways_count_a_quota_together_and_a_new_one_knows_that_it_is_us
             assert (status, reason) == (429, "QUOTA_SPENT")
             assert 0 < int(retry_after) <= 300
         await gateways[0].program.wait_line("has used up its quota")
+
+
+async def test_edges_share_limits_and_quotas_through_their_center(tmp_path: Path) -> None:
+    port, token = free_ports(1)[0], "token-of-the-edges"
+    limits = {"scope": "fleet", "per_key": {"requests": REQUESTS, "requests_per_day": 900}}
+    center_has = {"admin": {"grpc_address": f"127.0.0.1:{port}", "tokens": [token]}}
+    edge_has = {"keys": {"feed": {"token": token}}}
+    at_center, at_edge = f"sqlite://{tmp_path}/keys.db", f"gateway+grpc://127.0.0.1:{port}"
+    async with (
+        RawSink() as sink,
+        running_member(tmp_path / "center", sink, at_center, limits, center_has) as center,
+        running_member(tmp_path / "one", sink, at_edge, limits, edge_has) as one,
+        running_member(tmp_path / "other", sink, at_edge, limits, edge_has) as other,
+    ):
+        gateways = [center, one, other]
+        await until_fleet(gateways, 3)
+        counts = await send_to_all(gateways, SECONDS, [0.5, 100.0, 100.0])
+        assert is_within(counts), counts
+        used = sum(each.accepted for each in counts)
+        while used < 900:
+            counts = await send_to_all(gateways, 3.0, [0.5, 100.0, 100.0])
+            used += sum(each.accepted for each in counts)
+        assert used < 1_200
+        for gateway in gateways:
+            # The center hears of the quota with its next request.
+            await until_reason(gateway, "QUOTA_SPENT")
+        with frozen(center.program.process.pid):
+            for edge in gateways[1:]:
+                await until_metric(edge, "gateway_limit_shares_up", 0)
+                assert (await refusal(edge))[2] == "QUOTA_SPENT"
+        for edge in gateways[1:]:
+            await until_metric(edge, "gateway_limit_shares_up", 1)

@@ -24,7 +24,7 @@ from gateway.keys.following import follower
 from gateway.keys.record import StaticKey
 from gateway.keys.store import KeySpec, KeyUpdate
 from gateway.keys.stores import gateway_stream
-from gateway.keys.stores.gateway_feed import FeedTls
+from gateway.keys.stores.gateway_channel import FeedTls
 from gateway.keys.stores.sqlite import sqlite_store
 from gateway.keys.tenancy import tenancy
 from gateway.model import KeyLimits, KeyState, Signal, digest_of

@@ -126,3 +126,10 @@ async def refusal(gateway: Gateway, key: str = KEY) -> tuple[int, str, str]:
     ):
         details = (await answer.json()).get("details", [{}])
         return answer.status, answer.headers.get("Retry-After", ""), details[0].get("reason", "")
+
+
+async def until_reason(gateway: Gateway, reason: str) -> None:
+    """Send requests until one is refused for a reason."""
+    async with asyncio.timeout(WAIT_S):
+        while (await refusal(gateway))[2] != reason:
+            await asyncio.sleep(0.05)

@@ -87,7 +87,7 @@ ROOMS: Final = {
         "keys.api_key keys.audit keys.confirmations keys.errors keys.feed_messages "
         "keys.limit_board keys.quota_store keys.record keys.rules keys.state_file keys.store "
         "keys.tenancy keys.tenancy_rules keys.times model protos",
-        "aiosqlite asyncpg grpc msgspec yaml",
+        "aiosqlite asyncpg google.protobuf grpc msgspec yaml",
     ),
     "keys.following": _room(
         "keys.errors keys.record keys.state_file keys.store keys.tenancy model", "msgspec"
@@ -178,7 +178,8 @@ ROOMS: Final = {
         "aiohttp msgspec structlog",
     ),
     "control.grpc_api": _room(
-        "config control.admin control.core control.metrics ext_authz keys.feed_messages "
+        "config control.admin control.core control.metrics ext_authz keys.errors "
+        "keys.feed_messages keys.limit_board keys.quota_store "
         "keys.record keys.service metrics model protos",
         "google.protobuf google.rpc grpc grpc_health grpc_reflection structlog",
     ),

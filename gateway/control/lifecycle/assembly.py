@@ -197,6 +197,8 @@ def assemble(loaded: Loaded, options: Options) -> Parts:
         base.totals,
         base.errors,
         base.lookups,
+        board=base.limits.board,
+        quotas=base.period_quotas.for_edges,
         is_draining=lambda: health.is_draining,
         patience_s=patience_s,
     )

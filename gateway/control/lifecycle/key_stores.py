@@ -93,11 +93,8 @@ def _store(config: Config, store: Store) -> KeyStore:
 def _gateway_store(config: Config, store: Store) -> KeyStore:
     quiet_grpc()
     # gRPC, for nobody who does not use it.
-    from gateway.keys.stores.gateway_feed import (
-        FeedSource,
-        FeedTls,
-        gateway_store,
-    )
+    from gateway.keys.stores.gateway_channel import FeedSource, FeedTls
+    from gateway.keys.stores.gateway_feed import gateway_store
 
     feed = config.keys.feed
     tls = feed.tls or TlsClientConfig()

@@ -83,6 +83,11 @@ class PeriodQuotas(WorkerObserver):
         is_fleet = self._config.config.limits.scope == "fleet"
         return self._shared if is_fleet and self._shared is not None else self._local
 
+    @property
+    def for_edges(self) -> QuotaStore:
+        """Where gateways that follow this one's keys count."""
+        return self._local if self._shared is None else self._shared
+
     async def run(self) -> None:
         """Count for ever."""
         while True:
