@@ -126,6 +126,13 @@ LIMITS_DIVIDED: Final = Metric(
     "Requests of keys for which each worker used its share of the limits, because too many keys"
     " with limits were in use at once",
 )
+KEY_QUOTA_USED: Final = Metric(
+    "gateway_key_quota_used_ratio",
+    Kind.GAUGE,
+    "What part of a quota is used, of keys in use on this host: the 1,000 with the largest part",
+    ("key_id", "key_name", "quota"),
+    from_worker=False,
+)
 LIMIT_GATEWAYS: Final = Metric(
     "gateway_limit_gateways",
     Kind.GAUGE,

@@ -309,7 +309,11 @@ def _counting(base: Foundation, options: Options) -> Counting:
     busiest_keys = BusiestKeys()
     refusal_log = RefusalLog(base.key_name, options.on_refusal)
     gauges = ControlGauges(base.keys, base.statuses, base.workers)
-    sources: list[Callable[[], SeriesByName]] = [gauges.series, base.limits.series]
+    sources: list[Callable[[], SeriesByName]] = [
+        gauges.series,
+        base.limits.series,
+        partial(base.period_quotas.series, base.key_name),
+    ]
     sources += [each.series for each in base.askers()]
     return Counting(
         busiest_keys=busiest_keys,

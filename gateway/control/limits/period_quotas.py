@@ -9,13 +9,15 @@ counted on from.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 
+from gateway import metrics
 from gateway.channel import Report
 from gateway.control.core.current_config import CurrentConfig
 from gateway.control.limits.periods import Periods, periods_at
@@ -30,6 +32,7 @@ from gateway.quota_layout import QUOTAS, SLOTS_PER_S, owner_of
 PERIOD_S: Final = 1.0
 IDLE_S: Final = 60.0
 MOST_NAMES: Final = 20_000
+MOST_SERIES: Final = 1_000
 _NOTHING: Final = QuotaUse()
 
 _log = structlog.get_logger("gateway.control")
@@ -66,6 +69,10 @@ class PeriodQuotas(WorkerObserver):
         self._clock = clock
         self._unix_s = unix_s
         self._before: dict[tuple[int, int], RowUse] = {}
+        self._open: dict[int, Collection[int]] = {}
+        """Table → its rows with open requests."""
+        self._ratios: dict[bytes, dict[str, float]] = {}
+        """Key in use → what part of each of its quotas is used."""
         self._pending: dict[bytes, QuotaUse] = {}
         """What was used and is not in the store yet."""
         self._totals: dict[tuple[bytes, str], QuotaUse] = {}
@@ -99,12 +106,31 @@ class PeriodQuotas(WorkerObserver):
         async with self._turn:
             keys = await self._measure()
             self._is_used = bool(keys)
+            self._ratios = {key: each for key, each in self._ratios.items() if key in keys}
             if not keys and not self._pending:
                 return
             periods = periods_at(self._unix_s())
             await self._add(keys, periods)
             for key, found in keys.items():
                 self._judge(key, found, periods)
+
+    def series(self, key_name: Callable[[str], str]) -> dict[str, dict[tuple[str, ...], float]]:
+        """Return metric name → labels → value, of the keys that have used most of their quotas.
+
+        `key_name` returns the name of a key id.
+        """
+        used = (
+            (ratio, key_id, quota)
+            for key, ratios in self._ratios.items()
+            if (key_id := self._names.get(key)) is not None
+            for quota, ratio in ratios.items()
+        )
+        most = heapq.nlargest(MOST_SERIES, used)
+        return {
+            metrics.KEY_QUOTA_USED.name: {
+                (key_id, key_name(key_id), quota): ratio for ratio, key_id, quota in most
+            }
+        }
 
     async def close(self) -> None:
         """Release the stores."""
@@ -125,7 +151,12 @@ class PeriodQuotas(WorkerObserver):
         since = (self._clock() - IDLE_S) * SLOTS_PER_S
         found: dict[bytes, _KeyInUse] = {}
         for view in self._tables.views():
-            for number, row in enumerate(view.rows(since)):
+            # What came of requests that have ended since counts, too.
+            were_open = self._open.get(view.number, frozenset())
+            self._open[view.number] = is_open = set[int]()
+            for number, row in enumerate(view.rows(since, were_open)):
+                if row.open:
+                    is_open.add(row.number)
                 if number % 256 == 255:  # noqa: PLR2004 - others are served in between
                     await asyncio.sleep(0)
                 before = self._before.get((view.number, row.number))
@@ -182,6 +213,11 @@ class PeriodQuotas(WorkerObserver):
         day = self._totals.get((key, periods.day), _NOTHING).plus(pending)
         month = self._totals.get((key, periods.month), _NOTHING).plus(pending)
         ends = (periods.day_ends_s, periods.day_ends_s, periods.month_ends_s, periods.month_ends_s)
+        self._ratios[key] = {
+            name: used / quota
+            for name, quota, used in zip(QUOTAS, quotas, (*day, *month), strict=True)
+            if quota
+        }
         spent = [
             (end, name)
             for name, quota, used, end in zip(QUOTAS, quotas, (*day, *month), ends, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final, NamedTuple
 
 from gateway.quota_layout import (
@@ -57,12 +57,15 @@ class QuotaView:
         self._cells = cells
         self._row_cells = row_cells(columns)
 
-    def rows(self, used_since: float) -> Iterator[RowUse]:
-        """Yield the rows with which somebody has decided in this slot of time, or later."""
+    def rows(self, used_since: float, also: Collection[int] = ()) -> Iterator[RowUse]:
+        """Yield the rows with which somebody has decided in this slot of time, or later, and those
+        that have open requests, or whose numbers are in `also`.
+        """
         cells = self._cells
         for number in self._owned():
             at = ROWS_AT + number * self._row_cells
-            if cells[at + USED_AT] < used_since:
+            is_open = self._total(at, OPEN_REQUESTS) > 0
+            if cells[at + USED_AT] < used_since and not is_open and number not in also:
                 continue
             owner = OWNERS_AT + number * OWNER_CELLS
             limits = cells[at + LIMITS_AT : at + LIMITS_AT + len(LIMITED)].tolist()

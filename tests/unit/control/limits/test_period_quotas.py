@@ -196,3 +196,30 @@ def test_periods_are_those_of_utc() -> None:
     assert periods.names == ("2026-12-31", "2026-12")
     new_year = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
     assert periods.day_ends_s == periods.month_ends_s == new_year
+
+
+async def test_how_much_is_used_is_shown_for_keys_in_use(host: Host) -> None:
+    await host.send(1)
+    usage = [Usage("key", "allowed", 1, 0, 0)]
+    host.quotas.worker_reported("worker", Report([], [], [], usage))
+    await host.send(4, 1_000)
+    assert host.quotas.series(lambda _: "agent")["gateway_key_quota_used_ratio"] == {
+        ("key", "agent", "requests_per_day"): 0.5,
+        ("key", "agent", "bytes_per_month"): 0.4,
+    }
+    host.clock.now += 100
+    await host.send(0)
+    assert host.quotas.series(lambda _: "agent")["gateway_key_quota_used_ratio"] == {}
+
+
+async def test_what_comes_of_a_long_request_counts_though_its_key_is_idle(host: Host) -> None:
+    await host.send(1)
+    lease = host.worker.admit("key")
+    assert lease is not None
+    await host.quotas.step()
+    host.clock.now += 120
+    lease.receive(6_000)
+    await host.quotas.step()
+    lease.end(11_000)
+    await host.quotas.step()
+    assert await host.send(1) == 0, "all of the month's bytes are used"

@@ -80,6 +80,7 @@ OPEN_SETS = {  # whose labels' values nobody knows before they occur
     metrics.KEYS,
     metrics.KEY_LAST_USED,
     metrics.KEY_EXPIRY,
+    metrics.KEY_QUOTA_USED,
     metrics.KEY_STORE_UP,
     metrics.KEY_STORE_SYNC,
     metrics.KEY_STORE_REVISION,
