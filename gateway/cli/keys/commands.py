@@ -100,11 +100,9 @@ def create(
     """
     expires_at_ms = None if expiration is None else parse_expiration(expiration)
     adopted = None if key_file is None else read_key(key_file)
-    quotas = (
-        *(limit_requests_per_day, limit_bytes_per_day),
-        *(limit_requests_per_month, limit_bytes_per_month),
-    )
-    limits = KeyLimits(**parse_limits(limit_requests, limit_bytes, limit_concurrent, *quotas))
+    day = (limit_requests_per_day, limit_bytes_per_day)
+    month = (limit_requests_per_month, limit_bytes_per_month)
+    limits = KeyLimits(**parse_limits(limit_requests, limit_bytes, limit_concurrent, *day, *month))
     own = None if limits == KeyLimits() else limits
     tenancy = parse_tenancy(owner, label, header)
     spec = KeySpec(name, description, expires_at_ms, parse_signals(signals), own, tenancy)
@@ -305,15 +303,13 @@ def update(
     The key itself stays.
     """
     keys = session.keys()
-    quotas = (
-        *(limit_requests_per_day, limit_bytes_per_day),
-        *(limit_requests_per_month, limit_bytes_per_month),
-    )
+    day = (limit_requests_per_day, limit_bytes_per_day)
+    month = (limit_requests_per_month, limit_bytes_per_month)
     changes = KeyUpdate(
         name=name,
         description=description,
         signals=parse_signals(signals),
-        limits=parse_limits(limit_requests, limit_bytes, limit_concurrent, *quotas),
+        limits=parse_limits(limit_requests, limit_bytes, limit_concurrent, *day, *month),
         tenancy=parse_tenancy_update(owner, label, header),
     )
     updated = keys.update(key_id, changes)
