@@ -126,6 +126,26 @@ LIMITS_DIVIDED: Final = Metric(
     "Requests of keys for which each worker used its share of the limits, because too many keys"
     " with limits were in use at once",
 )
+KEY_QUOTA_USED: Final = Metric(
+    "gateway_key_quota_used_ratio",
+    Kind.GAUGE,
+    "What part of a quota is used, of keys in use on this host: the 1,000 with the largest part",
+    ("key_id", "key_name", "quota"),
+    from_worker=False,
+)
+LIMIT_GATEWAYS: Final = Metric(
+    "gateway_limit_gateways",
+    Kind.GAUGE,
+    "Gateways that share the keys' limits, this one included, as last known",
+    from_worker=False,
+)
+LIMIT_SHARES_UP: Final = Metric(
+    "gateway_limit_shares_up",
+    Kind.GAUGE,
+    "1 while the keys' limits hold as they should; 0 while this gateway uses an equal part of those"
+    " of the fleet, because it cannot ask the others",
+    from_worker=False,
+)
 
 BACKEND_REQUESTS: Final = Metric(
     "gateway_backend_requests_total",

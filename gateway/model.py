@@ -73,7 +73,7 @@ class KeyState(enum.IntEnum):
 
 
 class KeyLimits(NamedTuple):
-    """A key's own limits on one host. None = the limit in `limits.per_key`, 0 = no limit."""
+    """A key's own limits and quotas. None = the limit in `limits.per_key`, 0 = no limit."""
 
     requests: int | None = None
     """Per second."""
@@ -81,6 +81,11 @@ class KeyLimits(NamedTuple):
     """Body bytes per second."""
     concurrent: int | None = None
     """Concurrent requests."""
+    requests_per_day: int | None = None
+    """Quotas: in a day of UTC."""
+    bytes_per_day: int | None = None
+    requests_per_month: int | None = None
+    bytes_per_month: int | None = None
 
 
 Pairs = tuple[tuple[str, str], ...]

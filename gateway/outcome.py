@@ -66,6 +66,7 @@ class Result(enum.StrEnum):
     UNDECIDED = "undecided"
     OVERLOADED = "overloaded"
     QUOTA = "quota"
+    QUOTA_SPENT = "quota_spent"
     TOO_LARGE = "too_large"
     NOT_FOUND = "not_found"
     METHOD = "method"
@@ -89,7 +90,8 @@ class Outcome:
     """One row: the codes for each protocol's client.
 
     `retry_after_s` > 0 makes it retryable: `RetryInfo` in gRPC, `Retry-After` in HTTP. Hints stay
-    within 1 to 5 s: an SDK with a 10 s budget drops data on longer ones.
+    within 1 to 5 s: an SDK with a 10 s budget drops data on longer ones. A quota that is used up is
+    the exception, because the data could not be sent within any such budget.
     """
 
     name: str
@@ -105,6 +107,11 @@ class Outcome:
     def is_retryable(self) -> bool:
         """Whether clients keep their data and try again."""
         return self.retry_after_s > 0
+
+    @property
+    def is_quota(self) -> bool:
+        """Whether the sender has sent too much (`limits.quota_status`)."""
+        return self.result is Result.QUOTA or self.result is Result.QUOTA_SPENT
 
 
 _G = GrpcCode
@@ -159,6 +166,11 @@ UNDECIDED: Final = Outcome(
 OVERLOADED: Final = Outcome("overloaded", _R.OVERLOADED, _G.UNAVAILABLE, 503, RETRY, 2)
 CONNECTION_LIMIT: Final = Outcome("connection_limit", _R.OVERLOADED, _G.UNAVAILABLE, 503, 503, 2)
 QUOTA: Final = Outcome("quota", _R.QUOTA, _G.RESOURCE_EXHAUSTED, 429, RETRY, 1)
+SPENT_RETRY_S: Final = 300
+"""The longest hint to a sender whose key has used up a quota: a higher quota is noticed then."""
+QUOTA_SPENT: Final = Outcome(
+    "quota_spent", _R.QUOTA_SPENT, _G.RESOURCE_EXHAUSTED, 429, RETRY, SPENT_RETRY_S
+)
 BODY_TOO_LARGE: Final = Outcome("body_too_large", _R.TOO_LARGE, _G.RESOURCE_EXHAUSTED, 413, 413)
 NOT_FOUND: Final = Outcome("not_found", _R.NOT_FOUND, _G.UNIMPLEMENTED, 404, 404)
 METHOD_NOT_ALLOWED: Final = Outcome("method_not_allowed", _R.METHOD, _G.UNIMPLEMENTED, 405, 405)
@@ -201,6 +213,7 @@ OUTCOMES: Final = (
     OVERLOADED,
     CONNECTION_LIMIT,
     QUOTA,
+    QUOTA_SPENT,
     BODY_TOO_LARGE,
     NOT_FOUND,
     METHOD_NOT_ALLOWED,
@@ -523,6 +536,14 @@ REFUSALS: Final = _refusals(
     ),
     ("QUOTA", QUOTA, "this API key has exceeded its quota: slow down and try again"),
     (
+        "QUOTA_SPENT",
+        QUOTA_SPENT,
+        (
+            "this API key has used up its quota for the day or the month: try again when it is"
+            " over (UTC), or ask the operator for a higher quota"
+        ),
+    ),
+    (
         "BODY_TOO_LARGE",
         BODY_TOO_LARGE,
         "the body is larger than this gateway accepts: send smaller batches",
@@ -637,3 +658,25 @@ REFUSALS: Final = _refusals(
     ("INTERNAL", INTERNAL, "internal error in the gateway: keep the data and try again"),
 )
 """Every refusal that the gateway itself returns, by reason."""
+
+
+_SPENT_STEP_S: Final = 10
+
+
+def quota_spent(seconds: int) -> Refusal:
+    """Return the refusal of a key whose quota is used up for so long: it says when to try again,
+    in steps of 10 s, at most `SPENT_RETRY_S`.
+    """
+    hint = min(SPENT_RETRY_S, (seconds // _SPENT_STEP_S + 1) * _SPENT_STEP_S)
+    return _SPENT[hint]
+
+
+def _spent(retry_after_s: int) -> Refusal:
+    row = QUOTA_SPENT
+    outcome = Outcome(row.name, row.result, row.grpc, row.http, row.intake, retry_after_s)
+    return Refusal("QUOTA_SPENT", outcome, REFUSALS["QUOTA_SPENT"].text)
+
+
+_SPENT: Final = {
+    hint: _spent(hint) for hint in range(_SPENT_STEP_S, SPENT_RETRY_S + 1, _SPENT_STEP_S)
+}

@@ -152,11 +152,16 @@ class ForwardSettings(msgspec.Struct, frozen=True):
 
 
 class PerKeyLimits(msgspec.Struct, frozen=True):
-    """Limits of one key on this host; 0 = none. Rates are per second."""
+    """Limits and quotas of one key on this host; 0 = none. Rates are per second."""
 
     requests: float = 0
     bytes: float = 0
     concurrent: int = 0
+    requests_per_day: float = 0
+    """UTC days and months; counted by control."""
+    bytes_per_day: float = 0
+    requests_per_month: float = 0
+    bytes_per_month: float = 0
     workers: int = 1
     """How many have to divide the limits where they cannot count together."""
 

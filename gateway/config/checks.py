@@ -349,6 +349,19 @@ def _warn_of_authorities(config: Config) -> Iterator[Finding]:
         yield from (Finding(path, message) for path, message in warnings(config))
 
 
+def _warn_of_unshared_limits(config: Config) -> Iterator[Finding]:
+    """Where no store is shared there is no fleet."""
+    shared = {"postgresql", "gateway"}
+    is_shared = any(store.kind in shared for store in config.keys.stores)
+    if config.limits.scope == "fleet" and not is_shared and config.admin.grpc_address is None:
+        message = (
+            "no other gateway can share the limits, because keys.stores has no postgresql://… and"
+            " no gateway+grpcs://…, and no gateway can follow this one (admin.grpc_address): they"
+            " hold for this host alone"
+        )
+        yield Finding(("limits", "scope"), message)
+
+
 def _warn_of_bytes(config: Config) -> Iterator[Finding]:
     """A body of so few bytes lacks its unit."""
     sizes: list[tuple[Path, int]] = [(("limits", "max_body"), config.limits.max_body)]
@@ -374,6 +387,7 @@ _WARNING_CHECKS: Final[tuple[Check, ...]] = (
     _warn_of_incomplete_routes,
     _warn_of_no_effect,
     _warn_of_unverified_backends,
+    _warn_of_unshared_limits,
     _warn_of_bytes,
     _warn_of_telemetry,
 )

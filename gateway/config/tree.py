@@ -313,11 +313,15 @@ class KeysConfig(Node):
 
 
 class PerKeyConfig(Node):
-    """Quota of one key on this host; 0 = none."""
+    """Limits and quotas of one key; 0 = none."""
 
     requests: Rate = 0.0
     bytes: ByteRate = 0.0
     concurrent: Annotated[int, Field(ge=0)] = 0
+    requests_per_day: Annotated[int, Field(ge=0)] = 0
+    bytes_per_day: Size = 0
+    requests_per_month: Annotated[int, Field(ge=0)] = 0
+    bytes_per_month: Size = 0
 
 
 class LimitsConfig(Node):
@@ -339,6 +343,7 @@ class LimitsConfig(Node):
     drain_delay: Duration = 5.0
     drain_timeout: Duration = 20.0
     per_key: PerKeyConfig = PerKeyConfig()
+    scope: Literal["host", "fleet"] = "host"
     quota_status: Annotated[Literal[429, 503], BeforeValidator(_as_number)] = 429
 
 

@@ -232,6 +232,10 @@ def _per_key(limits: tree.PerKeyConfig, workers: int) -> settings.PerKeyLimits:
         requests=limits.requests,
         bytes=limits.bytes,
         concurrent=limits.concurrent,
+        requests_per_day=limits.requests_per_day,
+        bytes_per_day=limits.bytes_per_day,
+        requests_per_month=limits.requests_per_month,
+        bytes_per_month=limits.bytes_per_month,
         workers=workers,
     )
 

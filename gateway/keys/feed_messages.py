@@ -11,7 +11,7 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from gateway.keys.errors import InvalidInputError
-from gateway.keys.record import KeyRecord
+from gateway.keys.record import KeyRecord, limits_as_json
 from gateway.keys.tenancy import Tenancy, tenancy
 from gateway.keys.tenancy_rules import check_tenancy
 from gateway.model import MAX_KEY_ID, KeyDigest, KeyLimits, Signal
@@ -45,8 +45,7 @@ def message_of(record: KeyRecord) -> pb.Key:
         key.signals.names.extend(sorted(record.signals))
         key.signals.SetInParent()
     if record.limits is not None:
-        requests, octets, concurrent = record.limits
-        key.limits.CopyFrom(pb.Limits(requests=requests, bytes=octets, concurrent=concurrent))
+        key.limits.CopyFrom(pb.Limits(**limits_as_json(record.limits)))
     given = record.tenancy
     if given is not None:
         key.owner = given.owner or ""
@@ -127,9 +126,10 @@ def _signals(names: Iterable[str]) -> frozenset[Signal]:
 
 
 def _limits(limits: pb.Limits) -> KeyLimits | None:
-    read = KeyLimits(
-        _number(limits.requests) if limits.HasField("requests") else None,
-        _number(limits.bytes) if limits.HasField("bytes") else None,
-        _number(limits.concurrent) if limits.HasField("concurrent") else None,
-    )
+    given = {each.name: value for each, value in limits.ListFields()}
+    read = KeyLimits(*(_limit(given.get(name)) for name in KeyLimits._fields))
     return None if read == KeyLimits() else read
+
+
+def _limit(value: int | None) -> int | None:
+    return None if value is None else _number(value)

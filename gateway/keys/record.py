@@ -196,6 +196,12 @@ def limits_as_json(limits: KeyLimits) -> dict[str, int]:
     return {name: value for name, value in limits._asdict().items() if value is not None}
 
 
+def camel(name: str) -> str:
+    """Write a limit's name as the API does: `requests_per_day` is `requestsPerDay`."""
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
 def static_keys(configured: Iterable[tuple[str | None, str]]) -> list[StaticKey]:
     """Make the static keys of `auth.receiver_keys`, given as (name or None, key).
 

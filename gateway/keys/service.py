@@ -18,6 +18,8 @@ from gateway.keys.following.follower import FollowerEvents, StoreFollower
 from gateway.keys.following.registry import Registry
 from gateway.keys.following.staleness import Staleness
 from gateway.keys.following.status import StoreStatus
+from gateway.keys.limit_board import LimitBoard
+from gateway.keys.quota_store import QuotaStore
 from gateway.keys.record import KeyDelta, KeyRecord, KeyUsage, KnownKey, StaticKey
 from gateway.keys.service_commands import ServiceCommands
 from gateway.keys.store import KeyStore, UsageStore
@@ -163,6 +165,18 @@ class KeyService:
     def counts(self) -> dict[str, int]:
         """Count keys by the states of `gateway_keys`."""
         return self._registry.counts(self._now_ms())
+
+    @property
+    def limit_board(self) -> LimitBoard | None:
+        """Where gateways share limits: the first store's that has such a place; None = nowhere."""
+        boards = (follower.store.limit_board for follower in self._followers)
+        return next((each for each in boards if each is not None), None)
+
+    @property
+    def quota_store(self) -> QuotaStore | None:
+        """Where gateways count quotas together: as `limit_board`."""
+        stores = (follower.store.quota_store for follower in self._followers)
+        return next((each for each in stores if each is not None), None)
 
     def statuses(self) -> list[StoreStatus]:
         """Return how each store is."""

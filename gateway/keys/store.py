@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from gateway.keys.audit import GATEWAY, Actor, AuditRecord
+from gateway.keys.limit_board import LimitBoard
+from gateway.keys.quota_store import QuotaStore
 from gateway.keys.record import KeyRecord, KeyUsage
 from gateway.keys.tenancy import Tenancy, TenancyUpdate
 from gateway.model import KeyDigest, KeyLimits, Signal
@@ -302,5 +304,9 @@ class KeyStore:
     """None where the store has no place for it."""
     confirmations: Confirmations | None = None
     """None where no command changes the store."""
+    limit_board: LimitBoard | None = field(default=None, kw_only=True)
+    """None where the store is this host's alone: nobody shares limits through it."""
+    quota_store: QuotaStore | None = field(default=None, kw_only=True)
+    """Where gateways that share it count quotas together; None as above."""
     has_snapshot: bool = field(default=False, kw_only=True)
     """Whether the last known keys are kept on this host, to start from while the store is away."""

@@ -109,6 +109,10 @@ REASON_ADVICE: Final[dict[str, tuple[str, ...]]] = {
         _WAIT,
         "if it persists: raise the key's limits or limits.per_key, or use several keys",
     ),
+    "QUOTA_SPENT": (
+        "wait until the day or the month is over (UTC)",
+        "or raise the key's quota: gateway keys update --limit-bytes-per-day, or limits.per_key",
+    ),
     "BODY_TOO_LARGE": (_SMALLER,),
     "NOT_FOUND": (_PROTOCOL,),
     "METHOD_NOT_ALLOWED": (_PROTOCOL,),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,12 +24,16 @@ from google.rpc import (  # type: ignore[import-untyped]  # no stubs are publish
 
 from gateway import metrics
 from gateway.channel import LookedUp, Lookup, Up
+from gateway.control.workers.quota_tables import QuotaTable
+from gateway.control.workers.quota_view import QuotaView
 from gateway.dataplane.dialects.otlp import GRPC_OVER_HTTP1
 from gateway.model import KeyState, Signal
+from gateway.quota_layout import SLOTS_PER_S
 from gateway.settings import AuthoritySettings, ForwardSettings, PerKeyLimits
 from tests.support.clients import Http2Client, Response, http1_request
 from tests.support.exchange import GRPC, JSON, PROTOBUF, Answer, Break, GrpcMessage
 from tests.support.plane import KEY, RunningWorker, entry, limits, running_worker, sink_backends
+from tests.support.polling import WAIT_S
 from tests.support.raw_http1 import raw_client
 from tests.support.sink import RawSink
 
@@ -355,6 +360,34 @@ async def test_the_quota_of_a_key_is_told_apart_from_overload(way: Way) -> None:
             _check_grpc(second, case)
         else:
             _check_http(second, case, way)
+
+
+@EVERY_PROTOCOL
+async def test_a_quota_that_is_used_up_says_when_to_come_back(way: Way) -> None:
+    """Control says so in the table that workers share; the hint is five minutes at most."""
+    quota = limits(per_key=PerKeyLimits(requests_per_day=1))
+    table = QuotaTable(1)
+    async with (
+        RawSink() as sink,
+        running_worker(
+            backends=sink_backends(sink), keys=[entry(KEY)], limits=quota, quotas=table.take()
+        ) as gateway,
+    ):
+        await _send(gateway.port, way, Signal.LOGS, RIGHT, MESSAGE)
+        view = QuotaView(0, table.fd, table.columns, table.cells)
+        (row,) = view.rows(0)
+        assert row.quotas == (1.0, 0.0, 0.0, 0.0)
+        view.set_spent(row, (time.monotonic() + 3_600) * SLOTS_PER_S)
+        second = await _send(gateway.port, way, Signal.LOGS, RIGHT, MESSAGE)
+        async with asyncio.timeout(WAIT_S):  # a worker looks once in a slot of time
+            while (second.grpc_status == 0) if way.is_grpc else (second.status == 200):
+                second = await _send(gateway.port, way, Signal.LOGS, RIGHT, MESSAGE)
+        case = Case("QUOTA_SPENT", 8, 429, retry_after=300)
+        if way.is_grpc:
+            _check_grpc(second, case)
+        else:
+            _check_http(second, case, way)
+    table.close()
 
 
 async def test_a_quota_may_be_answered_with_503() -> None:
@@ -774,7 +807,7 @@ def test_the_matrix_covers_every_answer_of_the_gateway() -> None:
         "HEAD_TOO_LARGE", "INTERNAL", "MALFORMED", "MEDIA_TYPE", "METHOD_NOT_ALLOWED",
         "INTAKE_KEY_MISSING", "INTAKE_SCHEME", "KEY_BASIC", "SERVICE_BEARER",
         "NO_BACKEND_INTAKE", "NO_BACKEND_OTLP_GRPC", "NO_BACKEND_OTLP_HTTP", "NO_BACKEND_ROUTE",
-        "NOT_FOUND", "QUOTA", "STALLED", "UPLOAD_TOO_SLOW",
+        "NOT_FOUND", "QUOTA", "QUOTA_SPENT", "STALLED", "UPLOAD_TOO_SLOW",
         "CERTIFICATE_EXPIRED", "CERTIFICATE_MALFORMED", "CERTIFICATE_MISSING",
         "CERTIFICATE_REVOKED", "CERTIFICATE_UNKNOWN", "IDENTITY_MISSING",
     }  # fmt: skip

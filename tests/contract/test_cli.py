@@ -80,14 +80,17 @@ async def test_all_commands_work_by_the_api_in_the_same_words(gateway: Gateway) 
     assert updated.json["ingestion-api-key"]["name"] == "eu"
     assert "signals" not in updated.json["ingestion-api-key"]
 
-    limits = ("--limit-requests", "0", "--limit-bytes", "1kB", "--limit-concurrent", "4")
+    limits = ["--limit-requests", "0", "--limit-bytes", "1kB", "--limit-concurrent", "4"]
+    limits += ["--limit-requests-per-day", "7"]
     limited = await at(gateway, "update", *one, *limits, "--output", "json")
     assert limited.json["ingestion-api-key"]["limits"] == {
         "requests": 0,
         "bytes": 1000,
         "concurrent": 4,
+        "requestsPerDay": 7,
     }
-    most = ("--limit-requests", "default", "--limit-bytes", "default")
+    most = ["--limit-requests", "default", "--limit-bytes", "default"]
+    most += ["--limit-requests-per-day", "default"]
     less = await at(gateway, "update", *one, *most, "--output", "json")
     assert less.json["ingestion-api-key"]["limits"] == {"concurrent": 4}
 

@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2 as pb
 
 from gateway.control.core.sockets import BindError
 from gateway.keys.errors import StoreUnavailableError
-from gateway.keys.stores.gateway_feed import FeedTls
+from gateway.keys.stores.gateway_channel import FeedTls
 from tests.support.certs import Authority
 from tests.support.key_feed import Center, running_center
 

@@ -24,7 +24,7 @@ from gateway.keys.following import follower
 from gateway.keys.record import StaticKey
 from gateway.keys.store import KeySpec, KeyUpdate
 from gateway.keys.stores import gateway_stream
-from gateway.keys.stores.gateway_feed import FeedTls
+from gateway.keys.stores.gateway_channel import FeedTls
 from gateway.keys.stores.sqlite import sqlite_store
 from gateway.keys.tenancy import tenancy
 from gateway.model import KeyLimits, KeyState, Signal, digest_of
@@ -65,7 +65,7 @@ async def test_an_edge_has_the_keys_of_the_center_and_each_change(tmp_path: Path
 
 
 async def test_what_is_known_of_a_key_is_known_at_the_edge(tmp_path: Path) -> None:
-    limits = KeyLimits(requests=5, concurrent=0)
+    limits = KeyLimits(requests=5, concurrent=0, bytes_per_month=10**12)
     whose = tenancy("team-a", {"team": "a"}, {"X-Scope-OrgID": "team-a"})
     signals = frozenset({Signal.LOGS, Signal.INTAKE})
     async with running_center(tmp_path / "center") as center:

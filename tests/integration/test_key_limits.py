@@ -20,7 +20,8 @@ import aiohttp
 import pytest
 
 from gateway.control.workers.quota_tables import QuotaTable
-from gateway.dataplane.exchange.quota_rows import QuotaRows, owner_of
+from gateway.dataplane.exchange.quota_rows import QuotaRows
+from gateway.quota_layout import owner_of
 from gateway.settings import PerKeyLimits
 from tests.support.child import start_child
 from tests.support.polling import until

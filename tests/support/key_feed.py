@@ -18,8 +18,11 @@ from gateway.control.lifecycle.assembly import _authority_lookups
 from gateway.control.lifecycle.grpc_address import GrpcAddress
 from gateway.control.metrics.metric_totals import MetricTotals
 from gateway.control.workers.worker_set import WorkerSet
+from gateway.keys.limit_board import LimitBoard
+from gateway.keys.quota_store import QuotaStore
 from gateway.keys.store import KeyStore
-from gateway.keys.stores.gateway_feed import FeedSource, FeedTls, gateway_store
+from gateway.keys.stores.gateway_channel import FeedSource, FeedTls
+from gateway.keys.stores.gateway_feed import gateway_store
 from gateway.keys.stores.sqlite import sqlite_store
 from tests.support.config import config_from
 from tests.support.keys import Workers, running_keys
@@ -66,6 +69,8 @@ async def running_center(
     stores: list[KeyStore] | None = None,
     authority: str | None = None,
     admin: dict[str, Any] | None = None,
+    board: LimitBoard | None = None,
+    quotas: QuotaStore | None = None,
     is_draining: Callable[[], bool] = lambda: False,
     patience_s: float = BIND_PATIENCE_S,
     **options: Any,
@@ -88,6 +93,8 @@ async def running_center(
             totals,
             errors,
             lookups,
+            board=board,
+            quotas=quotas,
             is_draining=is_draining,
             patience_s=patience_s,
         )

@@ -125,6 +125,28 @@ def test_absent_members_are_left_out_of_the_json(keys: Keys) -> None:
     assert set(listed) == {"enabled", "id", "lastUpdateTimestamp", "name"}
 
 
+def test_quotas_are_set_like_limits_and_written_for_people(keys: Keys) -> None:
+    created = keys.create(
+        "n",
+        *("--limit-requests-per-day", "1000", "--limit-bytes-per-day", "1GiB"),
+        *("--limit-requests-per-month", "20000", "--limit-bytes-per-month", "0"),
+    )
+    one = ("--id", str(created["id"]))
+    assert created["limits"] == {
+        "requestsPerDay": 1_000,
+        "bytesPerDay": 2**30,
+        "requestsPerMonth": 20_000,
+        "bytesPerMonth": 0,
+    }
+    less = keys.json("update", *one, "--limit-bytes-per-day", "default")["ingestion-api-key"]
+    assert "bytesPerDay" not in less["limits"]
+    (line, *_) = [each for each in keys.run("audit").stdout.splitlines() if "limits" in each]
+    assert "requests 1000/day, requests 20000/month, bytes 0/month" in line
+    wrong = keys.run("update", *one, "--limit-bytes-per-day", "lots")
+    assert wrong.returncode != 0
+    assert "--limit-bytes-per-day: write a whole number or a size such as 5MiB" in wrong.stderr
+
+
 def test_limits_are_set_and_changed_and_the_audit_log_says_so(keys: Keys) -> None:
     created = keys.create("n", "--limit-requests", "100", "--limit-bytes", "1MiB")
     one = ("--id", str(created["id"]))

@@ -66,7 +66,11 @@ ROOMS: Final = {
     "keys.feed_messages": _room(
         "keys.errors keys.record keys.tenancy keys.tenancy_rules model protos", "google.protobuf"
     ),
-    "keys.store": _room("keys.audit keys.record keys.tenancy model"),
+    "keys.limit_board": _room(),
+    "keys.quota_store": _room(),
+    "keys.store": _room(
+        "keys.audit keys.limit_board keys.quota_store keys.record keys.tenancy model"
+    ),
     "keys.rules": _room("keys.api_key keys.errors keys.times model"),
     "keys.commands": _room(
         "keys.api_key keys.audit keys.errors keys.record keys.rules keys.store keys.tenancy_rules "
@@ -85,10 +89,10 @@ ROOMS: Final = {
         "aiohttp cachetools jwt msgspec",
     ),
     "keys.stores": _room(
-        "keys.api_key keys.audit keys.confirmations keys.errors keys.feed_messages keys.record "
-        "keys.rules keys.state_file keys.store keys.tenancy keys.tenancy_rules keys.times model "
-        "protos",
-        "aiosqlite asyncpg grpc msgspec yaml",
+        "keys.api_key keys.audit keys.confirmations keys.errors keys.feed_messages "
+        "keys.limit_board keys.quota_store keys.record keys.rules keys.state_file keys.store "
+        "keys.tenancy keys.tenancy_rules keys.times model protos",
+        "aiosqlite asyncpg google.protobuf grpc msgspec yaml",
     ),
     "keys.following": _room(
         "keys.errors keys.record keys.state_file keys.store keys.tenancy model", "msgspec"
@@ -98,7 +102,9 @@ ROOMS: Final = {
         "keys.record keys.store",
     ),
     "keys.service": _room(
-        "keys.errors keys.following keys.record keys.service_commands keys.store keys.stores "
+        "keys.errors keys.following keys.limit_board keys.quota_store keys.record "
+        "keys.service_commands "
+        "keys.store keys.stores "
         "keys.tenancy keys.times keys.usage model",
     ),
     "config": _room(
@@ -160,6 +166,11 @@ ROOMS: Final = {
         "channel control.core descriptors keys.record model quota_layout settings worker_contract",
         "msgspec structlog",
     ),
+    "control.limits": _room(
+        "channel config control.core control.workers keys.errors keys.limit_board "
+        "keys.quota_store keys.state_file metrics quota_layout",
+        "msgspec structlog",
+    ),
     "control.metrics": _room(
         "channel compiled config control.core control.workers intake keys.errors keys.following "
         "keys.record keys.tenancy log metrics model outcome",
@@ -182,16 +193,17 @@ ROOMS: Final = {
         "aiohttp msgspec structlog",
     ),
     "control.grpc_api": _room(
-        "config control.admin control.core control.metrics ext_authz keys.feed_messages "
+        "config control.admin control.core control.metrics ext_authz keys.errors "
+        "keys.feed_messages keys.limit_board keys.quota_store "
         "keys.record keys.service metrics model protos",
         "google.protobuf google.rpc grpc grpc_health grpc_reflection structlog",
     ),
     "control.lifecycle": _room(
         "channel config control.admin control.authorities control.core control.grpc_api "
-        "control.metrics control.telemetry "
-        "control.workers held_signals keys.authority keys.errors keys.following keys.record "
-        "keys.service keys.state_file keys.store keys.stores keys.tenancy log metrics "
-        "revocation_lists settings",
+        "control.limits control.metrics control.telemetry "
+        "control.workers held_signals keys.authority keys.errors keys.following "
+        "keys.limit_board keys.quota_store keys.record keys.service keys.state_file keys.store "
+        "keys.stores keys.tenancy log metrics revocation_lists settings",
         "structlog uvloop",
     ),
     # tools to try the gateway with

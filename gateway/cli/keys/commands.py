@@ -17,6 +17,8 @@ from gateway.cli.keys.bulk_commands import add_to
 from gateway.cli.keys.listing import Sort, Status, chosen, in_order
 from gateway.cli.keys.options import (
     BytesLimitOption,
+    BytesPerDayOption,
+    BytesPerMonthOption,
     ConcurrentLimitOption,
     DescriptionOption,
     ExpirationOption,
@@ -28,6 +30,8 @@ from gateway.cli.keys.options import (
     OutputOption,
     OwnerOption,
     RequestsLimitOption,
+    RequestsPerDayOption,
+    RequestsPerMonthOption,
     Session,
     SignalsOption,
     command_on_keys,
@@ -74,6 +78,10 @@ def create(
     limit_requests: RequestsLimitOption = None,
     limit_bytes: BytesLimitOption = None,
     limit_concurrent: ConcurrentLimitOption = None,
+    limit_requests_per_day: RequestsPerDayOption = None,
+    limit_bytes_per_day: BytesPerDayOption = None,
+    limit_requests_per_month: RequestsPerMonthOption = None,
+    limit_bytes_per_month: BytesPerMonthOption = None,
     owner: OwnerOption = None,
     label: LabelsOption = None,
     header: HeadersOption = None,
@@ -92,7 +100,9 @@ def create(
     """
     expires_at_ms = None if expiration is None else parse_expiration(expiration)
     adopted = None if key_file is None else read_key(key_file)
-    limits = KeyLimits(**parse_limits(limit_requests, limit_bytes, limit_concurrent))
+    day = (limit_requests_per_day, limit_bytes_per_day)
+    month = (limit_requests_per_month, limit_bytes_per_month)
+    limits = KeyLimits(**parse_limits(limit_requests, limit_bytes, limit_concurrent, *day, *month))
     own = None if limits == KeyLimits() else limits
     tenancy = parse_tenancy(owner, label, header)
     spec = KeySpec(name, description, expires_at_ms, parse_signals(signals), own, tenancy)
@@ -248,6 +258,7 @@ def hash_key(
         "gateway keys update --id 250558013078953 --name agent-eu-2",
         "gateway keys update --id 250558013078953 --signals traces,metrics",
         "gateway keys update --id 250558013078953 --limit-bytes 5MiB --limit-requests default",
+        "gateway keys update --id 250558013078953 --limit-bytes-per-month 500GiB",
         "gateway keys update --id 250558013078953 --owner team-a --label team=a --label env=",
     )
 )
@@ -267,6 +278,10 @@ def update(
     limit_requests: RequestsLimitOption = None,
     limit_bytes: BytesLimitOption = None,
     limit_concurrent: ConcurrentLimitOption = None,
+    limit_requests_per_day: RequestsPerDayOption = None,
+    limit_bytes_per_day: BytesPerDayOption = None,
+    limit_requests_per_month: RequestsPerMonthOption = None,
+    limit_bytes_per_month: BytesPerMonthOption = None,
     owner: Annotated[
         str | None, typer.Option("--owner", metavar="TEXT", help="Its new owner; '' = none.")
     ] = None,
@@ -288,11 +303,13 @@ def update(
     The key itself stays.
     """
     keys = session.keys()
+    day = (limit_requests_per_day, limit_bytes_per_day)
+    month = (limit_requests_per_month, limit_bytes_per_month)
     changes = KeyUpdate(
         name=name,
         description=description,
         signals=parse_signals(signals),
-        limits=parse_limits(limit_requests, limit_bytes, limit_concurrent),
+        limits=parse_limits(limit_requests, limit_bytes, limit_concurrent, *day, *month),
         tenancy=parse_tenancy_update(owner, label, header),
     )
     updated = keys.update(key_id, changes)

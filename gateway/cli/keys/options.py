@@ -128,6 +128,32 @@ ConcurrentLimitOption = Annotated[
     str | None,
     typer.Option("--limit-concurrent", metavar="N", help="Requests at once; else as above."),
 ]
+RequestsPerDayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--limit-requests-per-day",
+        metavar="N",
+        help="A quota: requests in a day of UTC, such as 100000; 0 and default as above.",
+    ),
+]
+BytesPerDayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--limit-bytes-per-day",
+        metavar="N",
+        help="Bytes of bodies in a day, such as 10GiB; else as above.",
+    ),
+]
+RequestsPerMonthOption = Annotated[
+    str | None,
+    typer.Option(
+        "--limit-requests-per-month", metavar="N", help="Requests in a month; else as above."
+    ),
+]
+BytesPerMonthOption = Annotated[
+    str | None,
+    typer.Option("--limit-bytes-per-month", metavar="N", help="Bytes in a month; else as above."),
+]
 
 OwnerOption = Annotated[
     str | None,

@@ -36,7 +36,7 @@ from gateway.keys.errors import (
     KeysError,
     StoreUnavailableError,
 )
-from gateway.keys.record import limits_as_json
+from gateway.keys.record import camel, limits_as_json
 from gateway.keys.store import ImportedKey, KeySpec, KeyUpdate
 from gateway.keys.stores.file_entries import Entry, parse_entry
 from gateway.keys.tenancy import TenancyUpdate, tenancy_as_json, tenancy_from_json
@@ -83,7 +83,8 @@ class RemoteKeys:
         if spec.signals is not None:
             members["signals"] = sorted(spec.signals)
         if spec.limits is not None:
-            members["limits"] = limits_as_json(spec.limits)
+            limits = limits_as_json(spec.limits)
+            members["limits"] = {camel(name): limit for name, limit in limits.items()}
         members |= tenancy_as_json(spec.tenancy)
         if adopted is None:
             return self._change("POST", KEYS_PATH, members, GeneratedKey)
@@ -103,7 +104,7 @@ class RemoteKeys:
         """See `KeyAccess`."""
         members = update.fields(None)
         if update.limits:
-            members["limits"] = dict(update.limits)
+            members["limits"] = {camel(name): limit for name, limit in update.limits.items()}
         if "signals" in members and update.signals is not None:
             everything = update.signals == frozenset(Signal)
             members["signals"] = None if everything else sorted(update.signals)

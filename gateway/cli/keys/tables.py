@@ -13,13 +13,23 @@ from rich.cells import cell_len
 from gateway.cli.keys.access import Members
 from gateway.cli.keys.listing import fitted, status_of
 from gateway.cli.output import info, write
+from gateway.keys.record import camel
 from gateway.keys.times import LATEST_MS, describe_day, now_unix_ms
 from gateway.terminal import escaped
 
 _NONE: Final = "-"
 _DEFAULT: Final = "default"
 _DAY_MS: Final = 86_400_000
-_UNITS: Final = {"requests": "/s", "bytes": "/s", "concurrent": ""}
+_LIMITS: Final = {
+    "requests": ("requests", "/s"),
+    "bytes": ("bytes", "/s"),
+    "concurrent": ("concurrent", ""),
+    "requestsPerDay": ("requests", "/day"),
+    "bytesPerDay": ("bytes", "/day"),
+    "requestsPerMonth": ("requests", "/month"),
+    "bytesPerMonth": ("bytes", "/month"),
+}
+"""A member of the API's limits → how people read it."""
 _COLUMNS: Final = ("ID", "NAME", "EXPIRATION", "DESCRIPTION", "LAST USED")
 _TENANCY: Final = {"owner": "OWNER", "labels": "LABELS", "headers": "HEADERS"}
 """Members with a column of their own where keys have some."""
@@ -171,8 +181,9 @@ def _change(name: str, value: Any) -> str:  # noqa: ANN401 - JSON
         case "limits", None:
             text = _DEFAULT
         case "limits", dict():
-            known = (each for each in _UNITS if each in value)
-            text = ", ".join(f"{each} {value[each]}{_UNITS[each]}" for each in known)
+            given = {camel(each): value[each] for each in value}
+            known = ((*_LIMITS[each], given[each]) for each in _LIMITS if each in given)
+            text = ", ".join(f"{what} {number}{unit}" for what, unit, number in known)
         case (("labels" | "headers"), dict()):
             text = ", ".join(f"{each}={value[each]}" for each in value)
         case _:

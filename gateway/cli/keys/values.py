@@ -11,7 +11,7 @@ import typer
 
 from gateway.keys.api_key import ApiKey
 from gateway.keys.errors import InvalidInputError
-from gateway.model import MAX_KEY_ID, Signal
+from gateway.model import MAX_KEY_ID, KeyLimits, Signal
 
 _MOST_BYTES: Final = 4_096
 """Of a file that holds a key or a token."""
@@ -44,15 +44,15 @@ def parse_signals(text: str | None) -> frozenset[Signal] | None:
         raise InvalidInputError(msg) from failure
 
 
-def parse_limits(
-    requests: str | None, size: str | None, concurrent: str | None
-) -> dict[str, int | None]:
-    """Read those limits that are given; None = the default. Raises `InvalidInputError`."""
-    from gateway.config.units import parse_byte_rate
+def parse_limits(*given: str | None) -> dict[str, int | None]:
+    """Read those limits that are given, in the order of `KeyLimits`; None = the default.
 
-    given = {"requests": requests, "bytes": size, "concurrent": concurrent}
+    Raises `InvalidInputError`.
+    """
+    from gateway.config.units import parse_byte_rate, parse_size
+
     limits: dict[str, int | None] = {}
-    for name, text in given.items():
+    for name, text in zip(KeyLimits._fields, given, strict=True):
         if text is None:
             continue
         try:
@@ -60,11 +60,14 @@ def parse_limits(
                 limits[name] = None
             elif name == "bytes":
                 limits[name] = round(parse_byte_rate(text))
+            elif name.startswith("bytes"):
+                limits[name] = parse_size(text)
             else:
                 limits[name] = int(text)
         except ValueError as failure:
-            size_too = " or a size such as 5MiB" if name == "bytes" else ""
-            msg = f"--limit-{name}: write a whole number{size_too}, 0 for no limit, or default"
+            size_too = " or a size such as 5MiB" if name.startswith("bytes") else ""
+            option = f"--limit-{name.replace('_', '-')}"
+            msg = f"{option}: write a whole number{size_too}, 0 for no limit, or default"
             raise InvalidInputError(msg) from failure
     return limits
 

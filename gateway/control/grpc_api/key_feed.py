@@ -8,8 +8,8 @@ anew. Static keys, and keys that only an authority knows, are not sent.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Final
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import grpc
 import grpc.aio
@@ -29,18 +29,23 @@ _log = structlog.get_logger("gateway.control")
 
 
 class KeyFeedService:
-    """Serves the keys of `keys`. `is_whole`: whether no authority knows further keys."""
+    """Serves the keys of `keys`. `is_whole`: whether no authority knows further keys.
+
+    `more` are further methods of the service, by name.
+    """
 
     def __init__(
         self,
         keys: KeyService,
         admission: Admission,
+        more: Mapping[str, grpc.RpcMethodHandler[Any, Any]] | None = None,
         *,
         is_whole: bool,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self._keys = keys
         self._admission = admission
+        self._more = more or {}
         self._is_whole = is_whole
         self._heartbeat_s = heartbeat_s
         self._log = FeedLog(keys.revision)
@@ -53,7 +58,7 @@ class KeyFeedService:
             request_deserializer=pb.FollowRequest.FromString,
             response_serializer=pb.FollowResponse.SerializeToString,
         )
-        return grpc.method_handlers_generic_handler(SERVICE, {"Follow": follow})
+        return grpc.method_handlers_generic_handler(SERVICE, {"Follow": follow, **self._more})
 
     async def _follow(
         self, request: pb.FollowRequest, context: Context

@@ -29,6 +29,7 @@ from gateway.control.lifecycle.grpc_address import GrpcAddress
 from gateway.control.lifecycle.key_stores import (
     configured_static_keys,
     key_stores,
+    local_quota_store,
     log_store_status,
 )
 from gateway.control.lifecycle.reload import Reloader
@@ -36,6 +37,8 @@ from gateway.control.lifecycle.revocations import RevocationWatch
 from gateway.control.lifecycle.tls_watch import TlsWatch
 from gateway.control.lifecycle.unserved import UnservedConnections
 from gateway.control.lifecycle.worker_record import WorkerRecord
+from gateway.control.limits.fleet_limits import FleetLimits
+from gateway.control.limits.period_quotas import PeriodQuotas
 from gateway.control.metrics.busiest_keys import BusiestKeys
 from gateway.control.metrics.certificate_senders import CertificateSenders
 from gateway.control.metrics.config_metrics import ConfigMetrics
@@ -46,12 +49,14 @@ from gateway.control.metrics.refusal_log import RefusalLog
 from gateway.control.metrics.tenant_traffic import TenantTraffic
 from gateway.control.metrics.worker_reports import WorkerReports
 from gateway.control.workers.key_distribution import KeyDistribution
+from gateway.control.workers.quota_tables import QuotaTables
 from gateway.control.workers.supervisor import Supervisor, Timing
 from gateway.control.workers.trace_sessions import TraceSessions
 from gateway.control.workers.worker_handle import WorkerObserver
 from gateway.control.workers.worker_set import WorkerSet
 from gateway.control.workers.worker_start import WorkerStarter
 from gateway.keys.following.status import StoreStatus
+from gateway.keys.limit_board import MemoryBoard
 from gateway.keys.record import KeyRecord
 from gateway.keys.service import KeyService
 from gateway.keys.tenancy import Tenancy
@@ -100,6 +105,9 @@ class Foundation:
     tokens: TokenLookups | None
     """Set where an issuer of tokens is configured."""
     distribution: KeyDistribution
+    quotas: QuotaTables
+    limits: FleetLimits
+    period_quotas: PeriodQuotas
     certificates: CertificateSenders
     """Whom clients' certificates name."""
 
@@ -191,7 +199,7 @@ def assemble(loaded: Loaded, options: Options) -> Parts:
     record = WorkerRecord(base.config.config.state_dir)
     observers = [*counting.observers, traces, health, base.distribution, record]
     revocations = RevocationWatch(base.config, base.workers, counting.config_metrics)
-    observers += [*base.askers(), base.certificates, revocations]
+    observers += [base.period_quotas, *base.askers(), base.certificates, revocations]
     telemetry = _own_telemetry(base, counting.exposition)
     if telemetry is not None:
         observers.append(telemetry)
@@ -205,6 +213,7 @@ def assemble(loaded: Loaded, options: Options) -> Parts:
         base.distribution,
         observers,
         base.errors,
+        quotas=base.quotas,
         starter=options.starter,
         timing=options.timing,
     )
@@ -216,6 +225,8 @@ def assemble(loaded: Loaded, options: Options) -> Parts:
         base.totals,
         base.errors,
         base.lookups,
+        board=base.limits.board,
+        quotas=base.period_quotas.for_edges,
         is_draining=lambda: health.is_draining,
         patience_s=patience_s,
     )
@@ -270,6 +281,7 @@ def _foundation(loaded: Loaded) -> Foundation:
         on_status=log_store_status,
         on_problem=_log.warning,
     )
+    quotas = QuotaTables()
     return Foundation(
         config=current,
         totals=totals,
@@ -281,6 +293,9 @@ def _foundation(loaded: Loaded) -> Foundation:
         tokens=_token_lookups(config, totals, tasks, workers, keys),
         certificates=CertificateSenders(),
         distribution=KeyDistribution(keys, workers, partial(_observe_lag, keys, totals)),
+        quotas=quotas,
+        limits=FleetLimits(current, quotas, keys.limit_board or MemoryBoard()),
+        period_quotas=PeriodQuotas(current, quotas, keys.quota_store, local_quota_store(config)),
     )
 
 
@@ -340,7 +355,11 @@ def _counting(base: Foundation, options: Options) -> Counting:
     busiest_keys = BusiestKeys()
     refusal_log = RefusalLog(base.key_name, options.on_refusal, owner=base.owner)
     gauges = ControlGauges(base.keys, base.statuses, base.workers)
-    sources: list[Callable[[], SeriesByName]] = [gauges.series]
+    sources: list[Callable[[], SeriesByName]] = [
+        gauges.series,
+        base.limits.series,
+        partial(base.period_quotas.series, base.key_name),
+    ]
     sources += [each.series for each in base.askers()]
     return Counting(
         busiest_keys=busiest_keys,

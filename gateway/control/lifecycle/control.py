@@ -143,6 +143,8 @@ class Control:
             if parts.telemetry is not None:
                 stack.push_async_callback(parts.telemetry.close)
             stack.push_async_callback(base.keys.close)
+            stack.push_async_callback(base.limits.close)
+            stack.push_async_callback(base.period_quotas.close)
             stack.callback(parts.counting.refusal_log.close)
             for each in base.askers():
                 stack.push_async_callback(each.close)
@@ -151,6 +153,7 @@ class Control:
             stack.push_async_callback(parts.worker_record.write)
             stack.push_async_callback(base.tasks.close)
             stack.push_async_callback(parts.supervisor.close)
+            stack.push_async_callback(base.period_quotas.step)  # what was used in the last moments
 
     def _start_tasks(self) -> None:
         base, counting = self.parts.base, self.parts.counting
@@ -164,6 +167,8 @@ class Control:
             "revocations.watch": self.parts.revocations.run,
             "unserved connections": self.parts.unserved.run,
             "worker record": self.parts.worker_record.run,
+            "limits.fleet": base.limits.run,
+            "limits.quotas": base.period_quotas.run,
         }
         if base.lookups is not None:
             background["authority.verdicts"] = base.lookups.run

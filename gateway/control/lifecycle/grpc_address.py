@@ -11,6 +11,8 @@ from gateway.control.admin.token_gate import TokenGate
 from gateway.control.core.errors import ErrorReporter
 from gateway.control.core.sockets import BIND_PATIENCE_S
 from gateway.control.metrics.metric_totals import MetricTotals
+from gateway.keys.limit_board import LimitBoard
+from gateway.keys.quota_store import QuotaStore
 from gateway.keys.service import KeyService
 
 if TYPE_CHECKING:
@@ -22,9 +24,12 @@ _VERBOSITY: Final = "GRPC_VERBOSITY"
 
 
 class GrpcAddress:
-    """The services for other gateways and for Envoy. `lookups`: None without an authority."""
+    """The services for other gateways and for Envoy. `lookups`: None without an authority.
 
-    def __init__(
+    Edge gateways share limits on `board`, and count `quotas` together.
+    """
+
+    def __init__(  # noqa: PLR0913 - options by name, given in one place
         self,
         keys: KeyService,
         gate: TokenGate,
@@ -32,6 +37,8 @@ class GrpcAddress:
         errors: ErrorReporter,
         lookups: AuthorityLookups | None = None,
         *,
+        board: LimitBoard | None = None,
+        quotas: QuotaStore | None = None,
         is_draining: Callable[[], bool] = lambda: False,
         patience_s: float = BIND_PATIENCE_S,
     ) -> None:
@@ -40,6 +47,8 @@ class GrpcAddress:
         self._totals = totals
         self._errors = errors
         self._lookups = lookups
+        self._board = board
+        self._quotas = quotas
         self._is_draining = is_draining
         self._patience_s = patience_s
         self._server: GrpcServer | None = None
@@ -71,6 +80,9 @@ class GrpcAddress:
         from gateway.control.grpc_api.health import SERVICE as HEALTH  # noqa: PLC0415 - as above
         from gateway.control.grpc_api.health import HealthService  # noqa: PLC0415 - as above
         from gateway.control.grpc_api.key_feed import KeyFeedService  # noqa: PLC0415 - as above
+        from gateway.control.grpc_api.limit_sharing import (  # noqa: PLC0415 - as above
+            LimitSharingService,
+        )
         from gateway.control.grpc_api.reflection import (  # noqa: PLC0415 - as above
             reflection_handlers,
         )
@@ -79,7 +91,10 @@ class GrpcAddress:
         self._note_certificates(config)
         admission = Admission(self._gate, lambda: self._demands_certificates)
         lookups = self._lookups
-        feed = KeyFeedService(self._keys, admission, is_whole=lookups is None)
+        more = None
+        if self._board is not None and self._quotas is not None:
+            more = LimitSharingService(self._board, self._quotas, admission).methods()
+        feed = KeyFeedService(self._keys, admission, more, is_whole=lookups is None)
         self._authorization = AuthorizationService(
             self._keys, self._totals, self._errors, None if lookups is None else lookups.whose
         )

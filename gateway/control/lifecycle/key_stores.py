@@ -10,8 +10,10 @@ from gateway.config import Config, Store
 from gateway.config.tree import TlsClientConfig
 from gateway.control.lifecycle.grpc_address import quiet_grpc
 from gateway.keys.following.status import StoreStatus
+from gateway.keys.quota_store import QuotaStore
 from gateway.keys.record import StaticKey, static_keys
 from gateway.keys.store import KeyStore
+from gateway.keys.stores.sqlite_quotas import SqliteQuotaStore
 
 _ASKED = ("authority", "jwt")
 """Stores whose keys nobody lists: each is asked about."""
@@ -31,6 +33,11 @@ _log = structlog.get_logger("gateway.control")
 def key_stores(config: Config) -> list[KeyStore]:
     """Return the configured key stores; nothing is opened."""
     return [_store(config, store) for store in config.keys.stores if store.kind not in _ASKED]
+
+
+def local_quota_store(config: Config) -> QuotaStore:
+    """Return where quotas of this host are counted; nothing is opened."""
+    return SqliteQuotaStore(config.state_dir / "keys.quotas")
 
 
 def configured_static_keys(config: Config) -> list[StaticKey]:
@@ -86,11 +93,8 @@ def _store(config: Config, store: Store) -> KeyStore:
 def _gateway_store(config: Config, store: Store) -> KeyStore:
     quiet_grpc()
     # gRPC, for nobody who does not use it.
-    from gateway.keys.stores.gateway_feed import (
-        FeedSource,
-        FeedTls,
-        gateway_store,
-    )
+    from gateway.keys.stores.gateway_channel import FeedSource, FeedTls
+    from gateway.keys.stores.gateway_feed import gateway_store
 
     feed = config.keys.feed
     tls = feed.tls or TlsClientConfig()

@@ -8,6 +8,7 @@ not any more. What they counted stays.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import mmap
 import os
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from gateway.control.workers.quota_view import QuotaView
 from gateway.control.workers.worker_handle import WorkerHandle, WorkerObserver
 from gateway.quota_layout import (
     CELL_BYTES,
@@ -33,6 +35,8 @@ from gateway.settings import QuotaPlace, WorkerSettings
 GENERATIONS: Final = 3
 """Columns for each worker: a reload starts its successor while its predecessor may still drain."""
 
+_NUMBERS: Final = itertools.count()
+
 _log = structlog.get_logger("gateway.control")
 
 
@@ -40,6 +44,8 @@ class QuotaTable:
     """One table, for up to `workers` workers and those that they replace."""
 
     def __init__(self, workers: int) -> None:
+        self.number = next(_NUMBERS)
+        """Tells it from all other tables."""
         self.workers = workers
         self.columns = GENERATIONS * workers
         size = table_bytes(self.columns)
@@ -48,7 +54,8 @@ class QuotaTable:
         # A worker with a bug could otherwise truncate the file, and SIGBUS would end all processes.
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         self._map = mmap.mmap(self.fd, size)
-        self._cells = memoryview(self._map).cast(CELL_FORMAT)
+        self.cells = memoryview(self._map).cast(CELL_FORMAT)
+        """All numbers of the table."""
         self._free = list(range(self.columns))
         self._row_cells = row_cells(self.columns)
 
@@ -62,7 +69,7 @@ class QuotaTable:
         if not self._free:
             return None
         column = self._free.pop(0)
-        self._cells[COLUMNS_USED] = max(self._cells[COLUMNS_USED], column + 1.0)
+        self.cells[COLUMNS_USED] = max(self.cells[COLUMNS_USED], column + 1.0)
         return QuotaPlace(self.fd, self.columns, column)
 
     def free(self, column: int) -> None:
@@ -71,7 +78,7 @@ class QuotaTable:
         for first, last in self._rows_in_use():
             begin, end = (at + row * self._row_cells for row in (first, last))
             zeros = memoryview(bytes((last - first) * CELL_BYTES)).cast(CELL_FORMAT)
-            self._cells[begin : end : self._row_cells] = zeros
+            self.cells[begin : end : self._row_cells] = zeros
         self._free = sorted([*self._free, column])
 
     def _rows_in_use(self) -> Iterator[tuple[int, int]]:
@@ -89,7 +96,7 @@ class QuotaTable:
 
     def close(self) -> None:
         """Release the table; workers that still run keep theirs."""
-        self._cells.release()
+        self.cells.release()
         self._map.close()
         os.close(self.fd)
 
@@ -109,6 +116,10 @@ class QuotaTables(WorkerObserver):
         """Have a table for so many workers."""
         if not self._tables or self._tables[-1].workers < workers:
             self._tables.append(QuotaTable(workers))
+
+    def views(self) -> list[QuotaView]:
+        """Return all tables that have workers, to read what is used of limits."""
+        return [QuotaView(each.number, each.fd, each.columns, each.cells) for each in self._tables]
 
     def place(self, settings: WorkerSettings) -> WorkerSettings:
         """Give a worker that is to be started a column."""

@@ -50,16 +50,17 @@ class Supervisor(WorkerObserver):
 
     `keys` has the keys that new workers get; `observers` are notified of all that happens to
     workers; `errors` gets unexpected exceptions; `clock` returns monotonic seconds. `starter` may
-    have started workers of the first plan early.
+    have started workers of the first plan early. In `quotas` workers count the use of limited keys.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options by name, given in one place
         self,
         workers: WorkerSet,
         keys: KeySource,
         observers: Sequence[WorkerObserver],
         errors: ErrorReporter,
         *,
+        quotas: QuotaTables | None = None,
         starter: WorkerStarter | None = None,
         timing: Timing | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -67,7 +68,7 @@ class Supervisor(WorkerObserver):
         self.workers = workers
         self._starter = starter or WorkerStarter()
         self._timing = timing or Timing()
-        self._quotas = QuotaTables()
+        self._quotas = quotas or QuotaTables()
         # First itself: the others see a worker that is gone neither here nor in `workers`.
         mine = (self, self._quotas)
         self._context = SlotContext(

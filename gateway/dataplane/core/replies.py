@@ -8,7 +8,7 @@ import functools
 from typing import Final
 
 from gateway.dataplane.core.heads import FieldSection, Pair
-from gateway.outcome import ERROR_DOMAIN, QUOTA, GrpcCode, Refusal
+from gateway.outcome import ERROR_DOMAIN, GrpcCode, Refusal
 from gateway.wire import status
 
 PROTOBUF: Final = b"application/x-protobuf"
@@ -67,7 +67,7 @@ def http_reply(
         fields.append((b"www-authenticate", b'StackState realm="otlp-gateway"'))
     if code == 405:
         fields.append((b"allow", allow))
-    if outcome.is_retryable and (code in {429, 503} or outcome is QUOTA):
+    if outcome.is_retryable and (code in {429, 503} or outcome.is_quota):
         fields.append((b"retry-after", b"%d" % outcome.retry_after_s))
     return Reply(FieldSection(code, fields), body, HTTP_CODES[code])
 

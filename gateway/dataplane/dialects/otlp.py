@@ -20,7 +20,7 @@ from gateway.dataplane.core.replies import GRPC_CODES, HTTP_CODES, Reply
 from gateway.dataplane.core.routes import Route
 from gateway.dataplane.core.seams import Dialect, LocalRequest, RequestPool
 from gateway.model import BackendName, Protocol, Signal
-from gateway.outcome import MEDIA_TYPE, METHOD_NOT_ALLOWED, QUOTA, REFUSALS, Outcome, Refusal
+from gateway.outcome import MEDIA_TYPE, METHOD_NOT_ALLOWED, REFUSALS, Outcome, Refusal
 
 _HTTP_TYPES: Final = (replies.PROTOBUF, replies.JSON)
 _GRPC_TYPES: Final = (b"application/grpc", b"application/grpc+proto")
@@ -106,7 +106,7 @@ class OtlpHttpDialect(Dialect):
         return 200 <= section.status < 300
 
     def _http_status(self, outcome: Outcome) -> int:
-        return self._quota_status if outcome is QUOTA else outcome.http
+        return self._quota_status if outcome.is_quota else outcome.http
 
 
 class GrpcDialect(OtlpHttpDialect):

@@ -230,7 +230,7 @@ class RequestPipeline:
                 max(head.content_length, exchange.record.request_bytes),
             )
             if exchange.lease is None:
-                return REFUSALS["QUOTA"]
+                return quotas.refusal(principal.key_id)
         return None
 
 

@@ -9,7 +9,6 @@ a lock, which ends with the process that holds it; nothing else waits.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import math
 import mmap
 import os
@@ -22,28 +21,36 @@ from gateway.quota_layout import (
     COLUMNS_USED,
     COUNTED_BYTES,
     COUNTED_REQUESTS,
+    DEFAULT_SHARE,
     ENTRY_CEILING,
     ENTRY_CELLS,
     ENTRY_COUNT,
     ENTRY_LEVEL,
     ENTRY_SLOT,
+    LIMITED,
+    LIMITS_AT,
     OPEN_REQUESTS,
     OWNER_CELLS,
     OWNERS_AT,
+    QUOTAS_AT,
     RECORD_CELLS,
     RECORD_HEAD_CELLS,
     RECORD_LATEST,
     RECORD_LIMIT,
+    RECORD_SHARE,
     RECORD_SLOTS,
+    REFUSED_REQUESTS,
     ROWS,
+    SHARES_AT,
     SLOTS_PER_S,
+    SPENT_UNTIL,
     USED_AT,
     block_at,
     records_at,
     row_cells,
     table_bytes,
 )
-from gateway.settings import QuotaPlace
+from gateway.settings import PerKeyLimits, QuotaPlace
 
 PROBES: Final = 16
 """Rows, one after the other, of which a key can have one."""
@@ -60,7 +67,6 @@ _PAUSE_SLOTS: Final = 2 * SLOTS_PER_S
 _LOCK_TRIES: Final = 1_000
 """About 2 ms; the lock is held for some 50 µs."""
 _UNLIMITED: Final = float("inf")
-_OWNER_BITS: Final = 52
 
 
 class QuotaRows:
@@ -79,6 +85,7 @@ class QuotaRows:
         "column",
         "open_at",
         "records_at",
+        "refused_at",
         "requests_at",
         "used",
     )
@@ -101,6 +108,7 @@ class QuotaRows:
         """Where in a row the block begins, and so on."""
         self.bytes_at = block_at(COUNTED_BYTES, columns)
         self.open_at = block_at(OPEN_REQUESTS, columns)
+        self.refused_at = block_at(REFUSED_REQUESTS, columns)
         self.records_at = records_at(columns)
         self.used = 0.0
         self.block = struct.Struct("")
@@ -177,6 +185,9 @@ class QuotaRows:
             if not cells[at] or self.is_quiet(row, slot):
                 for record in (row + self.records_at, row + self.records_at + RECORD_CELLS):
                     cells[record + RECORD_LIMIT] = 0.0
+                for limited in range(len(LIMITED)):
+                    cells[row + SHARES_AT + limited] = 0.0
+                cells[row + SPENT_UNTIL] = 0.0
                 cells[row + USED_AT] = slot
                 cells[at] = 0.0  # nobody finds half an owner
                 cells[at + 1] = owner[1]
@@ -186,7 +197,7 @@ class QuotaRows:
 
     def is_quiet(self, row: int, slot: int) -> bool:
         """Whether a row holds nothing that matters any more."""
-        if slot - self.cells[row + USED_AT] < QUIET_SLOTS:
+        if slot - self.cells[row + USED_AT] < QUIET_SLOTS or slot < self.cells[row + SPENT_UNTIL]:
             return False
         if self.total(row + self.open_at) > 0:
             return False
@@ -196,8 +207,36 @@ class QuotaRows:
         )
 
     def _is_paid(self, record: int, slot: int, count: float) -> bool:
-        limit = self.cells[record + RECORD_LIMIT]
-        return not limit or self._level(record, slot, count, limit) > 0
+        if not self.cells[record + RECORD_LIMIT]:
+            return True
+        limit = self.cells[record + RECORD_SHARE]
+        return self._level(record, slot, count, limit) > 0
+
+    # What of the limits is this host's
+
+    def note_limits(self, row: int, limits: PerKeyLimits) -> None:
+        """Write the key's limits and quotas where control reads them."""
+        cells, at = self.cells, row + LIMITS_AT
+        cells[at] = limits.requests
+        cells[at + 1] = limits.bytes
+        cells[at + 2] = float(limits.concurrent)
+        at = row + QUOTAS_AT
+        cells[at] = limits.requests_per_day
+        cells[at + 1] = limits.bytes_per_day
+        cells[at + 2] = limits.requests_per_month
+        cells[at + 3] = limits.bytes_per_month
+
+    def share(self, row: int, limited: int) -> float:
+        """Return this host's share of a key's limit, 0 < share <= 1. `limited`: its place in
+        `LIMITED`.
+        """
+        share = self.cells[row + SHARES_AT + limited]
+        return share if share > 0.0 else self.default_share()
+
+    def default_share(self) -> float:
+        """Return the share of keys for which none stands in their rows."""
+        share = self.cells[DEFAULT_SHARE]
+        return share if share > 0.0 else 1.0
 
     def _lock(self) -> bool:
         """Get the table's lock; not for long, because a process that is stopped may hold it."""
@@ -218,8 +257,10 @@ class QuotaRows:
 
     # The last second
 
-    def ceiling(self, record: int, slot: int, count: float, limit: float) -> float:
+    def ceiling(self, record: int, slot: int, count: float, whole: float, share: float) -> float:
         """Return the count at which the key has used up its limit, in this slot of time.
+
+        `whole` is the key's limit, of which this host has a `share`: the `limit` that holds here.
 
         It is the least of two: `limit` above what had been counted a second ago, and what a bucket
         holds, in which what was too much is still missing. A key that goes on sending and has got
@@ -228,19 +269,21 @@ class QuotaRows:
         what they have decided on at the same moment.
         """
         cells = self.cells
-        if not limit:
+        if not whole:
             cells[record + RECORD_LIMIT] = 0.0
             return _UNLIMITED
+        limit = whole * share
         at = record + RECORD_HEAD_CELLS + slot % RECORD_SLOTS * ENTRY_CELLS
         begun = cells[at + ENTRY_COUNT] if cells[at + ENTRY_SLOT] == slot else count
-        if cells[record + RECORD_LIMIT] != limit:
+        if cells[record + RECORD_LIMIT] != whole:
             # Another limit, or another key: there is nothing to pay back.
-            cells[record + RECORD_LIMIT] = limit
+            cells[record + RECORD_LIMIT] = whole
             level = limit
         elif cells[at + ENTRY_SLOT] == slot:
             return cells[at + ENTRY_CEILING]
         else:
             level = self._level(record, slot, count, limit)
+        cells[record + RECORD_SHARE] = limit
         window = limit + max(0.0, math.floor(level - limit + 0.5))
         ceiling = min(self._count_a_second_ago(record, slot, begun) + window, count + level)
         cells[at + ENTRY_COUNT] = begun
@@ -272,9 +315,3 @@ class QuotaRows:
         spent = count - cells[latest + ENTRY_COUNT]
         level = cells[latest + ENTRY_LEVEL] - spent + passed * limit / SLOTS_PER_S
         return min(level, limit if passed > _PAUSE_SLOTS else limit + max(1.0, limit * TOLERANCE))
-
-
-def owner_of(key_id: str) -> tuple[float, float]:
-    """Return what stands in the row of a key: two numbers that a float holds exactly."""
-    digest = int.from_bytes(hashlib.blake2b(key_id.encode(), digest_size=13).digest(), "big")
-    return float((digest >> _OWNER_BITS) | 1), float(digest & ((1 << _OWNER_BITS) - 1))

@@ -1,5 +1,6 @@
 """Per-key limits (`limits.per_key`, and a key's own, which win): requests and bytes in a second,
-requests at once. They hold for the whole host, however a key's connections lie on the workers.
+requests at once. They hold for the whole host, however a key's connections lie on the workers; with
+`limits.scope: fleet` the host has a share of them, which control writes beside the counts.
 
 All workers count in one table (`quota_rows`). Nobody waits for a lock to decide: a worker writes
 only its own counts and reads those of all. It first looks whether there is room, then counts its
@@ -21,14 +22,24 @@ import structlog
 
 from gateway import metrics
 from gateway.dataplane.core.counters import Counters
-from gateway.dataplane.exchange.quota_rows import LOCKED, NO_ROW, QuotaRows, owner_of
+from gateway.dataplane.exchange.quota_rows import LOCKED, NO_ROW, QuotaRows
 from gateway.model import KeyLimits
-from gateway.quota_layout import CELL_BYTES, RECORD_CELLS, SLOTS_PER_S, USED_AT
+from gateway.outcome import REFUSALS, Refusal, quota_spent
+from gateway.quota_layout import (
+    CELL_BYTES,
+    RECORD_CELLS,
+    SLOTS_PER_S,
+    SPENT_UNTIL,
+    USED_AT,
+    owner_of,
+)
 from gateway.settings import PerKeyLimits
 
 _IDLE_SLOTS: Final = 60 * SLOTS_PER_S
 _RETRY_SLOTS: Final = 5 * SLOTS_PER_S
 _UNLIMITED: Final = float("inf")
+_ROUNDING: Final = 1e-6
+"""A share of 3 of 10 requests at once is 3, though 10 times 0.3 may be a little less."""
 _CROWDED: Final = (
     "more keys with limits are in use at once than have room in the table that the workers share: "
     "for the others each worker uses its own share of their limits"
@@ -43,10 +54,13 @@ class _Account:
     __slots__ = (
         "bytes_at",
         "bytes_ceiling",
+        "concurrent",
+        "counts_bytes",
         "is_private",
         "limits",
         "my_bytes",
         "my_open",
+        "my_refused",
         "my_requests",
         "next_try",
         "open_at",
@@ -57,6 +71,7 @@ class _Account:
         "row",
         "rows",
         "slot",
+        "spent_until",
     )
 
     def __init__(
@@ -86,9 +101,15 @@ class _Account:
         """Where this worker counts, in cells, and so on."""
         self.my_bytes = row + rows.bytes_at + rows.column
         self.my_open = row + rows.open_at + rows.column
+        self.my_refused = row + rows.refused_at + rows.column
+        self.counts_bytes = bool(limits.bytes or limits.bytes_per_day or limits.bytes_per_month)
         self.slot = -1
+        self.spent_until = 0
+        """The slot of time in which a quota ends that the key has used up."""
         self.requests_ceiling = _UNLIMITED
         self.bytes_ceiling = _UNLIMITED
+        self.concurrent = 0.0
+        """How many requests at once are this host's."""
 
     def room(self) -> float:
         """Return how many requests more are within the limits; 0 or less = none."""
@@ -98,7 +119,7 @@ class _Account:
         if limits.requests:
             room = self.requests_ceiling - sum(read(buffer, self.requests_at))
         if limits.concurrent:
-            places = limits.concurrent - sum(read(buffer, self.open_at))
+            places = self.concurrent - sum(read(buffer, self.open_at))
             room = min(room, places)
         if limits.bytes and sum(read(buffer, self.bytes_at)) >= self.bytes_ceiling:
             return -1.0
@@ -108,8 +129,7 @@ class _Account:
         """Count requests of this worker, or take them back where negative."""
         cells = self.rows.cells
         cells[self.my_open] += requests
-        if self.limits.requests:
-            cells[self.my_requests] += requests
+        cells[self.my_requests] += requests
 
 
 class Lease:
@@ -167,7 +187,17 @@ class Quotas:
         counters: Counters,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.has_default = bool(limits.requests or limits.bytes or limits.concurrent)
+        self.has_default = any(
+            (
+                limits.requests,
+                limits.bytes,
+                limits.concurrent,
+                limits.requests_per_day,
+                limits.bytes_per_day,
+                limits.requests_per_month,
+                limits.bytes_per_month,
+            )
+        )
         """Whether a key without limits of its own is limited, too."""
         self._limits = limits
         self._rows = rows
@@ -193,20 +223,31 @@ class Quotas:
             account = self._open(key_id, own, slot)
         if slot != account.slot:
             account = self._look(account, key_id, slot)
+        if account.spent_until > slot:
+            return None
         if account.is_private and self._rows is not None:
             self._counters.count(metrics.LIMITS_DIVIDED)
         room = account.room()
+        cells = account.rows.cells
         if room <= 0:
+            cells[account.my_refused] += 1.0
             return None
         account.count(1.0)
         if room <= account.rows.used and self._is_over(account):
+            cells[account.my_refused] += 1.0
             return None
-        cells = account.rows.cells
-        if not account.limits.bytes:
+        if not account.counts_bytes:
             return Lease(cells, account.my_open, -1, 0)
         if declared_bytes > 0:
             cells[account.my_bytes] += declared_bytes
         return Lease(cells, account.my_open, account.my_bytes, max(declared_bytes, 0))
+
+    def refusal(self, key_id: str) -> Refusal:
+        """Return why the key's last request was not admitted."""
+        account = self._accounts.get(key_id)
+        if account is None or account.spent_until <= account.slot:
+            return REFUSALS["QUOTA"]
+        return quota_spent((account.spent_until - account.slot) // SLOTS_PER_S)
 
     def _is_over(self, account: _Account) -> bool:
         """Look again, because others may decide at this moment; take back what is over."""
@@ -234,6 +275,8 @@ class Quotas:
             rows = before.rows if before is not None and before.is_private else QuotaRows.private()
             row = rows.find(owner, slot)
             limits = _share(limits)
+        else:
+            rows.note_limits(row, limits)
         account = self._accounts[key_id] = _Account(owner, own, limits, rows, row, next_try)
         return account
 
@@ -247,11 +290,16 @@ class Quotas:
         rows, row, limits = account.rows, account.row, account.limits
         rows.see_columns()
         rows.cells[row + USED_AT] = slot
+        account.spent_until = int(rows.cells[row + SPENT_UNTIL])
+        default = 1.0 if self._rows is None else self._rows.default_share()
+        shares = [default] * 3 if account.is_private else [rows.share(row, of) for of in range(3)]
+        account.concurrent = max(1.0, float(int(limits.concurrent * shares[2] + _ROUNDING)))
         record = row + rows.records_at
         count = rows.total(row + rows.requests_at) if limits.requests else 0.0
-        account.requests_ceiling = rows.ceiling(record, slot, count, limits.requests)
+        account.requests_ceiling = rows.ceiling(record, slot, count, limits.requests, shares[0])
         count = rows.total(row + rows.bytes_at) if limits.bytes else 0.0
-        account.bytes_ceiling = rows.ceiling(record + RECORD_CELLS, slot, count, limits.bytes)
+        record += RECORD_CELLS
+        account.bytes_ceiling = rows.ceiling(record, slot, count, limits.bytes, shares[1])
         return account
 
     def _with_default(self, own: KeyLimits) -> PerKeyLimits:
@@ -261,6 +309,10 @@ class Quotas:
             default.requests if own.requests is None else own.requests,
             default.bytes if own.bytes is None else own.bytes,
             default.concurrent if own.concurrent is None else own.concurrent,
+            _own(own.requests_per_day, default.requests_per_day),
+            _own(own.bytes_per_day, default.bytes_per_day),
+            _own(own.requests_per_month, default.requests_per_month),
+            _own(own.bytes_per_month, default.bytes_per_month),
             default.workers,
         )
 
@@ -283,5 +335,9 @@ def _share(limits: PerKeyLimits) -> PerKeyLimits:
         limits.requests / workers,
         limits.bytes / workers,
         -(-limits.concurrent // workers),
-        workers,
+        workers=workers,
     )
+
+
+def _own(own: int | None, default: float) -> float:
+    return default if own is None else own

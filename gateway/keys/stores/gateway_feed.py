@@ -11,8 +11,6 @@ import contextlib
 import os
 import socket
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 import grpc
@@ -21,51 +19,27 @@ import grpc.aio
 from gateway.keys.errors import AnotherStoreError, StoreUnavailableError
 from gateway.keys.record import KeyRecord
 from gateway.keys.store import Changes, KeyStore
+from gateway.keys.stores.gateway_channel import FeedSource, metadata_of, new_channel
+from gateway.keys.stores.gateway_limits import (
+    GatewayLimitBoard,
+    GatewayQuotaStore,
+    GatewaySide,
+)
 from gateway.keys.stores.gateway_stream import FeedStream, FollowCall, open_stream
 from gateway.protos.gateway.keys.v1 import key_feed_pb2 as pb
 
 _METHOD: Final = "/gateway.keys.v1.KeyFeed/Follow"
-_TOKEN_FIELD: Final = "x-api-token"  # noqa: S105 - the field's name
-_OPTIONS: Final = (
-    ("grpc.enable_retries", 0),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class FeedTls:
-    """How the center is known, and this gateway to it. Files in PEM; they are read again for each
-    connection.
-    """
-
-    ca_file: Path | None = None
-    """None: the public authorities."""
-    cert_file: Path | None = None
-    key_file: Path | None = None
-    server_name: str | None = None
-    """What the center's certificate must be for; None: the address's host."""
-
-
-@dataclass(frozen=True, slots=True)
-class FeedSource:
-    """Where the center is, and what this gateway shows it."""
-
-    address: str
-    """HOST:PORT."""
-    tls: FeedTls | None
-    """None: cleartext."""
-    token: str | None = field(default=None, repr=False)
 
 
 def gateway_store(source: FeedSource) -> KeyStore:
     """Make a store of the keys of a central gateway."""
-    return KeyStore(GatewayFeed(source), has_snapshot=True)
+    side = GatewaySide(source)
+    return KeyStore(
+        GatewayFeed(source),
+        limit_board=GatewayLimitBoard(side),
+        quota_store=GatewayQuotaStore(side),
+        has_snapshot=True,
+    )
 
 
 class GatewayFeed:
@@ -76,8 +50,7 @@ class GatewayFeed:
     is_read_only = False
 
     def __init__(self, source: FeedSource) -> None:
-        scheme = "gateway+grpc" if source.tls is None else "gateway+grpcs"
-        self.location = f"{scheme}://{source.address}"
+        self.location = source.location
         self._source = source
         self._channel: grpc.aio.Channel | None = None
         self._stream: FeedStream | None = None
@@ -198,35 +171,11 @@ class GatewayFeed:
         self._only = store_id
 
     def _call(self, history: str, position: int) -> FollowCall:
-        self._channel = channel = self._new_channel()
+        self._channel = channel = new_channel(self._source)
         # Messages are decoded by `FeedStream`: what gRPC cannot decode ends in no error of its own.
         follow: grpc.aio.UnaryStreamMultiCallable[pb.FollowRequest, bytes] = channel.unary_stream(
             _METHOD, request_serializer=pb.FollowRequest.SerializeToString
         )
         who = f"{socket.gethostname()} {os.getpid()}"
-        token = self._source.token
-        metadata = (
-            grpc.aio.Metadata() if token is None else grpc.aio.Metadata((_TOKEN_FIELD, token))
-        )
         request = pb.FollowRequest(history=history, position=position, follower=who)
-        return follow(request, metadata=metadata)
-
-    def _new_channel(self) -> grpc.aio.Channel:
-        tls, address = self._source.tls, self._source.address
-        if tls is None:
-            return grpc.aio.insecure_channel(address, options=_OPTIONS)
-        try:
-            credentials = grpc.ssl_channel_credentials(
-                _read(tls.ca_file), _read(tls.key_file), _read(tls.cert_file)
-            )
-        except OSError as error:
-            msg = f"keys.feed.tls: {error.filename} cannot be read ({error.strerror})"
-            raise StoreUnavailableError(msg) from error
-        named = (
-            () if tls.server_name is None else (("grpc.ssl_target_name_override", tls.server_name),)
-        )
-        return grpc.aio.secure_channel(address, credentials, options=(*_OPTIONS, *named))
-
-
-def _read(file: Path | None) -> bytes | None:
-    return None if file is None else file.read_bytes()
+        return follow(request, metadata=metadata_of(self._source))

@@ -29,6 +29,8 @@ from gateway.keys.stores.database import Transactions
 from gateway.keys.stores.postgresql_connector import Connector, location_of
 from gateway.keys.stores.postgresql_engine import PostgresqlEngine
 from gateway.keys.stores.postgresql_errors import READ_ONLY, translated
+from gateway.keys.stores.postgresql_limits import PostgresqlLimitBoard, PostgresqlQuotaStore
+from gateway.keys.stores.postgresql_side import SideConnection
 from gateway.keys.stores.postgresql_usage import PostgresqlUsage
 from gateway.keys.stores.postgresql_watch import CHANNEL, POLL_S, PostgresqlWatch
 from gateway.keys.stores.sql import SqlConnection, SqlEngine, fetch_value
@@ -58,6 +60,8 @@ def postgresql_store(url: str, *, poll_s: float = POLL_S) -> SqlStore:
         SqlRepository(transactions),
         database.usage(),
         database,
+        limit_board=PostgresqlLimitBoard(database.side),
+        quota_store=PostgresqlQuotaStore(database.side),
         has_snapshot=True,
     )
 
@@ -71,6 +75,8 @@ class PostgresqlDatabase:
     def __init__(self, url: str, *, poll_s: float = POLL_S) -> None:
         self.location = location_of(url)
         self._connector = Connector(url)
+        self.side = SideConnection(self._connector, self.translated, lambda: self.is_read_only)
+        """For limits and quotas that gateways share."""
         self._watch = PostgresqlWatch(self._connector, self.translated, poll_s)
 
     @property

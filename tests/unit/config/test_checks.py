@@ -583,3 +583,19 @@ def test_what_is_doubtful_in_following_a_gateway_is_warned_of(
 def test_a_gateway_on_this_host_may_be_followed_in_cleartext(tmp_path: Path) -> None:
     text = "keys: {stores: ['gateway+grpc://127.0.0.1:9443'], feed: {token: abc}}"
     assert not [each for each in load_text(tmp_path, text).warnings if each.path.startswith("keys")]
+
+
+@pytest.mark.parametrize(
+    "more, is_warned",
+    [
+        ("", True),
+        ("keys: {stores: ['postgresql://db/keys']}", False),
+        ("keys: {stores: ['gateway+grpc://127.0.0.1:9443']}", False),
+        ("admin: {grpc_address: '127.0.0.1:9443'}", False),
+    ],
+)
+def test_limits_of_a_fleet_without_a_shared_store_are_warned_of(
+    tmp_path: Path, more: str, is_warned: bool
+) -> None:
+    loaded = load_text(tmp_path, f"limits: {{scope: fleet}}\n{more}\n")
+    assert ("limits.scope" in [each.path for each in loaded.warnings]) is is_warned

@@ -73,14 +73,18 @@ AdoptedKey: TypeAlias = Annotated[
 
 
 class KeyLimits(Struct, rename="camel", omit_defaults=True, forbid_unknown_fields=True):
-    """A key's own limits on each host: requests per second, bytes of bodies per second, requests at
-    once. Those that are absent are the configuration's (`limits.per_key`); null makes them so again
-    in a change.
+    """A key's own limits: requests per second, bytes of bodies per second, requests at once, and
+    quotas for a day and a month of UTC. Those that are absent are the configuration's
+    (`limits.per_key`); null makes them so again in a change.
     """
 
     requests: Limit | UnsetType | None = UNSET
     bytes: Limit | UnsetType | None = UNSET
     concurrent: Limit | UnsetType | None = UNSET
+    requests_per_day: Limit | UnsetType | None = UNSET
+    bytes_per_day: Limit | UnsetType | None = UNSET
+    requests_per_month: Limit | UnsetType | None = UNSET
+    bytes_per_month: Limit | UnsetType | None = UNSET
 
 
 class CreateIngestionApiKeyRequest(Struct, rename="camel", forbid_unknown_fields=True):

@@ -22,6 +22,8 @@ BACKENDS = [("otlp_grpc", ["collector:4317"])]
 MEASURED: Mapping[str, Mapping[Labels, float]] = {
     metrics.WORKERS.name: {(): 2},
     metrics.WORKERS_UNSTEADY.name: {(): 0},
+    metrics.LIMIT_GATEWAYS.name: {(): 2.0},
+    metrics.LIMIT_SHARES_UP.name: {(): 0.0},
 }
 
 
@@ -78,6 +80,7 @@ OPEN_SETS = {  # whose labels' values nobody knows before they occur
     metrics.KEYS,
     metrics.KEY_LAST_USED,
     metrics.KEY_EXPIRY,
+    metrics.KEY_QUOTA_USED,
     metrics.KEY_STORE_UP,
     metrics.KEY_STORE_SYNC,
     metrics.KEY_STORE_REVISION,

@@ -8,8 +8,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.control.workers.quota_tables import GENERATIONS, QuotaTable, QuotaTables
-from gateway.dataplane.exchange.quota_rows import QuotaRows, owner_of
-from gateway.quota_layout import ROWS
+from gateway.dataplane.exchange.quota_rows import QuotaRows
+from gateway.quota_layout import ROWS, owner_of
 from gateway.settings import ForwardSettings, WorkerSettings
 from tests.support.plane import LIMITS
 

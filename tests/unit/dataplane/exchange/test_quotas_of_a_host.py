@@ -13,10 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import metrics
-from gateway.dataplane.exchange.quota_rows import PROBES, QuotaRows, owner_of
+from gateway.control.workers.quota_view import QuotaView
+from gateway.dataplane.exchange.quota_rows import PROBES, QuotaRows
 from gateway.dataplane.exchange.quotas import Lease, Quotas
 from gateway.model import KeyLimits
-from gateway.quota_layout import ROWS, SLOTS_PER_S
+from gateway.quota_layout import (
+    OWNER_CELLS,
+    OWNERS_AT,
+    ROWS,
+    ROWS_AT,
+    SHARES_AT,
+    SLOTS_PER_S,
+    owner_of,
+    row_cells,
+)
 from gateway.settings import PerKeyLimits
 from tests.support.quota_host import Host, quota_host
 
@@ -321,3 +331,43 @@ def test_rows_with_open_requests_or_debts_are_kept(limits: PerKeyLimits) -> None
         assert _divided(host) == 1
         left = [sum(second.admit(key_id) is not None for _ in range(5)) for key_id in CROWD]
         assert left == [0 if limits.bytes else 1] * len(CROWD)
+
+
+def test_a_host_uses_its_share_of_a_limit_at_once_and_keeps_its_count_and_its_debts() -> None:
+    with quota_host(2, PerKeyLimits(requests=100, bytes=1_000, concurrent=9)) as host:
+        one, other = host.workers
+        view = QuotaView(0, host.table.fd, host.table.columns, host.table.cells)
+        view.set_default(0.5)
+        leases = [each.admit("key") for _ in range(5) for each in (one, other)]
+        assert sum(lease is not None for lease in leases) == 4, "half of 9 at once, rounded down"
+        for lease in leases:
+            if lease is not None:
+                lease.end(0)
+        host.clock.now += 1.1
+        owed = one.admit("key")
+        assert owed is not None
+        owed.end(3_000)
+        (row,) = view.rows(0)
+        assert row.limits == (100.0, 1_000.0, 9.0)
+        assert (row.requests, row.bytes, row.open, row.refused) == (5.0, 3_000.0, 0.0, 6.0)
+        view.set_shares(row, (1.0, 1.0, 0.1))
+        host.clock.now += 1.0
+        assert other.admit("key") is None, "2,500 were too much, and 1,000 are paid back"
+        host.clock.now += 2.0
+        lease = other.admit("key")
+        assert lease is not None
+        assert one.admit("key") is None, "one at once, though a tenth of 9 is less"
+
+
+def test_a_share_is_not_the_next_keys_that_gets_the_row() -> None:
+    with quota_host(1, PerKeyLimits(requests=10)) as host:
+        view = QuotaView(0, host.table.fd, host.table.columns, host.table.cells)
+        (worker,) = host.workers
+        assert worker.admit("key") is not None
+        (row,) = view.rows(0)
+        host.table.cells[OWNERS_AT + row.number * OWNER_CELLS] = 1.0
+        view.set_shares(row, (0.1, 0.1, 0.1))
+        (unchanged,) = view.rows(0)
+        assert unchanged.owner != row.owner
+        at = ROWS_AT + row.number * row_cells(host.table.columns)
+        assert host.table.cells[at + SHARES_AT] == 0

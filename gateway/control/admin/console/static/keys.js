@@ -169,6 +169,16 @@ async function showKey(title, made) {
   return shown;
 }
 
+const LIMITS = {
+  requests: "Requests per second",
+  bytes: "Bytes per second",
+  concurrent: "Requests at once",
+  requestsPerDay: "Requests per day",
+  bytesPerDay: "Bytes per day",
+  requestsPerMonth: "Requests per month",
+  bytesPerMonth: "Bytes per month",
+};
+
 function specFields(key) {
   const limit = (name) => element("input", { type: "number", name, min: 0, value: key.limits?.[name] ?? "" });
   return [
@@ -187,9 +197,8 @@ function specFields(key) {
       "details",
       { open: Boolean(key.limits) },
       element("summary", {}, "Limits of its own"),
-      field("Requests per second", limit("requests")),
-      field("Bytes per second", limit("bytes")),
-      field("Requests at once", limit("concurrent"), "Empty: the gateway's limits. 0: no limit."),
+      Object.entries(LIMITS).map(([name, label]) => field(label, limit(name))),
+      element("p", {}, "Empty: the gateway's limits. 0: no limit. Days and months are those of UTC."),
     ),
   ];
 }
@@ -198,8 +207,9 @@ function specOf(form) {
   const spec = { name: form.get("name") };
   if (form.get("description")) spec.description = form.get("description");
   if (form.getAll("signals").length) spec.signals = form.getAll("signals");
-  const limits = ["requests", "bytes", "concurrent"].filter((name) => form.get(name));
-  if (limits.length) spec.limits = Object.fromEntries(limits.map((name) => [name, Number(form.get(name))]));
+  const names = Object.keys(LIMITS);
+  if (names.some((name) => form.get(name)))
+    spec.limits = Object.fromEntries(names.map((name) => [name, form.get(name) ? Number(form.get(name)) : null]));
   return spec;
 }
 

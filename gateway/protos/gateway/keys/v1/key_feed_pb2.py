@@ -24,39 +24,53 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1egateway/keys/v1/key_feed.proto\x12\x0fgateway.keys.v1\"D\n\rFollowRequest\x12\x0f\n\x07history\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x10\n\x08\x66ollower\x18\x03 \x01(\t\"\x96\x02\n\x0e\x46ollowResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12/\n\tbeginning\x18\x04 \x01(\x0b\x32\x1a.gateway.keys.v1.BeginningH\x00\x12\x36\n\rsnapshot_part\x18\x05 \x01(\x0b\x32\x1d.gateway.keys.v1.SnapshotPartH\x00\x12+\n\x07\x63hanges\x18\x06 \x01(\x0b\x32\x18.gateway.keys.v1.ChangesH\x00\x12/\n\theartbeat\x18\x07 \x01(\x0b\x32\x1a.gateway.keys.v1.HeartbeatH\x00\x42\x07\n\x05\x65vent\"U\n\tBeginning\x12\x0f\n\x07history\x18\x01 \x01(\t\x12\x0f\n\x07resumed\x18\x02 \x01(\x08\x12\x10\n\x08store_id\x18\x03 \x01(\t\x12\x14\n\x0cheartbeat_ms\x18\x04 \x01(\r\"@\n\x0cSnapshotPart\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.gateway.keys.v1.Key\x12\x0c\n\x04last\x18\x02 \x01(\x08\";\n\x07\x43hanges\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.gateway.keys.v1.Key\x12\x0c\n\x04gone\x18\x02 \x03(\x0c\"\x0b\n\tHeartbeat\"\xef\x03\n\x03Key\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\n\n\x02id\x18\x02 \x01(\x04\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\ncreated_ms\x18\x04 \x01(\x04\x12\x12\n\nupdated_ms\x18\x05 \x01(\x04\x12\x1a\n\rexpires_at_ms\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12\x1a\n\rdeleted_at_ms\x18\x07 \x01(\x04H\x01\x88\x01\x01\x12\x10\n\x08\x64isabled\x18\x08 \x01(\x08\x12+\n\x07signals\x18\t \x01(\x0b\x32\x1a.gateway.keys.v1.SignalSet\x12\'\n\x06limits\x18\n \x01(\x0b\x32\x17.gateway.keys.v1.Limits\x12\r\n\x05owner\x18\x0b \x01(\t\x12\x30\n\x06labels\x18\x0c \x03(\x0b\x32 .gateway.keys.v1.Key.LabelsEntry\x12\x32\n\x07headers\x18\r \x03(\x0b\x32!.gateway.keys.v1.Key.HeadersEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x10\n\x0e_expires_at_msB\x10\n\x0e_deleted_at_ms\"\x1a\n\tSignalSet\x12\r\n\x05names\x18\x01 \x03(\t\"r\n\x06Limits\x12\x15\n\x08requests\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x12\n\x05\x62ytes\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12\x17\n\nconcurrent\x18\x03 \x01(\x04H\x02\x88\x01\x01\x42\x0b\n\t_requestsB\x08\n\x06_bytesB\r\n\x0b_concurrent2V\n\x07KeyFeed\x12K\n\x06\x46ollow\x12\x1e.gateway.keys.v1.FollowRequest\x1a\x1f.gateway.keys.v1.FollowResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1egateway/keys/v1/key_feed.proto\x12\x0fgateway.keys.v1\"E\n\x12ShareLimitsRequest\x12\x0f\n\x07gateway\x18\x01 \x01(\t\x12\x0e\n\x06report\x18\x02 \x01(\x0c\x12\x0e\n\x06leaves\x18\x03 \x01(\x08\"\x89\x01\n\x13ShareLimitsResponse\x12\x42\n\x07reports\x18\x01 \x03(\x0b\x32\x31.gateway.keys.v1.ShareLimitsResponse.ReportsEntry\x1a.\n\x0cReportsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"]\n\x12\x43ountQuotasRequest\x12\'\n\x04used\x18\x01 \x03(\x0b\x32\x19.gateway.keys.v1.QuotaUse\x12\r\n\x05\x61sked\x18\x02 \x03(\x0c\x12\x0f\n\x07periods\x18\x03 \x03(\t\"@\n\x13\x43ountQuotasResponse\x12)\n\x06totals\x18\x01 \x03(\x0b\x32\x19.gateway.keys.v1.QuotaUse\"R\n\x08QuotaUse\x12\x10\n\x08key_hash\x18\x01 \x01(\x0c\x12\x0e\n\x06period\x18\x02 \x01(\t\x12\x10\n\x08requests\x18\x03 \x01(\x12\x12\x12\n\nbody_bytes\x18\x04 \x01(\x12\"D\n\rFollowRequest\x12\x0f\n\x07history\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x10\n\x08\x66ollower\x18\x03 \x01(\t\"\x96\x02\n\x0e\x46ollowResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x10\n\x08position\x18\x02 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12/\n\tbeginning\x18\x04 \x01(\x0b\x32\x1a.gateway.keys.v1.BeginningH\x00\x12\x36\n\rsnapshot_part\x18\x05 \x01(\x0b\x32\x1d.gateway.keys.v1.SnapshotPartH\x00\x12+\n\x07\x63hanges\x18\x06 \x01(\x0b\x32\x18.gateway.keys.v1.ChangesH\x00\x12/\n\theartbeat\x18\x07 \x01(\x0b\x32\x1a.gateway.keys.v1.HeartbeatH\x00\x42\x07\n\x05\x65vent\"U\n\tBeginning\x12\x0f\n\x07history\x18\x01 \x01(\t\x12\x0f\n\x07resumed\x18\x02 \x01(\x08\x12\x10\n\x08store_id\x18\x03 \x01(\t\x12\x14\n\x0cheartbeat_ms\x18\x04 \x01(\r\"@\n\x0cSnapshotPart\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.gateway.keys.v1.Key\x12\x0c\n\x04last\x18\x02 \x01(\x08\";\n\x07\x43hanges\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.gateway.keys.v1.Key\x12\x0c\n\x04gone\x18\x02 \x03(\x0c\"\x0b\n\tHeartbeat\"\xef\x03\n\x03Key\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\n\n\x02id\x18\x02 \x01(\x04\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\ncreated_ms\x18\x04 \x01(\x04\x12\x12\n\nupdated_ms\x18\x05 \x01(\x04\x12\x1a\n\rexpires_at_ms\x18\x06 \x01(\x04H\x00\x88\x01\x01\x12\x1a\n\rdeleted_at_ms\x18\x07 \x01(\x04H\x01\x88\x01\x01\x12\x10\n\x08\x64isabled\x18\x08 \x01(\x08\x12+\n\x07signals\x18\t \x01(\x0b\x32\x1a.gateway.keys.v1.SignalSet\x12\'\n\x06limits\x18\n \x01(\x0b\x32\x17.gateway.keys.v1.Limits\x12\r\n\x05owner\x18\x0b \x01(\t\x12\x30\n\x06labels\x18\x0c \x03(\x0b\x32 .gateway.keys.v1.Key.LabelsEntry\x12\x32\n\x07headers\x18\r \x03(\x0b\x32!.gateway.keys.v1.Key.HeadersEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x10\n\x0e_expires_at_msB\x10\n\x0e_deleted_at_ms\"\x1a\n\tSignalSet\x12\r\n\x05names\x18\x01 \x03(\t\"\xbe\x02\n\x06Limits\x12\x15\n\x08requests\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x12\n\x05\x62ytes\x18\x02 \x01(\x04H\x01\x88\x01\x01\x12\x17\n\nconcurrent\x18\x03 \x01(\x04H\x02\x88\x01\x01\x12\x1d\n\x10requests_per_day\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12\x1a\n\rbytes_per_day\x18\x05 \x01(\x04H\x04\x88\x01\x01\x12\x1f\n\x12requests_per_month\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x1c\n\x0f\x62ytes_per_month\x18\x07 \x01(\x04H\x06\x88\x01\x01\x42\x0b\n\t_requestsB\x08\n\x06_bytesB\r\n\x0b_concurrentB\x13\n\x11_requests_per_dayB\x10\n\x0e_bytes_per_dayB\x15\n\x13_requests_per_monthB\x12\n\x10_bytes_per_month2\x8a\x02\n\x07KeyFeed\x12K\n\x06\x46ollow\x12\x1e.gateway.keys.v1.FollowRequest\x1a\x1f.gateway.keys.v1.FollowResponse0\x01\x12X\n\x0bShareLimits\x12#.gateway.keys.v1.ShareLimitsRequest\x1a$.gateway.keys.v1.ShareLimitsResponse\x12X\n\x0b\x43ountQuotas\x12#.gateway.keys.v1.CountQuotasRequest\x1a$.gateway.keys.v1.CountQuotasResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gateway.keys.v1.key_feed_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_SHARELIMITSRESPONSE_REPORTSENTRY']._loaded_options = None
+  _globals['_SHARELIMITSRESPONSE_REPORTSENTRY']._serialized_options = b'8\001'
   _globals['_KEY_LABELSENTRY']._loaded_options = None
   _globals['_KEY_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_KEY_HEADERSENTRY']._loaded_options = None
   _globals['_KEY_HEADERSENTRY']._serialized_options = b'8\001'
-  _globals['_FOLLOWREQUEST']._serialized_start=51
-  _globals['_FOLLOWREQUEST']._serialized_end=119
-  _globals['_FOLLOWRESPONSE']._serialized_start=122
-  _globals['_FOLLOWRESPONSE']._serialized_end=400
-  _globals['_BEGINNING']._serialized_start=402
-  _globals['_BEGINNING']._serialized_end=487
-  _globals['_SNAPSHOTPART']._serialized_start=489
-  _globals['_SNAPSHOTPART']._serialized_end=553
-  _globals['_CHANGES']._serialized_start=555
-  _globals['_CHANGES']._serialized_end=614
-  _globals['_HEARTBEAT']._serialized_start=616
-  _globals['_HEARTBEAT']._serialized_end=627
-  _globals['_KEY']._serialized_start=630
-  _globals['_KEY']._serialized_end=1125
-  _globals['_KEY_LABELSENTRY']._serialized_start=996
-  _globals['_KEY_LABELSENTRY']._serialized_end=1041
-  _globals['_KEY_HEADERSENTRY']._serialized_start=1043
-  _globals['_KEY_HEADERSENTRY']._serialized_end=1089
-  _globals['_SIGNALSET']._serialized_start=1127
-  _globals['_SIGNALSET']._serialized_end=1153
-  _globals['_LIMITS']._serialized_start=1155
-  _globals['_LIMITS']._serialized_end=1269
-  _globals['_KEYFEED']._serialized_start=1271
-  _globals['_KEYFEED']._serialized_end=1357
+  _globals['_SHARELIMITSREQUEST']._serialized_start=51
+  _globals['_SHARELIMITSREQUEST']._serialized_end=120
+  _globals['_SHARELIMITSRESPONSE']._serialized_start=123
+  _globals['_SHARELIMITSRESPONSE']._serialized_end=260
+  _globals['_SHARELIMITSRESPONSE_REPORTSENTRY']._serialized_start=214
+  _globals['_SHARELIMITSRESPONSE_REPORTSENTRY']._serialized_end=260
+  _globals['_COUNTQUOTASREQUEST']._serialized_start=262
+  _globals['_COUNTQUOTASREQUEST']._serialized_end=355
+  _globals['_COUNTQUOTASRESPONSE']._serialized_start=357
+  _globals['_COUNTQUOTASRESPONSE']._serialized_end=421
+  _globals['_QUOTAUSE']._serialized_start=423
+  _globals['_QUOTAUSE']._serialized_end=505
+  _globals['_FOLLOWREQUEST']._serialized_start=507
+  _globals['_FOLLOWREQUEST']._serialized_end=575
+  _globals['_FOLLOWRESPONSE']._serialized_start=578
+  _globals['_FOLLOWRESPONSE']._serialized_end=856
+  _globals['_BEGINNING']._serialized_start=858
+  _globals['_BEGINNING']._serialized_end=943
+  _globals['_SNAPSHOTPART']._serialized_start=945
+  _globals['_SNAPSHOTPART']._serialized_end=1009
+  _globals['_CHANGES']._serialized_start=1011
+  _globals['_CHANGES']._serialized_end=1070
+  _globals['_HEARTBEAT']._serialized_start=1072
+  _globals['_HEARTBEAT']._serialized_end=1083
+  _globals['_KEY']._serialized_start=1086
+  _globals['_KEY']._serialized_end=1581
+  _globals['_KEY_LABELSENTRY']._serialized_start=1452
+  _globals['_KEY_LABELSENTRY']._serialized_end=1497
+  _globals['_KEY_HEADERSENTRY']._serialized_start=1499
+  _globals['_KEY_HEADERSENTRY']._serialized_end=1545
+  _globals['_SIGNALSET']._serialized_start=1583
+  _globals['_SIGNALSET']._serialized_end=1609
+  _globals['_LIMITS']._serialized_start=1612
+  _globals['_LIMITS']._serialized_end=1930
+  _globals['_KEYFEED']._serialized_start=1933
+  _globals['_KEYFEED']._serialized_end=2199
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,57 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class ShareLimitsRequest(_message.Message):
+    __slots__ = ("gateway", "report", "leaves")
+    GATEWAY_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    LEAVES_FIELD_NUMBER: _ClassVar[int]
+    gateway: str
+    report: bytes
+    leaves: bool
+    def __init__(self, gateway: _Optional[str] = ..., report: _Optional[bytes] = ..., leaves: _Optional[bool] = ...) -> None: ...
+
+class ShareLimitsResponse(_message.Message):
+    __slots__ = ("reports",)
+    class ReportsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    REPORTS_FIELD_NUMBER: _ClassVar[int]
+    reports: _containers.ScalarMap[str, bytes]
+    def __init__(self, reports: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
+
+class CountQuotasRequest(_message.Message):
+    __slots__ = ("used", "asked", "periods")
+    USED_FIELD_NUMBER: _ClassVar[int]
+    ASKED_FIELD_NUMBER: _ClassVar[int]
+    PERIODS_FIELD_NUMBER: _ClassVar[int]
+    used: _containers.RepeatedCompositeFieldContainer[QuotaUse]
+    asked: _containers.RepeatedScalarFieldContainer[bytes]
+    periods: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, used: _Optional[_Iterable[_Union[QuotaUse, _Mapping]]] = ..., asked: _Optional[_Iterable[bytes]] = ..., periods: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CountQuotasResponse(_message.Message):
+    __slots__ = ("totals",)
+    TOTALS_FIELD_NUMBER: _ClassVar[int]
+    totals: _containers.RepeatedCompositeFieldContainer[QuotaUse]
+    def __init__(self, totals: _Optional[_Iterable[_Union[QuotaUse, _Mapping]]] = ...) -> None: ...
+
+class QuotaUse(_message.Message):
+    __slots__ = ("key_hash", "period", "requests", "body_bytes")
+    KEY_HASH_FIELD_NUMBER: _ClassVar[int]
+    PERIOD_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    BODY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    key_hash: bytes
+    period: str
+    requests: int
+    body_bytes: int
+    def __init__(self, key_hash: _Optional[bytes] = ..., period: _Optional[str] = ..., requests: _Optional[int] = ..., body_bytes: _Optional[int] = ...) -> None: ...
+
 class FollowRequest(_message.Message):
     __slots__ = ("history", "position", "follower")
     HISTORY_FIELD_NUMBER: _ClassVar[int]
@@ -117,11 +168,19 @@ class SignalSet(_message.Message):
     def __init__(self, names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("requests", "bytes", "concurrent")
+    __slots__ = ("requests", "bytes", "concurrent", "requests_per_day", "bytes_per_day", "requests_per_month", "bytes_per_month")
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     CONCURRENT_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_PER_DAY_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_DAY_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_PER_MONTH_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_MONTH_FIELD_NUMBER: _ClassVar[int]
     requests: int
     bytes: int
     concurrent: int
-    def __init__(self, requests: _Optional[int] = ..., bytes: _Optional[int] = ..., concurrent: _Optional[int] = ...) -> None: ...
+    requests_per_day: int
+    bytes_per_day: int
+    requests_per_month: int
+    bytes_per_month: int
+    def __init__(self, requests: _Optional[int] = ..., bytes: _Optional[int] = ..., concurrent: _Optional[int] = ..., requests_per_day: _Optional[int] = ..., bytes_per_day: _Optional[int] = ..., requests_per_month: _Optional[int] = ..., bytes_per_month: _Optional[int] = ...) -> None: ...
