@@ -61,7 +61,7 @@ class KeyService:
             for number, store in enumerate(stores)
         ]
         self.commands: Final = ServiceCommands(self._followers, self._registry, now_ms)
-        self.usage: Final = UsageRecorder(_usage_store(stores, state_dir), on_problem)
+        self.usage: Final = UsageRecorder(_usage_store(stores, state_dir), on_problem, now_ms)
         self._staleness = Staleness(
             self._followers, self._registry, max_stale_s, self._report, now_ms
         )

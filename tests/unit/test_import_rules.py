@@ -63,13 +63,14 @@ ROOMS: Final = {
     "keys.feed_messages": _room(
         "keys.errors keys.record keys.tenancy keys.tenancy_rules model protos", "google.protobuf"
     ),
-    "keys.store": _room("keys.audit keys.record keys.tenancy model"),
+    "keys.daily_usage": _room(),
+    "keys.store": _room("keys.audit keys.daily_usage keys.record keys.tenancy model"),
     "keys.rules": _room("keys.api_key keys.errors keys.times model"),
     "keys.commands": _room(
         "keys.api_key keys.audit keys.errors keys.record keys.rules keys.store keys.tenancy_rules "
         "keys.times model",
     ),
-    "keys.usage": _room("keys.errors keys.record keys.store"),
+    "keys.usage": _room("keys.daily_usage keys.errors keys.record keys.store"),
     "keys.confirmations": _room("keys.errors keys.state_file keys.store", "asyncpg"),
     "keys.authority": _room(
         "keys.state_file",
@@ -80,8 +81,8 @@ ROOMS: Final = {
         "keys.errors keys.rules keys.state_file model", "aiohttp cachetools jwt msgspec"
     ),
     "keys.stores": _room(
-        "keys.api_key keys.audit keys.confirmations keys.errors keys.feed_messages keys.record "
-        "keys.rules keys.state_file keys.store keys.tenancy keys.tenancy_rules keys.times model "
+        "keys.api_key keys.audit keys.confirmations keys.daily_usage keys.errors "
+        "keys.feed_messages keys.record keys.rules keys.state_file keys.store keys.tenancy keys.tenancy_rules keys.times model "
         "protos",
         "aiosqlite asyncpg grpc msgspec yaml",
     ),
