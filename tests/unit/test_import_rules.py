@@ -82,8 +82,8 @@ ROOMS: Final = {
     ),
     "keys.stores": _room(
         "keys.api_key keys.audit keys.confirmations keys.daily_usage keys.errors "
-        "keys.feed_messages keys.record keys.rules keys.state_file keys.store keys.tenancy keys.tenancy_rules keys.times model "
-        "protos",
+        "keys.feed_messages keys.record keys.rules keys.state_file keys.store keys.tenancy "
+        "keys.tenancy_rules keys.times model protos",
         "aiosqlite asyncpg grpc msgspec yaml",
     ),
     "keys.following": _room(
@@ -162,7 +162,8 @@ ROOMS: Final = {
     ),
     "control.admin": _room(
         "channel config control.core control.metrics control.workers crowds keys.api_key "
-        "keys.audit keys.commands keys.errors keys.following keys.record keys.rules keys.service "
+        "keys.audit keys.commands keys.daily_usage keys.errors keys.following keys.record "
+        "keys.rules keys.service "
         "keys.state_file keys.store keys.tenancy keys.tenancy_rules keys.times metrics model "
         "outcome",
         "aiohttp msgspec structlog",

@@ -5,6 +5,7 @@ Keys are members of the API's JSON (`IngestionApiKey`), whichever the way.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from gateway.control.admin.api.key_filter import KeyFilter
@@ -40,3 +41,6 @@ class KeyAccess(Protocol):
 
     def audit(self, limit: int, key_id: int | None) -> list[Members]:
         """Return the newest entries of the audit log, newest first."""
+
+    def usage(self, parameters: Mapping[str, Any]) -> list[Members]:
+        """Return rows of usage (`KeyUsageRow`); `parameters` are those of the API."""

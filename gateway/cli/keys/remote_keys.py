@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from gateway.cli.answers import WrongShapeError, decoded
 from gateway.cli.keys.access import STANDBYS, Members
-from gateway.cli.keys.answers import Change, GeneratedKey, Key, RotatedKey
+from gateway.cli.keys.answers import Change, GeneratedKey, Key, RotatedKey, UsageRow
 from gateway.cli.output import note, warning
 from gateway.config.addresses import is_loopback
 from gateway.control.admin.api.key_filter import KeyFilter
@@ -23,6 +23,7 @@ from gateway.control.admin.api.paths import (
     EXCEPT_STANDBYS,
     KEYS_PATH,
     UNCONFIRMED,
+    USAGE_PATH,
 )
 from gateway.keys.api_key import ApiKey
 from gateway.keys.errors import (
@@ -129,6 +130,12 @@ class RemoteKeys:
                 break
             before = {"before": page[-1]["id"]}
         return entries
+
+    def usage(self, parameters: Mapping[str, Any]) -> list[Members]:
+        """See `KeyAccess`."""
+        query = urllib.parse.urlencode(parameters, doseq=True)
+        rows: list[Members] = self._ask("GET", f"{USAGE_PATH}?{query}", None, list[UsageRow])[0]
+        return rows
 
     def _change(self, method: str, path: str, body: Members | None, shape: Any) -> Members:  # noqa: ANN401 - a type
         answer, headers = self._ask(method, path, body, shape)
