@@ -183,6 +183,16 @@ class AuthoritySettings(msgspec.Struct, frozen=True):
     """Whether tokens of identity providers are accepted (`Authorization: Bearer`)."""
 
 
+class SamplingSettings(msgspec.Struct, frozen=True):
+    """How many requests a worker chooses whose items are counted: its share, in a second."""
+
+    samples_s: float
+    """Of all keys."""
+    samples_per_key_s: float
+    """Of one key and signal."""
+    workers: int
+
+
 class WorkerSettings(msgspec.Struct, frozen=True):
     """Everything that one worker needs, except the keys."""
 
@@ -206,6 +216,8 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     authority: AuthoritySettings | None = None
     quotas: QuotaPlace | None = None
     """None = this worker has no column, and uses its share of each key's limits."""
+    sampling: SamplingSettings | None = None
+    """None = no request's items are counted."""
     log_level: str = "info"
     log_format: Literal["console", "json"] = "json"
 

@@ -13,6 +13,8 @@ from pydantic import SecretStr
 
 from gateway.config import authority, feed, jwt
 from gateway.config.addresses import is_loopback, is_overlap, is_reached_by
+from gateway.config.decoder import MISSING as DECODER_MISSING
+from gateway.config.decoder import has_decoder
 from gateway.config.postgresql_url import missing_files
 from gateway.config.problems import Path, path_text
 from gateway.config.tls_files import check_ca, check_chain
@@ -345,7 +347,13 @@ def _warn_of_bytes(config: Config) -> Iterator[Finding]:
             yield Finding(path, message)
 
 
+def _warn_of_no_decoder(config: Config) -> Iterator[Finding]:
+    if config.usage.sample and not has_decoder():
+        yield Finding(("usage", "sample"), DECODER_MISSING)
+
+
 _WARNING_CHECKS: Final[tuple[Check, ...]] = (
+    _warn_of_no_decoder,
     _warn_of_authorities,
     _warn_of_feed,
     _warn_of_cleartext,

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from gateway import settings
 from gateway.config import tree
+from gateway.config.decoder import has_decoder
 from gateway.config.tls_contents import TlsContents
 from gateway.config.values import port_of, split_url
 from gateway.model import BackendName
@@ -47,8 +48,19 @@ def worker_settings(  # noqa: PLR0913 - what differs by worker, and by generatio
         intake=_intake(config.backends.intake),
         trusted_networks=tuple(config.trusted_networks),
         authority=_authority(config.keys),
+        sampling=_sampling(config.usage, workers),
         log_level=config.log.level,
         log_format=log_format,
+    )
+
+
+def _sampling(usage: tree.UsageConfig, workers: int) -> settings.SamplingSettings | None:
+    if not usage.sample or not has_decoder():
+        return None
+    return settings.SamplingSettings(
+        samples_s=usage.samples / workers,
+        samples_per_key_s=usage.samples_per_key / workers,
+        workers=workers,
     )
 
 

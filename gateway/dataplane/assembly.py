@@ -44,6 +44,7 @@ from gateway.dataplane.exchange.observers import TrafficObserver
 from gateway.dataplane.exchange.pipeline import RequestPipeline
 from gateway.dataplane.exchange.quota_rows import QuotaRows
 from gateway.dataplane.exchange.quotas import Quotas
+from gateway.dataplane.exchange.sampler import Sampler
 from gateway.dataplane.exchange.services import ExchangeServices
 from gateway.dataplane.exchange.tracer import Tracer
 from gateway.dataplane.http1 import upstream as http1_upstream
@@ -121,6 +122,9 @@ def assemble(
         (TrafficObserver(counters), IntakeObserver(counters)),
         BackendRefusals(counters, lookups, settings.forward),
         CorsPolicy(settings.cors) if settings.cors.allowed_origins else None,
+        None
+        if settings.sampling is None
+        else Sampler(settings.sampling, context.budget, counters, send),
     )
     pipeline = RequestPipeline(
         services,

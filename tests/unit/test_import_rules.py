@@ -41,7 +41,8 @@ ROOMS: Final = {
     "descriptors": _room(),
     "lean_imports": _room(libraries="aiohttp structlog"),
     "compiled": _room("outcome"),
-    "channel": _room("model settings", "msgspec"),
+    "samples": _room(libraries="msgspec"),
+    "channel": _room("model samples settings", "msgspec"),
     "protos": _room(libraries="google.protobuf google.rpc"),
     "repeats": _room(),
     "crowds": _room(),
@@ -50,6 +51,7 @@ ROOMS: Final = {
     "log": _room("channel log_repeats log_writer repeats terminal", "structlog"),
     # bytes and protocols, without I/O and policy
     "wire": _room("model outcome", "hpack httptools"),
+    "decoder": _room("model otlp samples", "google.protobuf msgspec"),
     "otlp": _room("model outcome", "cramjam google.protobuf google.rpc opentelemetry.proto"),
     # keys and configuration
     "keys.errors": _room(),
@@ -93,7 +95,8 @@ ROOMS: Final = {
         "keys.api_key keys.audit keys.commands keys.errors keys.following keys.record keys.store",
     ),
     "keys.service": _room(
-        "keys.errors keys.following keys.record keys.service_commands keys.store keys.stores "
+        "keys.daily_usage keys.errors keys.following keys.record keys.service_commands keys.store "
+        "keys.stores "
         "keys.tenancy keys.times keys.usage model",
     ),
     "config": _room(
@@ -109,7 +112,7 @@ ROOMS: Final = {
     ),
     "dataplane.upstream": _room("dataplane.core metrics outcome settings", "structlog"),
     "dataplane.exchange": _room(
-        "channel dataplane.auth dataplane.core metrics model outcome quota_layout settings",
+        "channel dataplane.auth dataplane.core metrics model outcome quota_layout samples settings",
         "mypy_extensions structlog",
     ),
     "dataplane.dialects": _room(
@@ -152,8 +155,13 @@ ROOMS: Final = {
     ),
     "control.metrics": _room(
         "channel compiled config control.core control.workers intake keys.errors keys.following "
-        "keys.record log metrics model outcome",
+        "keys.record log metrics model outcome samples",
         "cryptography prometheus_client structlog",
+    ),
+    "control.sampling": _room(
+        "channel control.core control.metrics control.workers keys.daily_usage keys.record metrics "
+        "samples",
+        "msgspec structlog",
     ),
     "control.authorities": _room(
         "channel config control.core control.metrics control.workers keys.authority "
@@ -176,7 +184,8 @@ ROOMS: Final = {
     "control.lifecycle": _room(
         "channel config control.admin control.authorities control.core control.grpc_api "
         "control.metrics "
-        "control.workers held_signals keys.authority keys.errors keys.following keys.record "
+        "control.sampling control.workers held_signals keys.authority keys.errors keys.following "
+        "keys.record "
         "keys.service keys.state_file keys.store keys.stores log metrics settings",
         "structlog uvloop",
     ),

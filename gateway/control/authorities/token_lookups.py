@@ -16,7 +16,7 @@ import structlog
 from cachetools import LRUCache
 
 from gateway import metrics
-from gateway.channel import SNAPSHOT_CHUNK, Forget, LookedUp, Lookup, Traced
+from gateway.channel import SNAPSHOT_CHUNK, Forget, LookedUp, Lookup, Sampled, Traced
 from gateway.config import Config
 from gateway.control.authorities.authority_settings import read_tls_files
 from gateway.control.authorities.cache_metrics import CacheMetrics
@@ -117,7 +117,7 @@ class TokenLookups(WorkerObserver):
         """Return the name of a sender with a token, "" for an unknown one."""
         return str(self._names.get(key_id, ""))
 
-    def worker_sent(self, worker: WorkerHandle, message: Lookup | Traced) -> None:
+    def worker_sent(self, worker: WorkerHandle, message: Lookup | Traced | Sampled) -> None:
         """Answer a worker's question, at once unless an issuer must be asked (`WorkerObserver`)."""
         if not isinstance(message, Lookup) or not message.is_token:
             return

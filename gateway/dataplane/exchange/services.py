@@ -7,12 +7,21 @@ from gateway.dataplane.core.cors import CorsPolicy
 from gateway.dataplane.exchange.backend_refusals import BackendRefusals
 from gateway.dataplane.exchange.holding import Holding
 from gateway.dataplane.exchange.record import RequestObserver
+from gateway.dataplane.exchange.sampler import Sampler
 
 
 class ExchangeServices:
     """See the module."""
 
-    __slots__ = ("backend_refusals", "context", "cors", "holding", "is_tracing", "observers")
+    __slots__ = (
+        "backend_refusals",
+        "context",
+        "cors",
+        "holding",
+        "is_tracing",
+        "observers",
+        "sampler",
+    )
 
     def __init__(
         self,
@@ -20,9 +29,12 @@ class ExchangeServices:
         observers: tuple[RequestObserver, ...],
         backend_refusals: BackendRefusals,
         cors: CorsPolicy | None,
+        sampler: Sampler | None = None,
     ) -> None:
         self.context = context
-        self.observers = observers
+        self.sampler = sampler
+        """Chooses requests whose items are counted; None: nobody does."""
+        self.observers = observers if sampler is None else (*observers, sampler)
         """Who hears of each request when it has ended."""
         self.backend_refusals = backend_refusals
         self.cors = cors
