@@ -42,6 +42,7 @@ from gateway.dataplane.exchange.exchange import Exchange
 from gateway.dataplane.exchange.pipeline import RequestPipeline
 from gateway.dataplane.exchange.quotas import Quotas
 from gateway.dataplane.exchange.record import RequestObserver, RequestRecord
+from gateway.dataplane.exchange.sampler import Sampler
 from gateway.dataplane.exchange.services import ExchangeServices
 from gateway.dataplane.http1.request_head import KnownLines
 from gateway.dataplane.http1.server import Http1Server
@@ -57,6 +58,7 @@ from gateway.settings import (
     ForwardSettings,
     LimitsSettings,
     PerKeyLimits,
+    SamplingSettings,
     Target,
 )
 from gateway.wire import hpack, http2
@@ -416,6 +418,7 @@ class Core:
         per_key: PerKeyLimits | None = None,
         forward: ForwardSettings | None = None,
         authority: AuthoritySettings | None = None,
+        sampling: SamplingSettings | None = None,
         rows: Callable[[Core], Iterable[Route]] = lambda _: (),
         streams: int = 100,
         **pool: Any,
@@ -450,12 +453,16 @@ class Core:
         http = OtlpHttpDialect(fields, limits.quota_status)
         counters = self.context.counters
         self.refusals = RefusalLog()
+        self.sampler = (
+            Sampler(sampling, self.context.budget, counters, self._send) if sampling else None
+        )
         self.pipeline = RequestPipeline(
             ExchangeServices(
                 self.context,
                 (self.records,),
                 BackendRefusals(counters, self.lookups, forward),
                 None,
+                self.sampler,
             ),
             Router(
                 [*otlp_routes(grpc, http, counters, pools, limits.max_body_bytes), *rows(self)],

@@ -12,7 +12,17 @@ from gateway.samples import MAX_SAMPLE_BYTES
 class Stratum:
     """The requests of one key and signal."""
 
-    __slots__ = ("bytes", "chosen", "every", "key_id", "requests", "seen", "skip", "weight")
+    __slots__ = (
+        "bytes",
+        "chosen",
+        "every",
+        "is_dropped",
+        "key_id",
+        "requests",
+        "seen",
+        "skip",
+        "weight",
+    )
 
     def __init__(self, key_id: str) -> None:
         self.key_id = key_id
@@ -30,6 +40,8 @@ class Stratum:
         """How many are not, before the next one is."""
         self.weight = 1
         """How many requests that one stands for: `every` when `skip` was drawn."""
+        self.is_dropped = False
+        """Whether it is known no more, because nothing came for long."""
 
 
 class TakenBody:

@@ -123,6 +123,8 @@ class Sampler(RequestObserver):
             return
         taken = record.taken
         if record.result == _ACCEPTED:
+            if stratum.is_dropped:
+                stratum = self._taken_back(stratum, record.route)
             stratum.requests += 1
             stratum.bytes += record.request_bytes
             if taken is not None:
@@ -138,6 +140,17 @@ class Sampler(RequestObserver):
         stratum = strata[key_id] = Stratum(key_id)
         stratum.every = max(1, math.ceil(1 / self._allowance()))
         self._draw_next(stratum)
+        return stratum
+
+    def _taken_back(self, stratum: Stratum, route: Route) -> Stratum:
+        """Return where a request counts that has lasted while no other one of its key came."""
+        strata = self._of_signal[route.signal_bit]
+        present = strata.get(stratum.key_id)
+        if present is not None:
+            return present
+        stratum.is_dropped = False
+        strata[stratum.key_id] = stratum
+        self._strata += 1
         return stratum
 
     def _choose(self, record: RequestRecord, stratum: Stratum) -> None:
@@ -164,7 +177,7 @@ class Sampler(RequestObserver):
     def _allowance(self) -> float:
         """Samples of one key and signal in a period."""
         share = self._most_samples / max(1, self._strata)
-        return min(max(1.0, self._settings.samples_per_key_s * PERIOD_S), share)
+        return min(self._settings.samples_per_key_s * PERIOD_S, share)
 
     def _hand_over(self, record: RequestRecord, stratum: Stratum, taken: TakenBody) -> None:
         body = taken.take()
@@ -197,7 +210,7 @@ class Sampler(RequestObserver):
         self._strata = 0
         for strata in self._of_signal.values():
             for key_id in [each for each, it in strata.items() if not (it.seen or it.requests)]:
-                del strata[key_id]
+                strata.pop(key_id).is_dropped = True
             self._strata += len(strata)
         allowance = self._allowance()
         for strata in self._of_signal.values():
