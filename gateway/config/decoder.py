@@ -10,7 +10,7 @@ _NEEDED: Final = ("opentelemetry.proto", "cramjam", "google.protobuf")
 
 MISSING: Final = (
     "no items are counted, because this needs packages that a server does without: add them with"
-    "  pip install 'otlp-gateway[tools]'  (in a checkout: '.[tools]')"
+    "  pip install 'otlp-gateway[usage]'  (in a checkout: '.[usage]')"
 )
 
 
