@@ -7,6 +7,7 @@ estimated from samples of its requests, see `estimate`; nothing here decodes the
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -90,7 +91,7 @@ def estimate(sums: ItemSums) -> Estimate | None:
         return None
     ratio = sums.wy / sums.wx
     scale = sums.bytes / sums.wx
-    items = sums.bytes * ratio
+    items = scale * sums.wy
     residuals = sums.wyy - 2 * ratio * sums.wxy + ratio * ratio * sums.wxx
     weighted = sums.wwyy - 2 * ratio * sums.wwxy + ratio * ratio * sums.wwxx
     variance = max(0.0, scale * scale * weighted - scale * residuals)
@@ -105,12 +106,12 @@ Sums = TypeVar("Sums", DayTraffic, ItemSums)
 
 def plus(sums: Sums, more: Sums) -> Sums:
     """Add two of a kind."""
-    return type(sums)._make(a + b for a, b in zip(sums, more, strict=True))
+    return type(sums)._make(map(operator.add, sums, more))
 
 
 def minus(sums: Sums, part: Sums) -> Sums:
     """Take a part away."""
-    return type(sums)._make(a - b for a, b in zip(sums, part, strict=True))
+    return type(sums)._make(map(operator.sub, sums, part))
 
 
 @dataclass(slots=True)
