@@ -21,6 +21,12 @@ from gateway.samples import Counted, Sample, SampleResult
 
 MEMORY_BYTES: Final = 768 * 1024 * 1024
 """Of addresses, of which what is imported takes a part."""
+_NOT_NEEDED: Final = (
+    resource.RLIMIT_CORE,
+    resource.RLIMIT_FSIZE,
+    resource.RLIMIT_NOFILE,  # no connections either
+    resource.RLIMIT_NPROC,
+)
 _LENGTH_BYTES: Final = 4
 _LOWEST_PRIORITY: Final = 19
 
@@ -47,7 +53,7 @@ def _bound() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # control ends it, by closing its input
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    for kind in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE):
+    for kind in _NOT_NEEDED:
         resource.setrlimit(kind, (0, 0))
 
 
