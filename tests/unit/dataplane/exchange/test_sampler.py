@@ -10,6 +10,7 @@ import pytest
 from gateway import metrics
 from gateway.channel import ItemTraffic, Sampled
 from gateway.dataplane.core.budget import Budget
+from gateway.dataplane.exchange.record import RequestRecord
 from gateway.dataplane.exchange.sampled import TakenBody
 from gateway.dataplane.exchange.sampler import MOST_STRATA, PERIOD_S, Sampler
 from gateway.samples import MAX_SAMPLE_BYTES, Sample
@@ -134,8 +135,7 @@ async def test_no_body_is_taken_while_memory_is_short() -> None:
 
 async def test_samples_that_control_does_not_take_are_dropped() -> None:
     core = _core()
-    core._send = lambda _: False  # type: ignore[method-assign] # control does not keep up
-    _sampler(core)._send = core._send
+    _sampler(core)._send = lambda _: False
     await _send(core, b"body")
 
     assert _dropped(core, "dropped") == 1
@@ -153,22 +153,21 @@ class _Requests:
             lambda _: True,
             random.Random(seed).random,
         )
+        exchange, _ = self.core.begin()
+        exchange.caller_gone()
+        self.route = exchange.route
         self.now = 0.0
         self.weights: Counter[str] = Counter()
         self.taken: Counter[str] = Counter()
         self.begun: Counter[str] = Counter()
 
     def begin(self, key_id: str) -> None:
-        exchange, _ = self.core.begin()
-        record = exchange.record
-        record.stratum = record.taken = None
-        self.sampler.begin(record, exchange.route, key_id)
+        record = RequestRecord(self.core.head(), "192.0.2.7:40000", self.route)
+        self.sampler.begin(record, self.route, key_id)
         self.begun[key_id] += 1
         if record.taken is not None:
             self.taken[key_id] += 1
             self.weights[key_id] += record.taken.weight
-            record.taken = None
-        exchange.caller_gone()
 
     def pass_period(self) -> None:
         self.now += PERIOD_S
