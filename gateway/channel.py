@@ -116,6 +116,17 @@ class Forget(msgspec.Struct, tag=True, frozen=True):
     digests: list[bytes]
 
 
+class Revoked(msgspec.Struct, tag=True, frozen=True):
+    """Down: a part of all client certificates that are revoked, see `certificate_ids`.
+
+    They count from the part with `last` on.
+    """
+
+    ids: list[bytes]
+    first: bool
+    last: bool
+
+
 class Ready(msgspec.Struct, tag=True, frozen=True):
     """Up: keys are loaded and the listeners accept."""
 
@@ -246,8 +257,17 @@ class Sampled(msgspec.Struct, tag=True, frozen=True):
     sample: Sample
 
 
-Down = Start | Keys | KeyChanges | Unready | Drain | Watches | LookedUp | Forget
-Up = Ready | Applied | Report | Traced | Lookup | Sampled
+class SenderSeen(msgspec.Struct, tag=True, frozen=True):
+    """Up: whom a client's certificate names, at the first of its connections."""
+
+    key_id: str
+    name: str
+    owner: str
+    labels: dict[str, str]
+
+
+Down = Start | Keys | KeyChanges | Unready | Drain | Watches | LookedUp | Forget | Revoked
+Up = Ready | Applied | Report | Traced | Lookup | SenderSeen | Sampled
 
 _encoder = msgspec.msgpack.Encoder()
 _down: msgspec.msgpack.Decoder[Down] = msgspec.msgpack.Decoder(Down)

@@ -27,6 +27,7 @@ from gateway.channel import (
     Ready,
     Report,
     Sampled,
+    SenderSeen,
     Start,
     Traced,
     Up,
@@ -70,8 +71,12 @@ class WorkerObserver:
     def worker_reported(self, worker: WorkerHandle, report: Report) -> None:
         """A worker sent its report, due once a second."""
 
-    def worker_sent(self, worker: WorkerHandle, message: Lookup | Traced | Sampled) -> None:
-        """A worker asked about a key, sent requests that a trace matches, or a sample."""
+    def worker_sent(
+        self, worker: WorkerHandle, message: Lookup | Traced | SenderSeen | Sampled
+    ) -> None:
+        """A worker asked about a key, sent requests that a trace matches, a sender's name, or a
+        sample.
+        """
 
     def worker_gone(self, worker: WorkerHandle) -> None:
         """A worker has ended and its last report has been read."""
@@ -240,7 +245,7 @@ class WorkerHandle:
                 self._observer.worker_changed(self)
             case Report():
                 self._observer.worker_reported(self, message)
-            case Lookup() | Traced() | Sampled():
+            case Lookup() | Traced() | SenderSeen() | Sampled():
                 self._observer.worker_sent(self, message)
             case _:
                 pass  # Down: the decoder lets none through
