@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from gateway.channel import Lookup, SenderSeen, Traced
+from gateway.channel import Lookup, Sampled, SenderSeen, Traced
 from gateway.control.workers.worker_handle import WorkerHandle, WorkerObserver
 from gateway.keys.tenancy import Tenancy, tenancy
 
@@ -34,7 +34,11 @@ class CertificateSenders(WorkerObserver):
         sender = self._known.get(key_id)
         return None if sender is None else sender.tenancy
 
-    def worker_sent(self, worker: WorkerHandle, message: Lookup | Traced | SenderSeen) -> None:  # noqa: ARG002 - an observer's
+    def worker_sent(
+        self,
+        worker: WorkerHandle,  # noqa: ARG002 - an observer's
+        message: Lookup | Traced | SenderSeen | Sampled,
+    ) -> None:
         """Take note of a sender (`WorkerObserver`)."""
         if not isinstance(message, SenderSeen):
             return

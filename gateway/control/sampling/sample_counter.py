@@ -15,7 +15,7 @@ from typing import Final, Protocol
 import structlog
 
 from gateway import metrics
-from gateway.channel import Lookup, Report, Sampled, Traced
+from gateway.channel import Lookup, Report, Sampled, SenderSeen, Traced
 from gateway.control.core.backoff import Backoff
 from gateway.control.metrics.metric_totals import MetricTotals
 from gateway.control.sampling.decoder_process import DecoderError, DecoderProcess
@@ -60,7 +60,11 @@ class SampleCounter(WorkerObserver):
         self._waiting_bytes = 0
         self._is_waiting = asyncio.Event()
 
-    def worker_sent(self, worker: Hashable, message: Lookup | Traced | Sampled) -> None:  # noqa: ARG002 - an observer's
+    def worker_sent(
+        self,
+        worker: Hashable,  # noqa: ARG002 - an observer's
+        message: Lookup | Traced | SenderSeen | Sampled,
+    ) -> None:
         """Take a sample, if there is room (`WorkerObserver`)."""
         if not isinstance(message, Sampled):
             return
