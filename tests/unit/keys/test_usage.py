@@ -10,6 +10,7 @@ import pytest
 
 from gateway.keys import usage
 from gateway.keys.daily_usage import DailyUsage, DayTraffic, ItemSums, PeriodUsage, UsageQuery
+from gateway.keys.errors import StoreUnavailableError
 from gateway.keys.record import KeyUsage
 from gateway.keys.stores.sqlite_engine import SqliteEngine
 from gateway.keys.stores.sqlite_usage import SqliteUsage
@@ -176,3 +177,11 @@ async def test_a_file_of_an_older_gateway_gets_the_tables_by_day(
 
     assert await usage_store.load() == {"1": KeyUsage(1, 10, 0, 500)}
     assert len(await usage_store.periods(UsageQuery("2030-01-01", "2030-12-31"))) == 6
+
+
+async def test_usage_that_is_kept_nowhere_is_an_error_that_says_so() -> None:
+    recorder = UsageRecorder(None, _never)
+    await recorder.start(lambda _: ())
+
+    with pytest.raises(StoreUnavailableError, match="no key store that has a place"):
+        await recorder.periods(UsageQuery("2030-01-01", "2030-12-31"))
