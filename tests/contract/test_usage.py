@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -183,3 +184,13 @@ async def _in_thread(call: Any, *arguments: Any) -> str:
     """Commands run a loop of their own."""
     shown: str = await asyncio.to_thread(call, *arguments)
     return shown
+
+
+async def test_a_reload_changes_how_long_days_are_kept(gateway: Gateway, tmp_path: Path) -> None:
+    assert gateway.control.keys.usage.kept_days == 400
+    file = tmp_path / "gateway.yaml"
+    file.write_text(f"{file.read_text()}\nusage: {{days: 30}}\n")
+
+    assert await gateway.control.reload() == []
+
+    assert gateway.control.keys.usage.kept_days == 30
