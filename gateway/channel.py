@@ -249,7 +249,7 @@ class Lookup(msgspec.Struct, tag=True, frozen=True):
         return f"Lookup({self.digest[:4].hex()}…, why={self.why!r})"
 
 
-class Sampled(msgspec.Struct, tag=True, frozen=True):
+class BodySampled(msgspec.Struct, tag=True, frozen=True):
     """Up: a request of a key whose items are to be counted; it stands for `weight` requests."""
 
     key_id: str
@@ -267,7 +267,7 @@ class SenderSeen(msgspec.Struct, tag=True, frozen=True):
 
 
 Down = Start | Keys | KeyChanges | Unready | Drain | Watches | LookedUp | Forget | Revoked
-Up = Ready | Applied | Report | Traced | Lookup | SenderSeen | Sampled
+Up = Ready | Applied | Report | Traced | Lookup | SenderSeen | BodySampled
 
 _encoder = msgspec.msgpack.Encoder()
 _down: msgspec.msgpack.Decoder[Down] = msgspec.msgpack.Decoder(Down)

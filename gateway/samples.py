@@ -1,6 +1,6 @@
 """Samples: bodies of a few requests, whose items are counted in a process of its own.
 
-A worker takes them (`dataplane.exchange.sampler`), control passes them on (`control.samples`), and
+A worker takes them (`dataplane.exchange.item_sampler`), control passes them on (`control.samples`), and
 the decoder (`gateway.decoder`) answers. This is what they tell each other.
 """
 

@@ -41,11 +41,11 @@ from gateway.dataplane.dialects.otlp import (
     otlp_routes,
 )
 from gateway.dataplane.exchange.backend_refusals import BackendRefusals
+from gateway.dataplane.exchange.item_sampler import ItemSampler
 from gateway.dataplane.exchange.observers import TrafficObserver
 from gateway.dataplane.exchange.pipeline import RequestPipeline
 from gateway.dataplane.exchange.quota_rows import QuotaRows
 from gateway.dataplane.exchange.quotas import Quotas
-from gateway.dataplane.exchange.sampler import Sampler
 from gateway.dataplane.exchange.services import ExchangeServices
 from gateway.dataplane.exchange.tracer import Tracer
 from gateway.dataplane.http1 import upstream as http1_upstream
@@ -126,7 +126,7 @@ def assemble(
         CorsPolicy(settings.cors) if settings.cors.allowed_origins else None,
         None
         if settings.sampling is None
-        else Sampler(settings.sampling, context.budget, counters, send),
+        else ItemSampler(settings.sampling, context.budget, counters, send),
     )
     pipeline = RequestPipeline(
         services,

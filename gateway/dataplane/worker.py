@@ -177,8 +177,8 @@ class Worker:
         path.health.sweep(now)
         if path.lookups is not None:
             path.lookups.sweep(now)
-        if path.services.sampler is not None:
-            path.services.sampler.sweep(now)
+        if path.services.item_sampler is not None:
+            path.services.item_sampler.sweep(now)
         gauges = context.counters.gauges
         gauges[metrics.CONNECTIONS.name, ()] = len(context.connections)
         gauges[metrics.BUFFER_BYTES.name, ()] = context.budget.used
@@ -234,13 +234,13 @@ class Worker:
     def take_report(self) -> Report:
         """Return what happened since the last call."""
         counters = self.path.context.counters
-        sampler = self.path.services.sampler
+        item_sampler = self.path.services.item_sampler
         return Report(
             deltas=counters.take_deltas(),
             gauges=counters.take_gauges(),
             refusals=self.path.refusals.take(),
             usage=counters.take_usage(),
-            items=[] if sampler is None else sampler.take_traffic(),
+            items=[] if item_sampler is None else item_sampler.take_traffic(),
         )
 
     def watch(self, watches: Iterable[Watch]) -> None:

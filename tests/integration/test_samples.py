@@ -17,7 +17,7 @@ import cramjam
 import pytest
 
 from gateway import metrics
-from gateway.channel import Report, Sampled, Up
+from gateway.channel import BodySampled, Report, Up
 from gateway.control.metrics.metric_totals import MetricTotals
 from gateway.control.sampling.decoder_process import DecoderProcess
 from gateway.control.sampling.item_totals import ItemTotals
@@ -60,7 +60,7 @@ class Counting:
         gateway.send_to(self._take)
 
     def _take(self, message: Up) -> bool:
-        assert isinstance(message, Sampled)
+        assert isinstance(message, BodySampled)
         self.counter.worker_sent(None, message)
         return True
 

@@ -40,10 +40,10 @@ from gateway.dataplane.dialects.otlp import (
 )
 from gateway.dataplane.exchange.backend_refusals import BackendRefusals
 from gateway.dataplane.exchange.exchange import Exchange
+from gateway.dataplane.exchange.item_sampler import ItemSampler
 from gateway.dataplane.exchange.pipeline import RequestPipeline
 from gateway.dataplane.exchange.quotas import Quotas
 from gateway.dataplane.exchange.record import RequestObserver, RequestRecord
-from gateway.dataplane.exchange.sampler import Sampler
 from gateway.dataplane.exchange.services import ExchangeServices
 from gateway.dataplane.http1.request_head import KnownLines
 from gateway.dataplane.http1.server import Http1Server
@@ -459,8 +459,8 @@ class Core:
         http = OtlpHttpDialect(fields, limits.quota_status)
         counters = self.context.counters
         self.refusals = RefusalLog()
-        self.sampler = (
-            Sampler(sampling, self.context.budget, counters, self._send) if sampling else None
+        self.item_sampler = (
+            ItemSampler(sampling, self.context.budget, counters, self._send) if sampling else None
         )
         self.pipeline = RequestPipeline(
             ExchangeServices(
@@ -468,7 +468,7 @@ class Core:
                 (self.records,),
                 BackendRefusals(counters, self.lookups, forward),
                 None,
-                self.sampler,
+                self.item_sampler,
             ),
             Router(
                 [*otlp_routes(grpc, http, counters, pools, limits.max_body_bytes), *rows(self)],

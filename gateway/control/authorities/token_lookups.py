@@ -16,7 +16,15 @@ import structlog
 from cachetools import LRUCache
 
 from gateway import metrics
-from gateway.channel import SNAPSHOT_CHUNK, Forget, LookedUp, Lookup, Sampled, SenderSeen, Traced
+from gateway.channel import (
+    SNAPSHOT_CHUNK,
+    BodySampled,
+    Forget,
+    LookedUp,
+    Lookup,
+    SenderSeen,
+    Traced,
+)
 from gateway.config import Config
 from gateway.control.authorities.authority_settings import read_tls_files
 from gateway.control.authorities.cache_metrics import CacheMetrics
@@ -129,7 +137,7 @@ class TokenLookups(WorkerObserver):
         return None if sender is None else sender.tenancy
 
     def worker_sent(
-        self, worker: WorkerHandle, message: Lookup | Traced | SenderSeen | Sampled
+        self, worker: WorkerHandle, message: Lookup | Traced | SenderSeen | BodySampled
     ) -> None:
         """Answer a worker's question, at once unless an issuer must be asked (`WorkerObserver`)."""
         if not isinstance(message, Lookup) or not message.is_token:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from gateway.channel import Lookup, Sampled, SenderSeen, Traced
+from gateway.channel import BodySampled, Lookup, SenderSeen, Traced
 from gateway.control.workers.worker_handle import WorkerHandle, WorkerObserver
 from gateway.keys.tenancy import Tenancy, tenancy
 
@@ -37,7 +37,7 @@ class CertificateSenders(WorkerObserver):
     def worker_sent(
         self,
         worker: WorkerHandle,  # noqa: ARG002 - an observer's
-        message: Lookup | Traced | SenderSeen | Sampled,
+        message: Lookup | Traced | SenderSeen | BodySampled,
     ) -> None:
         """Take note of a sender (`WorkerObserver`)."""
         if not isinstance(message, SenderSeen):

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 import structlog
 
 from gateway import metrics
-from gateway.channel import Lookup, Report, Sampled, SenderSeen, Traced
+from gateway.channel import BodySampled, Lookup, Report, SenderSeen, Traced
 from gateway.control.core.backoff import Backoff
 from gateway.control.metrics.metric_totals import MetricTotals
 from gateway.control.sampling.decoder_process import DecoderError, DecoderProcess
@@ -56,17 +56,17 @@ class SampleCounter(WorkerObserver):
         self._totals = totals
         self._decoder = decoder or DecoderProcess()
         self._backoff = Backoff(clock)
-        self._waiting: deque[Sampled] = deque()
+        self._waiting: deque[BodySampled] = deque()
         self._waiting_bytes = 0
         self._is_waiting = asyncio.Event()
 
     def worker_sent(
         self,
         worker: Hashable,  # noqa: ARG002 - an observer's
-        message: Lookup | Traced | SenderSeen | Sampled,
+        message: Lookup | Traced | SenderSeen | BodySampled,
     ) -> None:
         """Take a sample, if there is room (`WorkerObserver`)."""
-        if not isinstance(message, Sampled):
+        if not isinstance(message, BodySampled):
             return
         length = len(message.sample.body)
         is_full = self._waiting_bytes + length > MOST_WAITING_BYTES
@@ -93,7 +93,7 @@ class SampleCounter(WorkerObserver):
         finally:
             await self._decoder.close()
 
-    async def _count(self, sampled: Sampled) -> None:
+    async def _count(self, sampled: BodySampled) -> None:
         length = len(sampled.sample.body)
         self._waiting_bytes -= length
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from gateway.channel import Lookup, Report, Sampled, SenderSeen, Traced
+from gateway.channel import BodySampled, Lookup, Report, SenderSeen, Traced
 from gateway.control.core.errors import ErrorReporter
 from gateway.control.workers.worker_handle import WorkerHandle, WorkerObserver
 
@@ -32,7 +32,7 @@ class WorkerObservers(WorkerObserver):
             self._notify(each.worker_reported, worker, report)
 
     def worker_sent(
-        self, worker: WorkerHandle, message: Lookup | Traced | SenderSeen | Sampled
+        self, worker: WorkerHandle, message: Lookup | Traced | SenderSeen | BodySampled
     ) -> None:
         """Pass the event on (`WorkerObserver`)."""
         for each in self._observers:

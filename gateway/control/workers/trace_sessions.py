@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from typing import Final
 
-from gateway.channel import Lookup, Sampled, SenderSeen, Traced, TracedRequest, Watch, Watches
+from gateway.channel import BodySampled, Lookup, SenderSeen, Traced, TracedRequest, Watch, Watches
 from gateway.control.workers.worker_handle import WorkerHandle, WorkerObserver
 from gateway.control.workers.worker_set import WorkerSet
 
@@ -101,7 +101,7 @@ class TraceSessions(WorkerObserver):
             self._inform_all()
 
     def worker_sent(
-        self, worker: WorkerHandle, message: Lookup | Traced | SenderSeen | Sampled
+        self, worker: WorkerHandle, message: Lookup | Traced | SenderSeen | BodySampled
     ) -> None:
         """Give requests to their session, unless it has ended meanwhile (`WorkerObserver`)."""
         if isinstance(message, Traced) and message.watch in self._sessions:

@@ -18,6 +18,7 @@ from typing import Final
 from gateway.channel import (
     SNAPSHOT_CHUNK,
     Applied,
+    BodySampled,
     Channel,
     Down,
     Drain,
@@ -26,7 +27,6 @@ from gateway.channel import (
     Lookup,
     Ready,
     Report,
-    Sampled,
     SenderSeen,
     Start,
     Traced,
@@ -72,7 +72,7 @@ class WorkerObserver:
         """A worker sent its report, due once a second."""
 
     def worker_sent(
-        self, worker: WorkerHandle, message: Lookup | Traced | SenderSeen | Sampled
+        self, worker: WorkerHandle, message: Lookup | Traced | SenderSeen | BodySampled
     ) -> None:
         """A worker asked about a key, sent requests that a trace matches, a sender's name, or a
         sample.
@@ -245,7 +245,7 @@ class WorkerHandle:
                 self._observer.worker_changed(self)
             case Report():
                 self._observer.worker_reported(self, message)
-            case Lookup() | Traced() | SenderSeen() | Sampled():
+            case Lookup() | Traced() | SenderSeen() | BodySampled():
                 self._observer.worker_sent(self, message)
             case _:
                 pass  # Down: the decoder lets none through

@@ -1,5 +1,5 @@
 """What is remembered of requests whose items are estimated: sums of each key and signal, and the
-body of a request that was chosen. `sampler` chooses.
+body of a request that was chosen. `item_sampler` chooses.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ from gateway.dataplane.core.context import WorkerContext
 from gateway.dataplane.core.cors import CorsPolicy
 from gateway.dataplane.exchange.backend_refusals import BackendRefusals
 from gateway.dataplane.exchange.holding import Holding
+from gateway.dataplane.exchange.item_sampler import ItemSampler
 from gateway.dataplane.exchange.record import RequestObserver
-from gateway.dataplane.exchange.sampler import Sampler
 
 
 class ExchangeServices:
@@ -19,8 +19,8 @@ class ExchangeServices:
         "cors",
         "holding",
         "is_tracing",
+        "item_sampler",
         "observers",
-        "sampler",
     )
 
     def __init__(
@@ -29,12 +29,12 @@ class ExchangeServices:
         observers: tuple[RequestObserver, ...],
         backend_refusals: BackendRefusals,
         cors: CorsPolicy | None,
-        sampler: Sampler | None = None,
+        item_sampler: ItemSampler | None = None,
     ) -> None:
         self.context = context
-        self.sampler = sampler
+        self.item_sampler = item_sampler
         """Chooses requests whose items are counted; None: nobody does."""
-        self.observers = observers if sampler is None else (*observers, sampler)
+        self.observers = observers if item_sampler is None else (*observers, item_sampler)
         """Who hears of each request when it has ended."""
         self.backend_refusals = backend_refusals
         self.cors = cors

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway import metrics
-from gateway.channel import ItemTraffic, Report, Sampled
+from gateway.channel import BodySampled, ItemTraffic, Report
 from gateway.control.metrics.metric_totals import MetricTotals
 from gateway.control.sampling.item_totals import ItemTotals
 from gateway.control.sampling.sample_counter import (
@@ -23,9 +23,11 @@ class _Keys:
         self.noted.append((key_id, signal, sums))
 
 
-def _sampled(size: int) -> Sampled:
+def _sampled(size: int) -> BodySampled:
     body = bytes(size)
-    return Sampled("1", 1, Sample("logs", is_grpc=True, content_type="", encoding="", body=body))
+    return BodySampled(
+        "1", 1, Sample("logs", is_grpc=True, content_type="", encoding="", body=body)
+    )
 
 
 def _counter() -> tuple[SampleCounter, MetricTotals, _Keys]:

@@ -8,11 +8,11 @@ from collections import Counter
 import pytest
 
 from gateway import metrics
-from gateway.channel import ItemTraffic, Sampled
+from gateway.channel import BodySampled, ItemTraffic
 from gateway.dataplane.core.budget import Budget
+from gateway.dataplane.exchange.item_sampler import MOST_STRATA, PERIOD_S, ItemSampler
 from gateway.dataplane.exchange.record import RequestRecord
 from gateway.dataplane.exchange.sampled import TakenBody
-from gateway.dataplane.exchange.sampler import MOST_STRATA, PERIOD_S, Sampler
 from gateway.samples import MAX_SAMPLE_BYTES, Sample
 from gateway.settings import SamplingSettings
 from tests.support.in_memory import GRPC_PATH, HTTP_PATH, Core
@@ -26,17 +26,17 @@ def _core(sampling: SamplingSettings = ALL, **options: object) -> Core:
     return Core(entry(KEY), sampling=sampling, **options)  # type: ignore[arg-type] # by name
 
 
-def _samples(core: Core) -> list[Sampled]:
-    return [each for each in core.sent if isinstance(each, Sampled)]
+def _samples(core: Core) -> list[BodySampled]:
+    return [each for each in core.sent if isinstance(each, BodySampled)]
 
 
 def _dropped(core: Core, result: str) -> int:
     return core.context.counters.plain[metrics.USAGE_SAMPLES.name, (result,)]
 
 
-def _sampler(core: Core) -> Sampler:
-    assert core.sampler is not None
-    return core.sampler
+def _sampler(core: Core) -> ItemSampler:
+    assert core.item_sampler is not None
+    return core.item_sampler
 
 
 async def _send(core: Core, *chunks: bytes, path: bytes = GRPC_PATH, status: int = 0) -> None:
@@ -59,7 +59,7 @@ async def test_an_accepted_request_is_handed_over_whole() -> None:
     sample = Sample(
         "traces", is_grpc=True, content_type="application/grpc", encoding="", body=b"one two"
     )
-    assert _samples(core) == [Sampled("1", 1, sample)]
+    assert _samples(core) == [BodySampled("1", 1, sample)]
     assert _sampler(core).take_traffic() == [ItemTraffic("1", "traces", 1, 7)]
     assert _sampler(core).take_traffic() == []
     assert core.context.budget.used == 0
@@ -142,11 +142,11 @@ async def test_samples_that_control_does_not_take_are_dropped() -> None:
 
 
 class _Requests:
-    """Requests of some keys, decided on by a sampler alone."""
+    """Requests of some keys, decided on by a item_sampler alone."""
 
     def __init__(self, sampling: SamplingSettings, seed: int = 1) -> None:
         self.core = _core()
-        self.sampler = Sampler(
+        self.item_sampler = ItemSampler(
             sampling,
             self.core.context.budget,
             self.core.context.counters,
@@ -163,7 +163,7 @@ class _Requests:
 
     def begin(self, key_id: str) -> None:
         record = RequestRecord(self.core.head(), "192.0.2.7:40000", self.route)
-        self.sampler.begin(record, self.route, key_id)
+        self.item_sampler.begin(record, self.route, key_id)
         self.begun[key_id] += 1
         if record.taken is not None:
             self.taken[key_id] += 1
@@ -171,7 +171,7 @@ class _Requests:
 
     def pass_period(self) -> None:
         self.now += PERIOD_S
-        self.sampler.sweep(self.now)
+        self.item_sampler.sweep(self.now)
 
 
 async def test_samples_stand_for_all_requests_and_are_few() -> None:
@@ -214,22 +214,22 @@ async def test_a_key_that_is_quiet_is_forgotten_and_its_last_request_counts() ->
     core = _core()
     exchange, _ = core.begin()
     await core.connected()
-    sampler = _sampler(core)
+    item_sampler = _sampler(core)
     for period in range(1, 5):
-        sampler.sweep(core.context.now() + period * PERIOD_S)
-    assert sampler._strata == 0
+        item_sampler.sweep(core.context.now() + period * PERIOD_S)
+    assert item_sampler._strata == 0
 
     exchange.receive_body(b"body", True)
     core.connector.requests[-1].answer_grpc()
 
-    assert sampler.take_traffic() == [ItemTraffic("1", "traces", 1, 4)]
+    assert item_sampler.take_traffic() == [ItemTraffic("1", "traces", 1, 4)]
 
 
 async def test_keys_are_told_apart_up_to_a_bound() -> None:
     requests = _Requests(ALL)
-    requests.sampler._strata = MOST_STRATA - 1
+    requests.item_sampler._strata = MOST_STRATA - 1
     requests.begin("one")
     requests.begin("another")
 
     assert set(requests.taken) <= {"one"}
-    assert requests.sampler._strata == MOST_STRATA
+    assert requests.item_sampler._strata == MOST_STRATA

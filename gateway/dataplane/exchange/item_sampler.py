@@ -1,7 +1,7 @@
 """Chooses a few requests whose items are counted elsewhere, and sums up what they stand for.
 
 Off the path nothing waits for it: a chosen body is remembered as it passes, and handed to control
-when the backend has accepted the request. While sampling is off there is no `Sampler`.
+when the backend has accepted the request. While sampling is off there is no `ItemSampler`.
 
 Which requests are chosen must not depend on what is in them, or the estimate is wrong: of each key
 and signal one of `every` is drawn at random, and stands for so many. `every` follows the traffic,
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from gateway import metrics
-from gateway.channel import ItemTraffic, Sampled
+from gateway.channel import BodySampled, ItemTraffic
 from gateway.dataplane.core.budget import Budget
 from gateway.dataplane.core.counters import Counters
 from gateway.dataplane.core.heads import RequestHead
@@ -52,7 +52,7 @@ _MOST_TEXT: Final = 200
 """Of a header's value, in bytes."""
 
 
-class Sampler(RequestObserver):
+class ItemSampler(RequestObserver):
     """See the module. `send` passes a message to control; False: it does not keep up."""
 
     __slots__ = (
@@ -73,7 +73,7 @@ class Sampler(RequestObserver):
         settings: SamplingSettings,
         budget: Budget,
         counters: Counters,
-        send: Callable[[Sampled], bool],
+        send: Callable[[BodySampled], bool],
         draw: Callable[[], float] = random.random,
     ) -> None:
         """`draw` returns a random number from 0 to below 1."""
@@ -195,7 +195,7 @@ class Sampler(RequestObserver):
             encoding=_encoding(head, _GRPC_ENCODING if is_grpc else _CONTENT_ENCODING),
             body=body,
         )
-        if not self._send(Sampled(stratum.key_id, taken.weight, sample)):
+        if not self._send(BodySampled(stratum.key_id, taken.weight, sample)):
             self._counters.count(metrics.USAGE_SAMPLES, _DROPPED)
 
     # Once a second
