@@ -148,7 +148,7 @@ class Program:
             ProgramError: it has ended.
         """
         self.check_alive()
-        return sum(_cpu_ns(each.pid) for each in self.tree())
+        return sum(cpu_ns_of(each.pid) for each in self.tree())
 
     def stop(self) -> None:
         """End it with SIGTERM, and what is left of its session after 30 s with SIGKILL."""
@@ -164,7 +164,7 @@ class Program:
             self.process.wait()
 
 
-def _cpu_ns(pid: int) -> int:
+def cpu_ns_of(pid: int) -> int:
     """Return the CPU time of a process's living threads; 0 if it has just ended."""
     total_ns = 0
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):

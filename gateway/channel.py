@@ -13,6 +13,7 @@ from typing import Final, Literal, cast
 import msgspec
 
 from gateway.model import KeyEntry, Principal
+from gateway.samples import Sample
 from gateway.settings import WorkerSettings
 
 _LENGTH_BYTES: Final = 4
@@ -167,6 +168,17 @@ class Usage(msgspec.Struct, frozen=True):
     last_used_ms: int
 
 
+class ItemTraffic(msgspec.Struct, frozen=True, array_like=True):
+    """Requests of one key and signal that the backend accepted since the last report, whose items
+    are estimated.
+    """
+
+    key_id: str
+    signal: str
+    requests: int
+    bytes: int
+
+
 class Series(msgspec.Struct, frozen=True, array_like=True):
     """The change (counters, histogram buckets) or value (gauges) of one metric of this worker.
 
@@ -186,6 +198,7 @@ class Report(msgspec.Struct, tag=True, frozen=True):
     gauges: list[Series]
     refusals: list[Refused]
     usage: list[Usage]
+    items: list[ItemTraffic] = []
 
 
 class TracedRequest(msgspec.Struct, frozen=True, array_like=True):
@@ -278,6 +291,14 @@ class Lookup(msgspec.Struct, tag=True, frozen=True):
         return f"Lookup({self.digest[:4].hex()}…, why={self.why!r})"
 
 
+class BodySampled(msgspec.Struct, tag=True, frozen=True):
+    """Up: a request of a key whose items are to be counted; it stands for `weight` requests."""
+
+    key_id: str
+    weight: int
+    sample: Sample
+
+
 class SenderSeen(msgspec.Struct, tag=True, frozen=True):
     """Up: whom a client's certificate names, at the first of its connections."""
 
@@ -288,7 +309,7 @@ class SenderSeen(msgspec.Struct, tag=True, frozen=True):
 
 
 Down = Start | Keys | KeyChanges | Unready | Drain | Watches | LookedUp | Forget | Revoked
-Up = Ready | Applied | Report | Traced | Lookup | SenderSeen | Sampled | Logged
+Up = Ready | Applied | Report | Traced | Lookup | SenderSeen | Sampled | Logged | BodySampled
 
 _encoder = msgspec.msgpack.Encoder()
 _down: msgspec.msgpack.Decoder[Down] = msgspec.msgpack.Decoder(Down)

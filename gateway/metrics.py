@@ -236,6 +236,33 @@ KEY_BYTES: Final = Metric(
     ("key_id", "key_name", "outcome"),
     from_worker=False,
 )
+KEY_ITEMS: Final = Metric(
+    "gateway_key_items_total",
+    Kind.COUNTER,
+    "Spans, data points and log records of the 1,000 busiest keys that the backend accepted,"
+    " estimated from samples",
+    ("key_id", "key_name", "signal"),
+    from_worker=False,
+)
+KEY_ITEMS_ERROR: Final = Metric(
+    "gateway_key_items_error",
+    Kind.GAUGE,
+    "The standard error of gateway_key_items_total, in items",
+    ("key_id", "key_name", "signal"),
+    from_worker=False,
+)
+USAGE_SAMPLES: Final = Metric(
+    "gateway_usage_samples_total",
+    Kind.COUNTER,
+    "Requests that were chosen to count their items, by what became of that",
+    ("result",),
+)
+USAGE_DECODER_RESTARTS: Final = Metric(
+    "gateway_usage_decoder_restarts_total",
+    Kind.COUNTER,
+    "Ends of the process that counts the items of samples, which was started again",
+    from_worker=False,
+)
 TENANT_REQUESTS: Final = Metric(
     "gateway_tenant_requests_total",
     Kind.COUNTER,

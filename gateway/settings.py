@@ -233,6 +233,16 @@ class TelemetrySettings(msgspec.Struct, frozen=True):
     logs: bool
 
 
+class SamplingSettings(msgspec.Struct, frozen=True):
+    """How many requests a worker chooses whose items are counted: its share, in a second."""
+
+    samples_s: float
+    """Of all keys."""
+    samples_per_key_s: float
+    """Of one key and signal."""
+    workers: int
+
+
 class WorkerSettings(msgspec.Struct, frozen=True):
     """Everything that one worker needs, except the keys."""
 
@@ -258,6 +268,8 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     """None = this worker has no column, and uses its share of each key's limits."""
     telemetry: TelemetrySettings | None = None
     """None = nothing is handed over."""
+    sampling: SamplingSettings | None = None
+    """None = no request's items are counted."""
     log_level: str = "info"
     log_format: Literal["console", "json"] = "json"
 

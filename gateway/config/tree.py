@@ -43,6 +43,9 @@ _MAX_STREAMS = 2**31 - 1
 _PROCESS_AGENT_WAITS_S = 30.0
 """Then it gives up, and drops its data."""
 _MAX_TENANTS = 10_000
+_MAX_USAGE_DAYS = 3_660
+_MAX_SAMPLES = 100
+"""A second. Each costs about as much as two requests."""
 _MAX_SKEW_S = 600.0
 _LEAST_REFRESH_S = 5.0
 _MIN_BUFFER_MEMORY = 1024 * 1024
@@ -410,6 +413,15 @@ class LogConfig(Node):
     format: Literal["auto", "console", "json"] = "auto"
 
 
+class UsageConfig(Node):
+    """How long usage by day is kept, and whether items are counted."""
+
+    days: Annotated[int, Field(ge=1, le=_MAX_USAGE_DAYS)] = 400
+    sample: bool = False
+    samples: Annotated[Rate, Field(gt=0, le=_MAX_SAMPLES)] = 10.0
+    samples_per_key: Annotated[Rate, Field(gt=0, le=_MAX_SAMPLES)] = 1.0
+
+
 def _parse_workers(value: object) -> int | Literal["auto"]:
     number = _as_number(value)
     if number == "auto":
@@ -436,6 +448,7 @@ class Config(Node):
     trusted_networks: list[Network] = []
     admin: AdminConfig = AdminConfig()
     metrics: MetricsConfig = MetricsConfig()
+    usage: UsageConfig = UsageConfig()
     workers: Annotated[int | Literal["auto"], BeforeValidator(_parse_workers)] = "auto"
     log: LogConfig = LogConfig()
     telemetry: TelemetryConfig = TelemetryConfig()

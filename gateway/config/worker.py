@@ -9,6 +9,7 @@ from typing import Final, Literal
 from gateway import settings
 from gateway.config import jwt, tree
 from gateway.config.client_identity import identity_headers, identity_settings
+from gateway.config.decoder import has_decoder
 from gateway.config.telemetry import TelemetryConfig
 from gateway.config.tls_contents import TlsContents
 from gateway.config.values import port_of, split_url
@@ -54,6 +55,7 @@ def worker_settings(  # noqa: PLR0913 - what differs by worker, and by generatio
         trusted_networks=tuple(config.trusted_networks),
         authority=_authority(config.keys),
         telemetry=_telemetry(config.telemetry, workers),
+        sampling=_sampling(config.usage, workers),
         log_level=config.log.level,
         log_format=log_format,
     )
@@ -66,6 +68,16 @@ def _telemetry(telemetry: TelemetryConfig, workers: int) -> settings.TelemetrySe
         sample_ratio=telemetry.sample_ratio,
         requests_per_second=-(-telemetry.max_requests_per_second // workers),
         logs=telemetry.logs,
+    )
+
+
+def _sampling(usage: tree.UsageConfig, workers: int) -> settings.SamplingSettings | None:
+    if not usage.sample or not has_decoder():
+        return None
+    return settings.SamplingSettings(
+        samples_s=usage.samples / workers,
+        samples_per_key_s=usage.samples_per_key / workers,
+        workers=workers,
     )
 
 

@@ -41,6 +41,7 @@ from gateway.dataplane.dialects.otlp import (
     otlp_routes,
 )
 from gateway.dataplane.exchange.backend_refusals import BackendRefusals
+from gateway.dataplane.exchange.item_sampler import ItemSampler
 from gateway.dataplane.exchange.observers import TrafficObserver
 from gateway.dataplane.exchange.pipeline import RequestPipeline
 from gateway.dataplane.exchange.quota_rows import QuotaRows
@@ -128,6 +129,9 @@ def assemble(
         counting if sampler is None else (*counting, sampler),
         BackendRefusals(counters, lookups, settings.forward),
         CorsPolicy(settings.cors) if settings.cors.allowed_origins else None,
+        None
+        if settings.sampling is None
+        else ItemSampler(settings.sampling, context.budget, counters, send),
         is_sampling=sampler is not None,
     )
     pipeline = RequestPipeline(

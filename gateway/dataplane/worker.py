@@ -177,6 +177,8 @@ class Worker:
         path.health.sweep(now)
         if path.lookups is not None:
             path.lookups.sweep(now)
+        if path.services.item_sampler is not None:
+            path.services.item_sampler.sweep(now)
         gauges = context.counters.gauges
         gauges[metrics.CONNECTIONS.name, ()] = len(context.connections)
         gauges[metrics.BUFFER_BYTES.name, ()] = context.budget.used
@@ -232,11 +234,13 @@ class Worker:
     def take_report(self) -> Report:
         """Return what happened since the last call."""
         counters = self.path.context.counters
+        item_sampler = self.path.services.item_sampler
         return Report(
             deltas=counters.take_deltas(),
             gauges=counters.take_gauges(),
             refusals=self.path.refusals.take(),
             usage=counters.take_usage(),
+            items=[] if item_sampler is None else item_sampler.take_traffic(),
         )
 
     def watch(self, watches: Iterable[Watch]) -> None:

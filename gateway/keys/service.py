@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from pathlib import Path
 from typing import Final
 
+from gateway.keys.daily_usage import ItemSums
 from gateway.keys.errors import StoreError
 from gateway.keys.following.confirmed import ConfirmedRevisions
 from gateway.keys.following.follower import FollowerEvents, StoreFollower
@@ -63,7 +64,7 @@ class KeyService:
             for number, store in enumerate(stores)
         ]
         self.commands: Final = ServiceCommands(self._followers, self._registry, now_ms)
-        self.usage: Final = UsageRecorder(_usage_store(stores, state_dir), on_problem)
+        self.usage: Final = UsageRecorder(_usage_store(stores, state_dir), on_problem, now_ms)
         self._staleness = Staleness(
             self._followers, self._registry, max_stale_s, self._report, now_ms
         )
@@ -249,6 +250,11 @@ class KeyService:
             self.usage.note(key_id, KeyUsage(requests, body_bytes, 0, last_used_ms))
         else:
             self.usage.note(key_id, KeyUsage(refusals=requests))
+
+    def note_items(self, key_id: str, signal: str, sums: ItemSums) -> None:
+        """Add to what is known of a key's items. Keys that are not known are ignored."""
+        if self._registry.find(key_id) is not None:
+            self.usage.note_items(key_id, signal, sums)
 
     def _gone(self, key_ids: Collection[str]) -> Collection[str]:
         """Return those of the ids whose keys exist no longer; none while that cannot be told."""

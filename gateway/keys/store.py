@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from gateway.keys.audit import GATEWAY, Actor, AuditRecord
+from gateway.keys.daily_usage import DailyUsage, PeriodUsage, UsageQuery
 from gateway.keys.limit_board import LimitBoard
 from gateway.keys.quota_store import QuotaStore
 from gateway.keys.record import KeyRecord, KeyUsage
@@ -231,7 +232,7 @@ class KeyRepository(Protocol):
 
 
 class UsageStore(Protocol):
-    """Where usage of keys is kept: key id → sums since the beginning."""
+    """Where usage of keys is kept: key id → sums since the beginning, and by day."""
 
     async def open(self, *, create: bool) -> None:
         """Make it usable; `create` makes a missing one, which else reads as empty.
@@ -245,11 +246,20 @@ class UsageStore(Protocol):
     async def load(self, key_ids: Collection[str] | None = None) -> dict[str, KeyUsage]:
         """Read all sums, or those of some keys. Raises `StoreError`."""
 
-    async def add(self, usage: Mapping[str, KeyUsage]) -> None:
+    async def periods(self, query: UsageQuery) -> list[PeriodUsage]:
+        """Read usage by day, month or key, in the order of period and key id.
+
+        Raises `StoreError`.
+        """
+
+    async def add(self, usage: Mapping[str, KeyUsage], daily: DailyUsage | None = None) -> None:
         """Add to the sums, in one transaction.
 
         Raises `StoreError`; then the same must be part of what is added next.
         """
+
+    async def forget_days(self, before: str) -> None:
+        """Drop the usage of days before this one. Raises `StoreError`."""
 
     async def forget(self, key_ids: Collection[str]) -> None:
         """Drop the sums of keys that no longer exist. Raises `StoreError`."""

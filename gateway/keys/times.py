@@ -31,11 +31,20 @@ def parse_expiration(text: str) -> int:
 
     Raises `InvalidInputError` for another form and days that do not exist.
     """
+    day = parse_day(text, "the expiration")
+    return int(datetime.combine(day, time_of_day(), UTC).timestamp()) * 1000
+
+
+def parse_day(text: str, what: str) -> date:
+    """Read a day, `yyyy-MM-dd`.
+
+    Raises `InvalidInputError`, which calls it `what`, for another form and days that do not exist.
+    """
     try:
         day = date.fromisoformat(text) if _DATE.fullmatch(text) else None
     except ValueError:
         day = None
     if day is None:
-        msg = "the expiration must be a date of the form yyyy-MM-dd, as in 2030-12-31"
+        msg = f"{what} must be a date of the form yyyy-MM-dd, as in 2030-12-31"
         raise InvalidInputError(msg)
-    return int(datetime.combine(day, time_of_day(), UTC).timestamp()) * 1000
+    return day

@@ -7,15 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from gateway.keys.errors import StoreError
+from gateway.keys.daily_usage import (
+    DailyUsage,
+    DayTraffic,
+    ItemSums,
+    PeriodUsage,
+    UsageQuery,
+    day_of,
+)
+from gateway.keys.errors import StoreError, StoreUnavailableError
 from gateway.keys.record import KeyUsage
 from gateway.keys.store import UsageStore
 
 FLUSH_S: Final = 5.0
 """The longest time until usage is written, and the shortest between two writes."""
+KEPT_DAYS: Final = 400
+"""How long usage by day is kept, unless somebody says otherwise: a year and a month."""
+_NOT_KEPT: Final = "usage of keys is not kept here: there is no key store that has a place for it"
 
 
 class UsageRecorder:
@@ -23,13 +36,25 @@ class UsageRecorder:
 
     `store` None: only the last uses are known, since the start. `on_problem` is called (text) when
     writing begins to fail; what could not be written is kept and added to the next attempt.
+    `now_ms`: Unix milliseconds.
     """
 
-    def __init__(self, store: UsageStore | None, on_problem: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        store: UsageStore | None,
+        on_problem: Callable[[str], None],
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
         self._store = store
         self._on_problem = on_problem
         self._is_open = False
+        self._now_ms = now_ms
+        self.kept_days = KEPT_DAYS
+        """How many days usage by day is kept, today included."""
+        self._forgotten = ""
+        """The day before which all was dropped last."""
         self._pending: dict[str, KeyUsage] = {}
+        self._daily = DailyUsage()
         self._last_used_ms: dict[str, int] = {}
         self._is_failing = False
 
@@ -73,6 +98,20 @@ class UsageRecorder:
             self._last_used_ms[key_id] = max(self.last_used_ms(key_id), usage.last_used_ms)
         if self._is_open:
             self._gather(key_id, usage)
+            day = day_of(usage.last_used_ms or self._now_ms())
+            traffic = DayTraffic(usage.requests, usage.bytes, usage.refusals)
+            self._daily.add_traffic(day, key_id, traffic)
+
+    def note_items(self, key_id: str, signal: str, sums: ItemSums) -> None:
+        """Add to what is known of a key's items today. The caller passes only ids of known keys."""
+        if self._is_open:
+            self._daily.add_items(day_of(self._now_ms()), key_id, signal, sums)
+
+    async def periods(self, query: UsageQuery) -> list[PeriodUsage]:
+        """Return usage by day, month or key, up to `FLUSH_S` late. Raises `StoreError`."""
+        if self._store is None or not self._is_open:
+            raise StoreUnavailableError(_NOT_KEPT)
+        return await self._store.periods(query)
 
     def last_used_ms(self, key_id: str) -> int:
         """When the key was last allowed, before this start too; 0 = never."""
@@ -95,25 +134,38 @@ class UsageRecorder:
 
     async def flush(self) -> None:
         """Write what was gathered; a failure is reported once, and tried again the next time."""
-        if self._store is None or not self._pending:
+        if self._store is None or not (self._pending or self._daily):
             return
         batch, self._pending = self._pending, {}
+        daily, self._daily = self._daily, DailyUsage()
         try:
-            await self._store.add(batch)
+            await self._store.add(batch, daily)
         except StoreError as error:
             for key_id, usage in batch.items():
                 self._gather(key_id, usage)
+            self._daily.add(daily)
             if not self._is_failing:
                 self._on_problem(f"usage of keys cannot be written: {error}")
             self._is_failing = True
         else:
             self._is_failing = False
 
+    async def forget_old_days(self) -> None:
+        """Drop what is older than it is kept, once a day; a failure is tried again later."""
+        today = datetime.fromtimestamp(self._now_ms() / 1000, UTC)
+        before = f"{today - timedelta(days=self.kept_days - 1):%Y-%m-%d}"
+        if self._store is None or before == self._forgotten:
+            return
+        with contextlib.suppress(StoreError):
+            await self._store.forget_days(before)
+            self._forgotten = before
+
     async def run(self) -> None:
         """Write for ever."""
         while True:
             await asyncio.sleep(FLUSH_S)
             await self.flush()
+            await self.forget_old_days()
 
     def _gather(self, key_id: str, usage: KeyUsage) -> None:
         known = self._pending.get(key_id)

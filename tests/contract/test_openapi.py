@@ -80,6 +80,8 @@ async def test_a_generated_client_does_all_that_there_is(
 
     log = await call(client, "getIngestionApiKeyAudit", keyId=rotated.id)
     assert [(entry.action, entry.who) for entry in log] == [("delete", "alice")]
+    usage = await call(client, "getIngestionApiKeyUsage", by="month", keyId=str(made.id))
+    assert list(usage) == []
     assert {key["id"] for key in (await gateway.ask("GET", KEYS)).json} == {made.id, adopted.id}
 
 
@@ -122,7 +124,7 @@ async def test_the_document_needs_no_token_and_names_every_type_once(gateway: Ga
         for path in answered.json["paths"].values()
         for operation in path.values()
     ]
-    assert len(ids) == len(set(ids)) == 14
+    assert len(ids) == len(set(ids)) == 15
 
 
 # Requests that are made up

@@ -29,6 +29,7 @@ CHANGE: Final = {
 }
 REQUEST: Final = {"time": "now", "peer": "::1", "bytes": 1, "result": "accepted", "duration_ms": 1}
 PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+USAGE: Final = {"keyId": "1", "name": "a", "requests": 1, "bytes": 2, "refusals": 3}
 
 
 class Ended(NamedTuple):
@@ -79,6 +80,9 @@ def is_safe(text: str) -> bool:
         (("keys", "list"), [{**KEY, "name": ATTACK, "description": ATTACK}]),
         (("keys", "list", "--output", "json"), [{**KEY, "name": ATTACK, ATTACK: ATTACK}]),
         (("keys", "audit"), [{**CHANGE, "who": ATTACK, "changes": {ATTACK: ATTACK}}]),
+        (("keys", "usage"), [{**USAGE, "name": ATTACK, "owner": ATTACK, "period": ATTACK}]),
+        (("keys", "usage", "--output", "csv"), [{**USAGE, "name": ATTACK, "keyId": ATTACK}]),
+        (("keys", "usage", "--output", "json"), [{**USAGE, "labels": {ATTACK: ATTACK}}]),
         (("keys", "create", "--name", "a"), {**KEY, "apiKey": ATTACK}),
         (("trace",), {**REQUEST, "peer": ATTACK, "outcome": ATTACK, "result": ATTACK}),
         (("trace", "--output", "json"), {**REQUEST, "peer": ATTACK}),
@@ -121,6 +125,7 @@ WRONG: Final = [b"null", b"7", b"{}", b'[{"id": 1}]', b"<html>", b"\xff\xfe", NE
     [
         ("list",),
         ("audit",),
+        ("usage",),
         ("create", "--name", "a"),
         ("rotate", "--id", "1", "--overlap", "1h"),
         ("disable", "--id", "1"),

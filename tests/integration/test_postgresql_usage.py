@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from gateway.keys.daily_usage import DailyUsage, DayTraffic, ItemSums, UsageQuery
 from gateway.keys.errors import StoreUnavailableError
 from gateway.keys.record import KeyUsage
 from gateway.keys.stores import postgresql_usage
@@ -19,6 +20,8 @@ from gateway.keys.stores.postgresql_usage import PostgresqlUsage
 from tests.support.postgresql import PostgresqlServer
 
 HANG_S = 60.0
+DAY = "2030-03-17"
+ONE_DAY = UsageQuery(DAY, DAY)
 NOW_MS = 1_900_000_000_000
 
 
@@ -86,6 +89,13 @@ async def _lines(url: str) -> AsyncIterator[Lines]:
         await lines.usage.close()
 
 
+def _daily(requests: int) -> DailyUsage:
+    daily = DailyUsage()
+    daily.add_traffic(DAY, "1", DayTraffic(requests, requests * 10))
+    daily.add_items(DAY, "1", "traces", ItemSums(requests, requests * 10))
+    return daily
+
+
 def _used(requests: int) -> KeyUsage:
     return KeyUsage(requests, requests * 10, 0, NOW_MS)
 
@@ -109,17 +119,23 @@ async def test_what_is_sent_again_is_counted_once(url: str, cuts: list[str]) -> 
         lines.cut(*cuts)
         pending = {"1": KeyUsage(), "2": KeyUsage()}
         total = _used(1)
+        pending_days = DailyUsage()
         for round_ in range(1, 20):
+            pending_days.add(_daily(round_))
             pending = {key_id: sums.plus(_used(round_)) for key_id, sums in pending.items()}
             total = total.plus(_used(round_))
             with contextlib.suppress(StoreUnavailableError):
-                await lines.usage.add(pending)
+                await lines.usage.add(pending, pending_days)
                 pending = dict.fromkeys(pending, KeyUsage())
+                pending_days = DailyUsage()
 
         assert pending["1"] == KeyUsage(), "the cuts are over"
         assert lines._line is not None
         assert lines._line.cuts == []
         assert (await lines.usage.load())["1"] == total
+        (row,) = await lines.usage.periods(ONE_DAY)
+        assert row.traffic == DayTraffic(sum(range(20)), 10 * sum(range(20)))
+        assert row.items["traces"] == ItemSums(sum(range(20)), 10 * sum(range(20)))
 
 
 async def test_a_statement_that_the_server_goes_on_with_is_waited_for(url: str) -> None:
@@ -164,7 +180,8 @@ async def test_a_statement_that_comes_too_late_is_not_carried_out(url: str) -> N
         await usage.add({"1": _used(2)})
         connection = usage._connection
         assert connection is not None
-        late = (["1"], [2], [20], [0], [NOW_MS], usage._writer, 4)
+        nothing: list[list[object]] = [[] for _ in range(5 + len(postgresql_usage._ITEM_TYPES))]
+        late = (["1"], [2], [20], [0], [NOW_MS], usage._writer, 4, *nothing)
 
         await connection.execute(postgresql_usage._ADD, *late)
 
@@ -184,3 +201,47 @@ async def test_writers_that_are_long_gone_are_forgotten(url: str) -> None:
             assert await other.usage._connection.fetchval(query) == 0
         await lines.usage.add({"1": _used(1)})
         assert await lines.usage.load() == {"1": _used(2)}
+
+
+@pytest.mark.parametrize(
+    "query, expected",
+    [
+        (UsageQuery("2030-02-01", "2030-02-01"), [("2030-02-01", "1", 1), ("2030-02-01", "2", 1)]),
+        (
+            UsageQuery("2030-01-01", "2030-12-31", "month", None, ("2030-01", "1"), 2),
+            [("2030-01", "2", 1), ("2030-02", "1", 2)],
+        ),
+        (UsageQuery("2030-01-01", "2030-12-31", "key"), [("", "1", 3), ("", "2", 3)]),
+        (UsageQuery("2030-01-01", "2030-12-31", "key", None, ("", "1")), [("", "2", 3)]),
+        (UsageQuery("2030-01-01", "2030-12-31", "key", "2"), [("", "2", 3)]),
+        (UsageQuery("2031-01-01", "2031-12-31"), []),
+    ],
+)
+async def test_days_are_read_by_day_month_and_key(
+    url: str, query: UsageQuery, expected: list[tuple[str, str, int]]
+) -> None:
+    async with _lines(url) as lines:
+        daily = DailyUsage()
+        for day in ("2030-01-31", "2030-02-01", "2030-02-02"):
+            for key_id in ("1", "2"):
+                daily.add_traffic(day, key_id, DayTraffic(1, 10))
+                daily.add_items(day, key_id, "logs", ItemSums(1, 10, 1, 10.0, 2.5))
+        await lines.usage.add({}, daily)
+
+        rows = await lines.usage.periods(query)
+
+        assert [(row.period, row.key_id, row.traffic.requests) for row in rows] == expected
+        for row in rows:
+            assert row.items["logs"].wy == 2.5 * row.traffic.requests
+
+
+async def test_days_are_dropped_when_they_are_old(url: str) -> None:
+    async with _lines(url) as lines:
+        for _ in range(2):
+            await lines.usage.add({}, _daily(1))
+            await lines.usage.forget_days("2030-03-17")
+        assert len(await lines.usage.periods(ONE_DAY)) == 1
+
+        await lines.usage.forget_days("2030-03-18")
+
+        assert await lines.usage.periods(ONE_DAY) == []

@@ -40,6 +40,7 @@ from gateway.dataplane.dialects.otlp import (
 )
 from gateway.dataplane.exchange.backend_refusals import BackendRefusals
 from gateway.dataplane.exchange.exchange import Exchange
+from gateway.dataplane.exchange.item_sampler import ItemSampler
 from gateway.dataplane.exchange.pipeline import RequestPipeline
 from gateway.dataplane.exchange.quotas import Quotas
 from gateway.dataplane.exchange.record import RequestObserver, RequestRecord
@@ -58,6 +59,7 @@ from gateway.settings import (
     ForwardSettings,
     LimitsSettings,
     PerKeyLimits,
+    SamplingSettings,
     Target,
 )
 from gateway.wire import hpack, http2
@@ -422,6 +424,7 @@ class Core:
         per_key: PerKeyLimits | None = None,
         forward: ForwardSettings | None = None,
         authority: AuthoritySettings | None = None,
+        sampling: SamplingSettings | None = None,
         rows: Callable[[Core], Iterable[Route]] = lambda _: (),
         streams: int = 100,
         **pool: Any,
@@ -456,12 +459,16 @@ class Core:
         http = OtlpHttpDialect(fields, limits.quota_status)
         counters = self.context.counters
         self.refusals = RefusalLog()
+        self.item_sampler = (
+            ItemSampler(sampling, self.context.budget, counters, self._send) if sampling else None
+        )
         self.pipeline = RequestPipeline(
             ExchangeServices(
                 self.context,
                 (self.records,),
                 BackendRefusals(counters, self.lookups, forward),
                 None,
+                self.item_sampler,
             ),
             Router(
                 [*otlp_routes(grpc, http, counters, pools, limits.max_body_bytes), *rows(self)],

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from gateway import metrics
-from gateway.channel import Refused, Up, Usage
+from gateway.channel import ItemTraffic, Refused, Up, Usage
 from gateway.control.workers.connection_counts import ConnectionCounts
 from gateway.dataplane.upstream.connector import Resolve, resolve_by_system
 from gateway.dataplane.upstream.pool import Pool
@@ -150,6 +150,7 @@ class RunningWorker:
         """One for each listener, in the order in which they were asked for."""
         self.refusals: list[Refused] = []
         self.usage: list[Usage] = []
+        self.items: list[ItemTraffic] = []
         self._counts: defaultdict[tuple[str, tuple[str, ...]], float] = defaultdict(float)
 
     def send_to(self, take: Callable[[Up], bool]) -> None:
@@ -191,6 +192,7 @@ class RunningWorker:
             self._counts[series.metric, series.labels] += series.value
         self.refusals += report.refusals
         self.usage += report.usage
+        self.items += report.items
 
     def sweep(self, in_s: float = 0.0) -> None:
         """Keep all limits of time as if `in_s` seconds had passed."""

@@ -43,7 +43,8 @@ ROOMS: Final = {
     "descriptors": _room(),
     "lean_imports": _room(libraries="aiohttp structlog"),
     "compiled": _room("outcome"),
-    "channel": _room("model settings", "msgspec"),
+    "samples": _room(libraries="msgspec"),
+    "channel": _room("model samples settings", "msgspec"),
     "protos": _room(libraries="google.protobuf google.rpc"),
     "repeats": _room(),
     "crowds": _room(),
@@ -53,6 +54,7 @@ ROOMS: Final = {
     "log": _room("channel log_console log_repeats log_writer repeats terminal", "structlog"),
     # bytes and protocols, without I/O and policy
     "wire": _room("model outcome", "hpack httptools"),
+    "decoder": _room("model otlp samples", "google.protobuf msgspec"),
     "otlp": _room("model outcome", "cramjam google.protobuf google.rpc opentelemetry.proto"),
     # keys and configuration
     "keys.errors": _room(),
@@ -66,10 +68,12 @@ ROOMS: Final = {
     "keys.feed_messages": _room(
         "keys.errors keys.record keys.tenancy keys.tenancy_rules model protos", "google.protobuf"
     ),
+    "keys.daily_usage": _room(),
     "keys.limit_board": _room(),
     "keys.quota_store": _room(),
     "keys.store": _room(
-        "keys.audit keys.limit_board keys.quota_store keys.record keys.tenancy model"
+        "keys.audit keys.daily_usage keys.limit_board keys.quota_store keys.record keys.tenancy "
+        "model"
     ),
     "keys.rules": _room("keys.api_key keys.errors keys.times model"),
     "keys.commands": _room(
@@ -77,7 +81,7 @@ ROOMS: Final = {
         "keys.times model",
     ),
     "keys.importing": _room("keys.commands keys.errors keys.record keys.store"),
-    "keys.usage": _room("keys.errors keys.record keys.store"),
+    "keys.usage": _room("keys.daily_usage keys.errors keys.record keys.store"),
     "keys.confirmations": _room("keys.errors keys.state_file keys.store", "asyncpg"),
     "keys.authority": _room(
         "keys.state_file",
@@ -89,8 +93,9 @@ ROOMS: Final = {
         "aiohttp cachetools jwt msgspec",
     ),
     "keys.stores": _room(
-        "keys.api_key keys.audit keys.confirmations keys.errors keys.feed_messages "
-        "keys.limit_board keys.quota_store keys.record keys.rules keys.state_file keys.store "
+        "keys.api_key keys.audit keys.confirmations keys.daily_usage keys.errors "
+        "keys.feed_messages keys.limit_board keys.quota_store keys.record keys.rules "
+        "keys.state_file keys.store "
         "keys.tenancy keys.tenancy_rules keys.times model protos",
         "aiosqlite asyncpg google.protobuf grpc msgspec yaml",
     ),
@@ -102,7 +107,7 @@ ROOMS: Final = {
         "keys.record keys.store",
     ),
     "keys.service": _room(
-        "keys.errors keys.following keys.limit_board keys.quota_store keys.record "
+        "keys.daily_usage keys.errors keys.following keys.limit_board keys.quota_store keys.record "
         "keys.service_commands "
         "keys.store keys.stores "
         "keys.tenancy keys.times keys.usage model",
@@ -121,7 +126,7 @@ ROOMS: Final = {
     ),
     "dataplane.upstream": _room("dataplane.core metrics outcome settings", "structlog"),
     "dataplane.exchange": _room(
-        "channel dataplane.auth dataplane.core metrics model outcome quota_layout settings",
+        "channel dataplane.auth dataplane.core metrics model outcome quota_layout samples settings",
         "mypy_extensions structlog",
     ),
     "dataplane.dialects": _room(
@@ -173,8 +178,13 @@ ROOMS: Final = {
     ),
     "control.metrics": _room(
         "channel compiled config control.core control.workers intake keys.errors keys.following "
-        "keys.record keys.tenancy log metrics model outcome",
+        "keys.record keys.tenancy log metrics model outcome samples",
         "cryptography prometheus_client structlog",
+    ),
+    "control.sampling": _room(
+        "channel control.core control.metrics control.workers keys.daily_usage keys.record metrics "
+        "samples",
+        "msgspec structlog",
     ),
     "control.authorities": _room(
         "channel config control.core control.metrics control.workers keys.authority "
@@ -187,7 +197,8 @@ ROOMS: Final = {
     ),
     "control.admin": _room(
         "channel config control.core control.metrics control.workers crowds keys.api_key "
-        "keys.audit keys.commands keys.errors keys.following keys.record keys.rules keys.service "
+        "keys.audit keys.commands keys.daily_usage keys.errors keys.following keys.record "
+        "keys.rules keys.service "
         "keys.state_file keys.store keys.tenancy keys.tenancy_rules keys.times metrics model "
         "outcome",
         "aiohttp msgspec structlog",
@@ -200,7 +211,7 @@ ROOMS: Final = {
     ),
     "control.lifecycle": _room(
         "channel config control.admin control.authorities control.core control.grpc_api "
-        "control.limits control.metrics control.telemetry "
+        "control.limits control.metrics control.sampling control.telemetry "
         "control.workers held_signals keys.authority keys.errors keys.following "
         "keys.limit_board keys.quota_store keys.record keys.service keys.state_file keys.store "
         "keys.stores keys.tenancy log metrics revocation_lists settings",

@@ -5,7 +5,7 @@ Keys are members of the API's JSON (`IngestionApiKey`), whichever the way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -80,3 +80,6 @@ class KeyAccess(Protocol):
 
         Raises `InvalidBatchError` with places in `keys`.
         """
+
+    def usage(self, parameters: Mapping[str, Any]) -> list[Members]:
+        """Return rows of usage (`KeyUsageRow`); `parameters` are those of the API."""

@@ -86,3 +86,25 @@ class Change(Struct, rename="camel", kw_only=True):
     who: str
     origin: str
     changes: dict[str, Any]
+
+
+class Items(Struct, rename="camel", kw_only=True):
+    """How many items of one signal a key sent."""
+
+    count: int
+    error: float | UnsetType = UNSET
+    samples: int
+
+
+class UsageRow(Struct, rename="camel", kw_only=True):
+    """What one key sent in one period."""
+
+    period: str | UnsetType = UNSET
+    key_id: str
+    name: str
+    owner: str | UnsetType = UNSET
+    labels: dict[str, str] | UnsetType = UNSET
+    requests: int
+    bytes: int
+    refusals: int
+    items: dict[str, Items] | UnsetType = UNSET

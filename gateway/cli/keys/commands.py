@@ -40,6 +40,7 @@ from gateway.cli.keys.options import (
 )
 from gateway.cli.keys.tenancy import parse_tenancy, parse_tenancy_update
 from gateway.cli.keys.unseen import deleted_unless_shown
+from gateway.cli.keys.usage import add_usage_to
 from gateway.cli.keys.values import duration_ms, parse_id, parse_limits, parse_signals, read_key
 from gateway.cli.output import info, success
 from gateway.control.admin.api.key_filter import KeyFilter
@@ -367,6 +368,7 @@ def audit(
 
 
 add_to(app)
+add_usage_to(app)
 
 
 def _say_updated(session: Session, updated: Members, done: str) -> None:

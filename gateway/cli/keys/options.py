@@ -204,18 +204,26 @@ class Session:
 def command_on_keys(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of `_common_options`, and explain what fails in it.
 
-    Its first parameter becomes the `Session`, the others stay options of its own.
+    Its first parameter becomes the `Session`, the others stay options of its own. One that has its
+    own `output` writes its results itself.
     """
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    has_own_output = any(option.name == "output" for option in own)
 
     @functools.wraps(command)
     def run(**given: Any) -> None:  # noqa: ANN401 - as typer read them
         place = Place(**{name: given.pop(name) for name in Place._fields})
-        output = given.pop("output")
+        output = Output.TEXT
+        if not has_own_output:
+            output = given.pop("output")
+        elif given["output"] == Output.JSON:
+            output = Output.JSON
         with explained(output):
             command(Session(place, output), **given)
 
-    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
     common = list(inspect.signature(_common_options, eval_str=True).parameters.values())
+    if has_own_output:
+        common = [option for option in common if option.name != "output"]
     del run.__wrapped__  # typer would read the signature from it
     run.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined] # as above
     run.__annotations__ = {option.name: option.annotation for option in [*own, *common]}

@@ -12,7 +12,15 @@ from typing import Any, Final
 
 from gateway.cli.answers import WrongShapeError, decoded
 from gateway.cli.keys.access import STANDBYS, ImportOutcome, Members
-from gateway.cli.keys.answers import Change, GeneratedKey, Imported, Key, PortableKey, RotatedKey
+from gateway.cli.keys.answers import (
+    Change,
+    GeneratedKey,
+    Imported,
+    Key,
+    PortableKey,
+    RotatedKey,
+    UsageRow,
+)
 from gateway.cli.keys.remote_bulk import batches
 from gateway.cli.output import note, warning
 from gateway.config.addresses import is_loopback
@@ -27,6 +35,7 @@ from gateway.control.admin.api.paths import (
     IMPORT_PATH,
     KEYS_PATH,
     UNCONFIRMED,
+    USAGE_PATH,
 )
 from gateway.keys.api_key import ApiKey
 from gateway.keys.errors import (
@@ -164,6 +173,12 @@ class RemoteKeys:
             outcome.add(done["imported"], done["existing"], done["deleted"])
             advance(len(batch))
         return outcome
+
+    def usage(self, parameters: Mapping[str, Any]) -> list[Members]:
+        """See `KeyAccess`."""
+        query = urllib.parse.urlencode(parameters, doseq=True)
+        rows: list[Members] = self._ask("GET", f"{USAGE_PATH}?{query}", None, list[UsageRow])[0]
+        return rows
 
     def _change(self, method: str, path: str, body: Members | None, shape: Any) -> Members:  # noqa: ANN401 - a type
         answer, headers = self._ask(method, path, body, shape)

@@ -7,9 +7,17 @@ import contextlib
 import getpass
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from gateway.cli.keys.access import BATCH, STANDBYS, ImportOutcome, Members
 from gateway.cli.output import note, warning
@@ -21,13 +29,14 @@ from gateway.control.admin.api.key_json import (
     members_of,
     rotated_json,
 )
+from gateway.control.admin.api.usage import UsageChoice, usage_rows
 from gateway.keys.api_key import ApiKey
 from gateway.keys.audit import Actor, AuditRecord
 from gateway.keys.commands import Issued, KeyCommands
 from gateway.keys.errors import InvalidInputError, StoreError
 from gateway.keys.following.remembered_store import RememberedStore
 from gateway.keys.importing import InvalidBatchError, import_batch
-from gateway.keys.record import KeyRecord, KeyUsage
+from gateway.keys.record import KeyRecord, KeyUsage, KnownKey
 from gateway.keys.store import Confirmation, ImportedKey, KeySpec, KeyUpdate, UsageStore
 from gateway.keys.stores.sql_store import SqlStore
 from gateway.keys.stores.sqlite import sqlite_store
@@ -104,6 +113,26 @@ class StoredKeys:
                 return await self._store.repository.audit(limit, key_id=key_id)
 
         return [members_of(audit_json(record)) for record in asyncio.run(read())]
+
+    def usage(self, parameters: Mapping[str, Any]) -> list[Members]:
+        """See `KeyAccess`."""
+
+        async def read() -> list[Members]:
+            choice = UsageChoice.of(parameters)
+            usage = self._store.usage
+            async with self._opened(create=False):
+                await usage.open(create=False)
+                try:
+                    parts = usage_rows(usage.periods, self._find, choice)
+                    return [members_of(row) async for part in parts for row in part]
+                finally:
+                    await usage.close()
+
+        return asyncio.run(read())
+
+    async def _find(self, key_ids: Collection[str]) -> Mapping[str, KnownKey]:
+        ids = [int(each) for each in key_ids if each.isdigit()]
+        return {each.key_id: each for each in await self._store.repository.known([], ids)}
 
     def export(self) -> list[KeyRecord]:
         """See `KeyAccess`."""

@@ -87,7 +87,7 @@ def print_table(keys: Iterable[Members]) -> None:
         return
     more = [member for member in _TENANCY if any(key.get(member) for key in keys)]
     names = (*_COLUMNS, *(_TENANCY[member] for member in more))
-    _print_rows(
+    print_rows(
         [names, *((*_row(key), *(_change(each, key.get(each)) for each in more)) for key in keys)]
     )
 
@@ -127,15 +127,16 @@ def print_key(key: Members) -> None:
     for name in ("requests", "bytes", "refusals"):
         if usage and name in usage:
             lines[name.capitalize()] = str(usage[name])
-    _print_rows([(f"{name}:", value) for name, value in lines.items()], between=" ")
+    print_rows([(f"{name}:", value) for name, value in lines.items()], between=" ")
 
 
 def print_audit(entries: Iterable[Members]) -> None:
     """Write the audit log as a table."""
-    _print_rows([_AUDIT_COLUMNS, *(_audit_row(entry) for entry in entries)])
+    print_rows([_AUDIT_COLUMNS, *(_audit_row(entry) for entry in entries)])
 
 
-def _print_rows(rows: Sequence[tuple[str, ...]], between: str = " | ") -> None:
+def print_rows(rows: Sequence[tuple[str, ...]], between: str = " | ") -> None:
+    """Write rows in columns; the first has their names."""
     lines = [tuple(map(escaped, row)) for row in rows]  # a line break would begin a row
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     for line in lines:

@@ -48,6 +48,8 @@ from gateway.control.metrics.metric_totals import MetricTotals
 from gateway.control.metrics.refusal_log import RefusalLog
 from gateway.control.metrics.tenant_traffic import TenantTraffic
 from gateway.control.metrics.worker_reports import WorkerReports
+from gateway.control.sampling.item_totals import ItemTotals
+from gateway.control.sampling.sample_counter import SampleCounter
 from gateway.control.workers.key_distribution import KeyDistribution
 from gateway.control.workers.quota_tables import QuotaTables
 from gateway.control.workers.supervisor import Supervisor, Timing
@@ -157,13 +159,14 @@ class Counting:
     refusal_log: RefusalLog
     reports: WorkerReports
     tenants: TenantTraffic
+    samples: SampleCounter
     config_metrics: ConfigMetrics
     exposition: Exposition
 
     @property
     def observers(self) -> list[WorkerObserver]:
         """Those that count what workers report."""
-        return [self.reports, self.tenants]
+        return [self.reports, self.tenants, self.samples]
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +285,7 @@ def _foundation(loaded: Loaded) -> Foundation:
         on_problem=_log.warning,
     )
     quotas = QuotaTables()
+    keys.usage.kept_days = config.usage.days
     return Foundation(
         config=current,
         totals=totals,
@@ -361,11 +365,14 @@ def _counting(base: Foundation, options: Options) -> Counting:
         partial(base.period_quotas.series, base.key_name),
     ]
     sources += [each.series for each in base.askers()]
+    items = ItemTotals(busiest_keys.keys, base.key_name)
+    sources.append(items.series)
     return Counting(
         busiest_keys=busiest_keys,
         refusal_log=refusal_log,
         reports=WorkerReports(totals, busiest_keys, base.keys, refusal_log.take, base.errors),
         tenants=TenantTraffic(lambda: base.config.config.metrics, base.tenancy, totals),
+        samples=SampleCounter(base.keys, items, totals),
         config_metrics=ConfigMetrics(base.config, totals, gauges, base.statuses),
         exposition=Exposition(totals, busiest_keys, base.key_name, sources, base.config.backends),
     )

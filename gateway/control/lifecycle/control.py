@@ -160,6 +160,7 @@ class Control:
         background: dict[str, Callable[[], Awaitable[None]]] = {
             **base.keys.background(),
             "supervisor.watch": self.parts.supervisor.watch,
+            "usage.samples": counting.samples.run,
             "busiest_keys.elect": counting.busiest_keys.run,
             "refusals.summary": counting.refusal_log.run,
             "log.summary": self._watch_log,

@@ -143,6 +143,7 @@ class Reloader:
         self._listeners.keep_only(loaded.config)
         self._revocations.keep_only(loaded.config)
         self._keys.replace_static(static)
+        self._keys.usage.kept_days = loaded.config.usage.days
         self._admin.use(loaded.config, tokens)
         self._grpc.use(loaded.config)
         self._config.loaded = loaded

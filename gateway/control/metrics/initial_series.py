@@ -28,6 +28,7 @@ from gateway.outcome import (
     Outcome,
     Result,
 )
+from gateway.samples import SampleResult
 
 _OTLP: Final = (Signal.TRACES, Signal.METRICS, Signal.LOGS, Signal.PROFILES)
 ROUTES: Final = (
@@ -35,6 +36,8 @@ ROUTES: Final = (
     (Protocol.INTAKE, Signal.INTAKE),
 )
 """The pairs of protocol and signal that can occur on a route."""
+SAMPLED: Final = (Signal.TRACES, Signal.METRICS, Signal.LOGS)
+"""Signals whose items are counted."""
 UNROUTED: Final = tuple(
     (protocol, metrics.NO_SIGNAL) for protocol in (Protocol.GRPC, Protocol.HTTP)
 )
@@ -123,6 +126,8 @@ def start_at_zero(totals: MetricTotals, backends: Backends, stores: Iterable[str
 
 def gauges_at_zero(metric: Metric, backends: Backends) -> dict[Labels, float]:
     """Return the series of a gauge that exist at 0 while no worker reports it."""
+    if metric is metrics.KEY_ITEMS_ERROR:
+        return {(OTHER, "", signal.value): 0.0 for signal in SAMPLED}
     if metric is metrics.IN_FLIGHT:
         return {(str(protocol),): 0.0 for protocol in Protocol}
     if metric in (metrics.CONNECTIONS, metrics.BUFFER_BYTES, metrics.INTAKE_HELD):
@@ -154,11 +159,13 @@ def _closed(backends: Backends) -> Iterator[tuple[Metric, Labels]]:
         (metrics.ADMIN_CLOSED, metrics.ADMIN_CLOSE_REASONS),
         (metrics.INTERNAL_ERRORS, metrics.INTERNAL_PLACES),
         (metrics.WORKER_RESTARTS, metrics.RESTART_REASONS),
+        (metrics.USAGE_SAMPLES, tuple(SampleResult)),
     ):
         for value in values:
             yield metric, (value,)
     yield metrics.LOG_LINES_DROPPED, ()
     yield metrics.LIMITS_DIVIDED, ()
+    yield metrics.USAGE_DECODER_RESTARTS, ()
     yield metrics.INTAKE_HELD_TOTAL, ()
     yield from _of_telemetry()
     yield from _of_keys()
@@ -172,6 +179,8 @@ def _of_telemetry() -> Iterator[tuple[Metric, Labels]]:
 def _of_keys() -> Iterator[tuple[Metric, Labels]]:
     for metric, outcome in product((metrics.KEY_REQUESTS, metrics.KEY_BYTES), KEY_OUTCOMES):
         yield metric, (OTHER, "", outcome)
+    for signal in SAMPLED:
+        yield metrics.KEY_ITEMS, (OTHER, "", signal)
     for metric, tenant, outcome in product(
         (metrics.TENANT_REQUESTS, metrics.TENANT_BYTES), metrics.NO_TENANTS, KEY_OUTCOMES
     ):

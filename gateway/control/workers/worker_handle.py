@@ -18,6 +18,7 @@ from typing import Final
 from gateway.channel import (
     SNAPSHOT_CHUNK,
     Applied,
+    BodySampled,
     Channel,
     Down,
     Drain,
@@ -46,7 +47,7 @@ no more changes of keys.
 """
 
 
-Sent = Lookup | Traced | SenderSeen | Sampled | Logged
+Sent = Lookup | Traced | SenderSeen | Sampled | Logged | BodySampled
 """What workers send for one part of control, besides their reports."""
 
 
@@ -78,7 +79,7 @@ class WorkerObserver:
 
     def worker_sent(self, worker: WorkerHandle, message: Sent) -> None:
         """A worker asked about a key, or sent what it tells: what a trace matches, a sender's name,
-        telemetry of its own.
+        telemetry of its own, a body whose items are to be counted.
         """
 
     def worker_gone(self, worker: WorkerHandle) -> None:
@@ -248,7 +249,7 @@ class WorkerHandle:
                 self._observer.worker_changed(self)
             case Report():
                 self._observer.worker_reported(self, message)
-            case Lookup() | Traced() | SenderSeen() | Sampled() | Logged():
+            case Lookup() | Traced() | SenderSeen() | Sampled() | Logged() | BodySampled():
                 self._observer.worker_sent(self, message)
             case _:
                 pass  # Down: the decoder lets none through

@@ -97,7 +97,10 @@ class Exchange:
             return
         body = self.body
         body.has_ended = ended
-        length = self.record.request_bytes = self.record.request_bytes + len(chunk)
+        record = self.record
+        length = record.request_bytes = record.request_bytes + len(chunk)
+        if record.taken is not None:
+            record.taken.receive(chunk)
         if self.lease is not None:
             self.lease.receive(length)
         if length > self.route.max_body_bytes:

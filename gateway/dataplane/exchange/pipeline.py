@@ -22,6 +22,7 @@ from gateway.dataplane.core.routes import Router
 from gateway.dataplane.core.seams import Downstream
 from gateway.dataplane.exchange.exchange import Exchange
 from gateway.dataplane.exchange.forwarding import Forwarding
+from gateway.dataplane.exchange.item_sampler import ItemSampler
 from gateway.dataplane.exchange.memory_shares import MemoryShares
 from gateway.dataplane.exchange.quotas import Quotas
 from gateway.dataplane.exchange.services import ExchangeServices
@@ -205,10 +206,22 @@ class RequestPipeline:
         if pool is None:
             exchange.refuse(no_backend)
             return
+        if self._services.item_sampler is not None:
+            self._sample(exchange, self._services.item_sampler)
         if exchange.head.expects_continue:
             exchange.downstream.accept_body()
         forwarding = exchange.sink = Forwarding(exchange, pool, fields)
         forwarding.begin()
+
+    def _sample(self, exchange: Exchange, item_sampler: ItemSampler) -> None:
+        """Have its items counted, if it is chosen; what has come of its body belongs to it."""
+        record = exchange.record
+        if record.principal is None:
+            return
+        item_sampler.begin(record, exchange.route, record.principal.key_id)
+        if record.taken is not None and exchange.body.waiting is not None:
+            for chunk in exchange.body.waiting:
+                record.taken.receive(chunk)
 
     def _admit(self, exchange: Exchange) -> Refusal | None:
         """Check what comes after the verdict: content type, declared size, limits."""

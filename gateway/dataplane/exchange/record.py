@@ -10,6 +10,7 @@ from mypy_extensions import mypyc_attr
 
 from gateway.dataplane.core.heads import RequestHead
 from gateway.dataplane.core.routes import Route
+from gateway.dataplane.exchange.sampled import Stratum, TakenBody
 from gateway.model import Principal
 
 _monotonic: Final = time.monotonic
@@ -34,6 +35,8 @@ class RequestRecord:
         "result",
         "route",
         "started",
+        "stratum",
+        "taken",
     )
 
     code: str
@@ -62,6 +65,10 @@ class RequestRecord:
         """Where the request went; kept only while somebody traces."""
         self.backend_code = ""
         """The `code` of the backend's answer."""
+        self.stratum: Stratum | None = None
+        """Where its items are counted; None while that is off, and where it has none."""
+        self.taken: TakenBody | None = None
+        """Its body, where it was chosen as a sample."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

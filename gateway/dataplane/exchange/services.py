@@ -6,6 +6,7 @@ from gateway.dataplane.core.context import WorkerContext
 from gateway.dataplane.core.cors import CorsPolicy
 from gateway.dataplane.exchange.backend_refusals import BackendRefusals
 from gateway.dataplane.exchange.holding import Holding
+from gateway.dataplane.exchange.item_sampler import ItemSampler
 from gateway.dataplane.exchange.record import RequestObserver
 
 
@@ -19,6 +20,7 @@ class ExchangeServices:
         "holding",
         "is_sampling",
         "is_tracing",
+        "item_sampler",
         "observers",
     )
 
@@ -28,11 +30,14 @@ class ExchangeServices:
         observers: tuple[RequestObserver, ...],
         backend_refusals: BackendRefusals,
         cors: CorsPolicy | None,
+        item_sampler: ItemSampler | None = None,
         *,
         is_sampling: bool = False,
     ) -> None:
         self.context = context
-        self.observers = observers
+        self.item_sampler = item_sampler
+        """Chooses requests whose items are counted; None: nobody does."""
+        self.observers = observers if item_sampler is None else (*observers, item_sampler)
         """Who hears of each request when it has ended."""
         self.backend_refusals = backend_refusals
         self.cors = cors

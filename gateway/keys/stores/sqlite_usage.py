@@ -11,10 +11,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
+from gateway.keys.daily_usage import DailyUsage, PeriodUsage, UsageQuery
 from gateway.keys.errors import StoreTooNewError
 from gateway.keys.record import KeyUsage
-from gateway.keys.stores import sqlite_file
-from gateway.keys.stores.sql import SqlConnection, fetch_value
+from gateway.keys.stores import sqlite_file, usage_tables
+from gateway.keys.stores.sql import SqlConnection, fetch_value, places
 from gateway.keys.stores.sqlite_engine import SqliteEngine
 
 APPLICATION_ID: Final = 0x6F746B75
@@ -38,6 +39,18 @@ ON CONFLICT (key_id) DO UPDATE SET
     bytes = bytes + excluded.bytes,
     refusals = refusals + excluded.refusals,
     last_used_ms = max(last_used_ms, excluded.last_used_ms)"""  # noqa: S608 - our own names
+_ADD_DAYS: Final = usage_tables.added(
+    usage_tables.TRAFFIC,
+    usage_tables.TRAFFIC_COLUMNS,
+    f"VALUES {places(1, len(usage_tables.TRAFFIC_COLUMNS))}",
+    2,
+)
+_ADD_ITEMS: Final = usage_tables.added(
+    usage_tables.ITEMS,
+    usage_tables.ITEM_COLUMNS,
+    f"VALUES {places(1, len(usage_tables.ITEM_COLUMNS))}",
+    3,
+)
 _AT_ONCE: Final = 500
 """Keys that one query names; SQLite has a limit."""
 
@@ -55,6 +68,7 @@ class SqliteUsage:
         self._own_only = own_only
         self._engine: SqliteEngine | None = None
         self._creates = True
+        self._has_days = False
 
     async def open(self, *, create: bool) -> None:
         """See `UsageStore`. Raises `StoreError`."""
@@ -67,6 +81,7 @@ class SqliteUsage:
         engine = SqliteEngine(self.path, synchronous="NORMAL")
         try:
             await self._check_version(engine)
+            await self._find_days(engine)
         except BaseException:
             await engine.drop_connections()
             raise
@@ -79,6 +94,17 @@ class SqliteUsage:
         if version != SCHEMA_VERSION:
             msg = f"{self.path}: another version of the gateway wrote this file"
             raise StoreTooNewError(msg)
+
+    async def _find_days(self, engine: SqliteEngine) -> None:
+        """Make the tables by day in a file that an older gateway has made."""
+        find = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ($1, $2)"
+        with sqlite_file.translated(self.path):
+            async with engine.writing() as connection:
+                tables = (usage_tables.TRAFFIC, usage_tables.ITEMS)
+                self._has_days = await fetch_value(connection, find, *tables) == len(tables)
+                if self._creates and not self._has_days:
+                    await _create_days(connection)
+                    self._has_days = True
 
     async def close(self) -> None:
         """Let go of the file."""
@@ -105,13 +131,41 @@ class SqliteUsage:
                         )
         return {key_id: KeyUsage(*sums) for key_id, *sums in rows}
 
-    async def add(self, usage: Mapping[str, KeyUsage]) -> None:
+    async def periods(self, query: UsageQuery) -> list[PeriodUsage]:
+        """See `UsageStore`. Raises `StoreError`."""
+        if not self._has_days:
+            return []  # no gateway has written any yet
+        with sqlite_file.translated(self.path):
+            async with self._opened().reading() as connection:
+                statement, values = usage_tables.traffic_query(query)
+                traffic = list(await connection.fetch(statement, *values))
+                statement, values = usage_tables.items_query(
+                    query, sorted({key_id for _, key_id, *_ in traffic})
+                )
+                items = await connection.fetch(statement, *values)
+        return list(usage_tables.periods(map(tuple, traffic), map(tuple, items)))
+
+    async def add(self, usage: Mapping[str, KeyUsage], daily: DailyUsage | None = None) -> None:
         """Add to the sums, in one transaction. Raises `StoreError`, and then nothing was added."""
+        daily = daily or DailyUsage()
         with sqlite_file.translated(self.path):
             async with self._opened().writing() as connection:
                 await connection.execute_many(
                     _ADD, ((key_id, *sums) for key_id, sums in usage.items())
                 )
+                await connection.execute_many(
+                    _ADD_DAYS, ((*where, *sums) for where, sums in daily.traffic.items())
+                )
+                await connection.execute_many(
+                    _ADD_ITEMS, ((*where, *sums) for where, sums in daily.items.items())
+                )
+
+    async def forget_days(self, before: str) -> None:
+        """See `UsageStore`. Raises `StoreError`."""
+        with sqlite_file.translated(self.path):
+            async with self._opened().writing() as connection:
+                for table in (usage_tables.TRAFFIC, usage_tables.ITEMS):
+                    await connection.execute(f"DELETE FROM {table} WHERE day < $1", before)  # noqa: S608 - our own names
 
     async def forget(self, key_ids: Collection[str]) -> None:
         """Drop the sums of keys that no longer exist. Raises `StoreError`."""
@@ -131,4 +185,10 @@ class SqliteUsage:
 
 async def _create(connection: SqlConnection) -> None:
     await connection.execute(_CREATE)
+    await _create_days(connection)
     await connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+async def _create_days(connection: SqlConnection) -> None:
+    for statement in usage_tables.CREATE:
+        await connection.execute(statement)

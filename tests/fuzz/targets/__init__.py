@@ -22,5 +22,6 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
         wire_formats.channel_messages,
         wire_formats.configurations,
         wire_formats.certificates,
+        wire_formats.samples,
     )
 }

@@ -19,7 +19,10 @@ from gateway.dataplane.accept import proxy_header
 from gateway.dataplane.accept.proxy_header import ProxyHeader, ProxyHeaderError
 from gateway.dataplane.auth import credentials
 from gateway.dataplane.auth.credentials import CredentialReader
+from gateway.decoder import counting
 from gateway.model import MAX_KEY_BYTES, digest_of
+from gateway.otlp.encodings import DECODABLE
+from gateway.samples import Sample, SampleResult
 from gateway.wire import hpack, huffman
 from tests.fuzz.worlds import Reader, pieces
 
@@ -205,3 +208,24 @@ def certificates(data: bytes) -> None:
         return
     assert names is not None
     assert names.serial == certificate_ids.serial_bytes(serial)
+
+
+_MEDIA_TYPES = ("application/x-protobuf", "application/json", "text/plain")
+
+
+def samples(data: bytes) -> None:
+    """A sample of any signal, type and encoding is counted, or said to be what it is."""
+    reader = Reader(data)
+    signal = ("traces", "metrics", "logs")[reader.byte() % 3]
+    kind = reader.byte() % 4
+    encoding = ("", *DECODABLE, "br")[reader.byte() % (len(DECODABLE) + 2)]
+    sample = Sample(
+        signal=signal,
+        is_grpc=kind == len(_MEDIA_TYPES),
+        content_type=(*_MEDIA_TYPES, "application/grpc")[kind],
+        encoding=encoding,
+        body=reader.rest(),
+    )
+    counted = counting.count(sample)
+    assert counted.items >= 0
+    assert counted.result in SampleResult

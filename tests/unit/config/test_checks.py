@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from gateway.config import effective
+from gateway.config import effective, worker_settings
 from gateway.config.addresses import is_overlap, is_reached_by
 from gateway.config.values import split_address
+from gateway.settings import SamplingSettings
 from tests.support.certs import Authority, Certificate
 from tests.unit.config.support import load_text, problems_of
 
@@ -599,3 +601,32 @@ def test_limits_of_a_fleet_without_a_shared_store_are_warned_of(
 ) -> None:
     loaded = load_text(tmp_path, f"limits: {{scope: fleet}}\n{more}\n")
     assert ("limits.scope" in [each.path for each in loaded.warnings]) is is_warned
+
+
+def test_samples_without_the_decoders_packages_are_warned_of_and_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not load_text(tmp_path, "usage: {sample: true}").warnings
+    monkeypatch.setitem(sys.modules, "cramjam", None)  # as if it was not installed
+
+    loaded = load_text(tmp_path, "usage: {sample: true}")
+
+    (found,) = loaded.warnings
+    assert found.path == "usage.sample"
+    assert "pip install 'otlp-gateway[usage]'" in found.message
+    assert worker_settings(loaded.config, 0, 1, [], -1, 1).sampling is None
+
+
+def test_workers_share_the_samples(tmp_path: Path) -> None:
+    config = load_text(tmp_path, "usage: {sample: true, samples: 20/s}").config
+
+    assert worker_settings(config, 0, 4, [], -1, 1).sampling == SamplingSettings(5.0, 0.25, 4)
+    off = load_text(tmp_path, "usage: {samples: 20/s}").config
+    assert worker_settings(off, 0, 4, [], -1, 1).sampling is None
+
+
+@pytest.mark.parametrize("text", ["days: 0", "days: 4000", "samples: 0", "samples: 101/s"])
+def test_usage_is_kept_and_sampled_within_bounds(tmp_path: Path, text: str) -> None:
+    (problem,) = problems_of(tmp_path, f"usage: {{{text}}}")
+
+    assert problem.path == f"usage.{text.partition(':')[0]}"

@@ -23,6 +23,7 @@ from gateway.control.admin.api.paths import (
     IMPORT_PATH,
     KEYS_PATH,
     UNCONFIRMED,
+    USAGE_PATH,
 )
 from gateway.control.admin.http_app import Route, json_response
 from gateway.control.admin.roles import Role
@@ -44,6 +45,16 @@ _CONFIRMED: Final = {
 _RETRY: Final = {"Retry-After": "Seconds to wait."}
 
 _ID: Final = Parameter("id", "path", shapes.KeyId, "The key's id.")
+_OF_TENANTS: Final = (
+    Parameter("owner", "query", shapes.Owner, "Only keys of this owner."),
+    Parameter(
+        "label",
+        "query",
+        list[shapes.LabelFilter],
+        "Only keys with this label; repeat it for keys with all of several.",
+        repeats=True,
+    ),
+)
 _BAD: Final = Response("Something in the request is invalid.", shapes.BadRequest)
 _ERRORS: Final = {
     421: Response("The name in the field Host is not in admin.hosts.", shapes.ErrorsResponse),
@@ -149,6 +160,7 @@ def _key_operations(api: KeysApi) -> list[Operation]:
         *_one_key_operations(api),
         *_bulk_operations(BulkApi(api)),
         _audit_operation(api),
+        _usage_operation(api),
     ]
 
 
@@ -168,14 +180,7 @@ def _list_operation(api: KeysApi) -> Operation:
         parameters=[
             Parameter("limit", "query", shapes.PageSize, "The most keys to return."),
             Parameter("after", "query", shapes.KeyId, "Only keys with greater ids."),
-            Parameter("owner", "query", shapes.Owner, "Only keys of this owner."),
-            Parameter(
-                "label",
-                "query",
-                list[shapes.LabelFilter],
-                "Only keys with this label; repeat it for keys with all of several.",
-                repeats=True,
-            ),
+            *_OF_TENANTS,
         ],
     )
 
@@ -352,5 +357,26 @@ def _audit_operation(api: KeysApi) -> Operation:
             Parameter("limit", "query", shapes.PageSize, "The most changes to return."),
             Parameter("before", "query", shapes.KeyId, "Only changes with smaller ids."),
             Parameter("keyId", "query", shapes.KeyId, "Only changes of this key."),
+        ],
+    )
+
+
+def _usage_operation(api: KeysApi) -> Operation:
+    return Operation(
+        "getIngestionApiKeyUsage",
+        "GET",
+        [USAGE_PATH],
+        "Show what keys sent, by day, month or key; all rows unless a page is requested.",
+        api.usage,
+        {200: Response("The rows.", list[shapes.KeyUsageRow], _LINK), 400: _BAD, **_STORE},
+        parameters=[
+            Parameter("since", "query", shapes.Day, "The first day; default: 30 days are shown."),
+            Parameter("until", "query", shapes.Day, "The last day; default: today."),
+            Parameter("by", "query", shapes.Period, "What a row is for; default: a key's day."),
+            Parameter("keyId", "query", shapes.NamedKey, "Only this key."),
+            Parameter("name", "query", shapes.Name, "Only keys of this name."),
+            *_OF_TENANTS,
+            Parameter("limit", "query", shapes.PageSize, "The most rows to return."),
+            Parameter("after", "query", shapes.UsagePlace, "Only rows behind this one, see Link."),
         ],
     )

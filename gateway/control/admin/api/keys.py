@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import urllib.parse
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,10 +26,12 @@ from gateway.control.admin.api.paths import (
     EXCEPT_STANDBYS,
     KEYS_PATH,
     UNCONFIRMED,
+    USAGE_PATH,
 )
+from gateway.control.admin.api.usage import UsageChoice, place_of, usage_rows
 from gateway.keys.api_key import ApiKey
 from gateway.keys.errors import KeyNotFoundError, StoreError
-from gateway.keys.record import KeyRecord
+from gateway.keys.record import KeyRecord, KnownKey
 from gateway.keys.service import KeyService
 from gateway.keys.store import Confirmation, KeySpec, KeyUpdate
 from gateway.keys.tenancy import Tenancy, TenancyUpdate, tenancy
@@ -154,6 +156,27 @@ class KeysApi:
             query = {"limit": limit, "before": entries[-1].id}
             headers = next_page(AUDIT_PATH, **query, **({"keyId": key_id} if key_id else {}))
         return Reply(200, [audit_json(entry) for entry in entries], headers)
+
+    async def usage(self, call: Call) -> Reply | Pages:
+        """Return usage by day, month or key: all of it, or the `limit` rows after `after`."""
+        limit = call.parameters.get("limit")
+        rows = usage_rows(self.keys.usage.periods, self._find, UsageChoice.of(call.parameters))
+        if limit is None:
+            return Pages(rows)
+        found: list[shapes.KeyUsageRow] = []
+        async for part in rows:
+            found += part
+            if len(found) > limit:
+                break
+        headers = {}
+        if len(found) > limit:
+            found = found[:limit]
+            headers = next_page(USAGE_PATH, **{**call.parameters, "after": place_of(found[-1])})
+        return Reply(200, found, headers)
+
+    async def _find(self, key_ids: Collection[str]) -> Mapping[str, KnownKey]:
+        known = ((each, self.keys.record(each)) for each in key_ids)
+        return {key_id: key for key_id, key in known if key is not None}
 
     async def _shown(self, records: Sequence[KeyRecord]) -> list[Any]:
         usage = await self.keys.usage.sums([record.key_id for record in records])

@@ -10,6 +10,7 @@ EXPORT_PATH: Final = "/api/security/ingestion/export"
 FIND_PATH: Final = "/api/security/ingestion/find"
 ADOPT_PATH: Final = "/api/security/ingestion/adopt"
 AUDIT_PATH: Final = "/api/security/ingestion/audit"
+USAGE_PATH: Final = "/api/security/ingestion/usage"
 CONFIRMED: Final = "X-Gateway-Confirmed"
 """`true`: all workers of all running gateways that share the store decide by the change;
 `EXCEPT_STANDBYS`: and of those on standbys of the database, if any, nobody can tell; `false`: some

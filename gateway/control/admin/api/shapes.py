@@ -7,7 +7,7 @@ absent is left out. What the operations do does not belong here.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
@@ -45,6 +45,22 @@ Signals: TypeAlias = Annotated[
 Limit: TypeAlias = Annotated[
     int,
     Meta(ge=0, le=MAX_LIMIT, description="0 = no limit.", extra_json_schema=_INT64),
+]
+Day: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern="^[0-9]{4}-[0-9]{2}-[0-9]{2}$",
+        description="A day, UTC.",
+        extra_json_schema={"format": "date"},
+    ),
+]
+UsagePlace: TypeAlias = Annotated[
+    str, Meta(pattern="^[0-9-]*/.+$", description="A row, as the URL of the next page has it.")
+]
+Period: TypeAlias = Literal["day", "month", "key"]
+NamedKey: TypeAlias = Annotated[
+    str,
+    Meta(min_length=1, max_length=MAX_NAME_LENGTH, description="A key's id, or static:NAME."),
 ]
 Owner: TypeAlias = Annotated[
     str, Meta(max_length=MAX_OWNER_LENGTH, description="Who answers for the key's senders.")
@@ -256,6 +272,36 @@ class AuditEntry(Struct, rename="camel"):
     who: str
     origin: str
     changes: dict[str, Any]
+
+
+class ItemEstimate(Struct, rename="camel", omit_defaults=True, kw_only=True):
+    """How many items (spans, data points, log records) the backend accepted, by the items per byte
+    of some requests.
+    """
+
+    count: Count
+    error: Annotated[float, Meta(ge=0)] | UnsetType = UNSET
+    """The standard error; 0 = each request was looked at, absent = unknown."""
+    samples: Count
+    """Requests that were looked at."""
+
+
+class KeyUsageRow(Struct, rename="camel", omit_defaults=True, kw_only=True):
+    """What one key sent in one day or month, or in all days that were asked for."""
+
+    period: str | UnsetType = UNSET
+    """`yyyy-MM-dd` or `yyyy-MM`, UTC; absent = all days that were asked for."""
+    key_id: str
+    """A number in digits, or static:NAME."""
+    name: str
+    """Empty for a key that was deleted long ago."""
+    owner: str | UnsetType = UNSET
+    labels: dict[str, str] | UnsetType = UNSET
+    requests: Count
+    bytes: Count
+    refusals: Count
+    items: dict[str, ItemEstimate] | UnsetType = UNSET
+    """Signal → its items; only where samples are taken."""
 
 
 class ServerVersion(Struct, rename="camel"):

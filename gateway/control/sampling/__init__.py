@@ -1,0 +1,1 @@
+"""Counting the items that keys send, from samples: `usage.sample`."""
