@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, f
 
 from gateway.config.cores import usable_cores
 from gateway.config.jwt_values import Algorithm, Claim
+from gateway.config.tenancy_values import LabelName, LabelValue, ScopeHeaders, ScopeLabels
 from gateway.config.units import ByteRate, Duration, PositiveSize, Rate, Size, Timeout
 from gateway.config.values import (
     Address,
@@ -21,8 +22,6 @@ from gateway.config.values import (
     DroppedField,
     FilePath,
     HostPattern,
-    LabelName,
-    LabelValue,
     Network,
     Origin,
     Secret,
@@ -347,6 +346,8 @@ class AdminTokenConfig(Node):
     name: Name
     token: Secret
     role: RoleName = "administrator"
+    labels: ScopeLabels = {}
+    headers: ScopeHeaders = {}
 
 
 class AdminCertificateConfig(Node):
@@ -355,6 +356,8 @@ class AdminCertificateConfig(Node):
     name: Name
     san: CertificateName
     role: RoleName
+    labels: ScopeLabels = {}
+    headers: ScopeHeaders = {}
 
 
 class AdminConfig(Node):

@@ -53,11 +53,12 @@ ROOMS: Final = {
     "otlp": _room("model outcome", "cramjam google.protobuf google.rpc opentelemetry.proto"),
     # keys and configuration
     "keys.errors": _room(),
-    "keys.audit": _room(),
+    "keys.audit": _room("keys.scope"),
     "keys.api_key": _room("model"),
     "keys.times": _room("keys.errors"),
     "keys.state_file": _room(libraries="structlog"),
     "keys.tenancy": _room("model"),
+    "keys.scope": _room("keys.errors keys.tenancy model"),
     "keys.tenancy_rules": _room("keys.api_key keys.errors keys.tenancy"),
     "keys.record": _room("keys.api_key keys.tenancy model", "msgspec"),
     "keys.feed_messages": _room(
@@ -89,7 +90,8 @@ ROOMS: Final = {
         "keys.errors keys.record keys.state_file keys.store keys.tenancy model", "msgspec"
     ),
     "keys.service_commands": _room(
-        "keys.api_key keys.audit keys.commands keys.errors keys.following keys.record keys.store",
+        "keys.api_key keys.audit keys.commands keys.errors keys.following keys.record keys.scope "
+        "keys.store",
     ),
     "keys.service": _room(
         "keys.errors keys.following keys.record keys.service_commands keys.store keys.stores "
@@ -161,9 +163,9 @@ ROOMS: Final = {
     ),
     "control.admin": _room(
         "channel config control.core control.metrics control.workers crowds keys.api_key "
-        "keys.audit keys.commands keys.errors keys.following keys.record keys.rules keys.service "
-        "keys.state_file keys.store keys.tenancy keys.tenancy_rules keys.times metrics model "
-        "outcome",
+        "keys.audit keys.commands keys.errors keys.following keys.record keys.rules keys.scope "
+        "keys.service keys.state_file keys.store keys.tenancy keys.tenancy_rules keys.times "
+        "metrics model outcome",
         "aiohttp msgspec structlog",
     ),
     "control.grpc_api": _room(

@@ -317,7 +317,7 @@ def _admin_routes(
     ask_authority = None if base.lookups is None else base.lookups.ask
     api = Api(base.keys, base.distribution.confirmed, ask_authority)
     return AdminRoutes(
-        main=[*handlers.routes(), *TraceApi(traces).routes(), *api.routes()],
+        main=[*handlers.routes(), *TraceApi(traces, base.keys.record).routes(), *api.routes()],
         metrics=handlers.public_routes(),
         authorize=api.authorize_routes(),
     )

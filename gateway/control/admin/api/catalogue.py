@@ -91,6 +91,7 @@ class Api:
                 "Show the API's version; the sts CLI asks for it first.",
                 _server_info,
                 {200: Response("The version.", shapes.ServerInfo), **_GUARDED},
+                takes_scopes=True,
             ),
             *_key_operations(KeysApi(self.keys, self.confirmed)),
             self._authorize(),
@@ -168,6 +169,7 @@ def _list_operation(api: KeysApi) -> Operation:
                 repeats=True,
             ),
         ],
+        takes_scopes=True,
     )
 
 
@@ -186,6 +188,7 @@ def _key_set_operations(api: KeysApi) -> list[Operation]:
             },
             takes=shapes.CreateIngestionApiKeyRequest,
             needs=Role.KEY_MANAGER,
+            takes_scopes=True,
         ),
         Operation(
             "adoptIngestionApiKey",
@@ -199,6 +202,7 @@ def _key_set_operations(api: KeysApi) -> list[Operation]:
             },
             takes=shapes.AdoptIngestionApiKeyRequest,
             needs=Role.KEY_MANAGER,
+            takes_scopes=True,
         ),
     ]
 
@@ -219,6 +223,7 @@ def _one_key_operations(api: KeysApi) -> list[Operation]:
                 **_STORE,
             },
             parameters=[_ID],
+            takes_scopes=True,
         ),
         Operation(
             "updateIngestionApiKey",
@@ -234,6 +239,7 @@ def _one_key_operations(api: KeysApi) -> list[Operation]:
             parameters=[_ID],
             takes=shapes.UpdateIngestionApiKeyRequest,
             needs=Role.KEY_MANAGER,
+            takes_scopes=True,
         ),
         _rotate_operation(api),
         _delete_operation(api),
@@ -256,6 +262,7 @@ def _rotate_operation(api: KeysApi) -> Operation:
         parameters=[_ID],
         takes=shapes.RotateIngestionApiKeyRequest,
         needs=Role.KEY_MANAGER,
+        takes_scopes=True,
     )
 
 
@@ -270,6 +277,7 @@ def _delete_operation(api: KeysApi) -> Operation:
         {204: _changed("It is deleted.", None), **_ROLE, **_NOT_FOUND, **_CONFLICT, **_STORE},
         parameters=[_ID],
         needs=Role.KEY_MANAGER,
+        takes_scopes=True,
     )
 
 
@@ -291,4 +299,5 @@ def _audit_operation(api: KeysApi) -> Operation:
             Parameter("before", "query", shapes.KeyId, "Only changes with smaller ids."),
             Parameter("keyId", "query", shapes.KeyId, "Only changes of this key."),
         ],
+        takes_scopes=True,
     )
