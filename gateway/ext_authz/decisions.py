@@ -1,14 +1,15 @@
 """The verdict on a request that another proxy has received: the same order, the same functions and
 the same answers as in a worker's pipeline (`dataplane.exchange.pipeline`).
 
-Route → method → credential → verdict → admission. What a worker does besides, forwarding and
-counting against a key's limits, is not done here.
+Route → method → credential → verdict → admission, limits of the key included. What a worker does
+besides, forwarding, is not done here.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Protocol as Seam
 
@@ -21,6 +22,7 @@ from gateway.dataplane.core.forwarded_fields import identity_of
 from gateway.dataplane.core.replies import Reply
 from gateway.dataplane.core.routes import Route
 from gateway.ext_authz.heads import ForeignHead, HeadReader, ReadHead
+from gateway.ext_authz.limits import KeyQuotas, Place
 from gateway.ext_authz.routing import Routing
 from gateway.model import BackendName, Denied, Pairs, Principal, Undecided, Verdict, digest_of
 from gateway.outcome import REFUSALS, Refusal
@@ -39,6 +41,10 @@ class Keys(Seam):
     @property
     def is_complete(self) -> bool:
         """Whether a key that is not known exists nowhere."""
+
+    @property
+    def tenant_headers(self) -> AbstractSet[bytes]:
+        """The names of all headers that keys have, in lower case and with `-` for `_`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +70,20 @@ class Decision:
 
 
 class Decider:
-    """Decides by the settings of this gateway's workers. `ask` is None without an authority."""
+    """Decides by the settings of this gateway's workers. `ask` is None without an authority.
 
-    def __init__(self, settings: WorkerSettings, keys: Keys, ask: Ask | None = None) -> None:
+    `place` is where requests count against the limits of their keys.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        keys: Keys,
+        ask: Ask | None = None,
+        place: Place = lambda: None,
+    ) -> None:
         self._forward = settings.forward
+        self._quotas = KeyQuotas(settings.limits.per_key, place)
         self._keys = keys
         self._ask = ask
         credentials = CredentialReader(settings.schemes, forward_scheme=settings.forward.scheme)
@@ -76,7 +92,7 @@ class Decider:
 
     async def decide(self, foreign: ForeignHead) -> Decision:
         """Decide on a request's head."""
-        read = self._heads.read(foreign)
+        read = self._heads.read(foreign, self._keys.tenant_headers)
         head = read.head
         if read.is_grpc_over_http1:
             route = self._router.find_grpc_over_http1(head)
@@ -126,12 +142,20 @@ class Decider:
     def _admitted(
         self, read: ReadHead, route: Route, credential: Credential, whose: Principal, source: str
     ) -> Decision:
-        refusal = None if route.handler is not None else route.dialect.admit(read.head)
-        if refusal is None and read.head.content_length > route.max_body_bytes > 0:
-            refusal = REFUSALS["BODY_TOO_LARGE"]
+        refusal = None if route.handler is not None else self._admit(read, route, whose)
         if refusal is not None:
             return _refused(read, route, refusal, "allowed", source, whose)
         return self._allowed(read, route, credential, whose, source)
+
+    def _admit(self, read: ReadHead, route: Route, whose: Principal) -> Refusal | None:
+        """Check what comes after the verdict: content type, declared size, limits."""
+        refusal = route.dialect.admit(read.head)
+        if refusal is not None:
+            return refusal
+        if read.head.content_length > route.max_body_bytes > 0:
+            return REFUSALS["BODY_TOO_LARGE"]
+        is_admitted = self._quotas.admits(whose, read.head.content_length)
+        return None if is_admitted else REFUSALS["QUOTA"]
 
     def _allowed(
         self,

@@ -144,7 +144,8 @@ ROOMS: Final = {
     ),
     # beside both: verdicts for another proxy, by what workers decide with
     "ext_authz": _room(
-        "dataplane.auth dataplane.core dataplane.dialects model outcome settings wire"
+        "dataplane.auth dataplane.core dataplane.dialects dataplane.exchange model outcome settings"
+        " wire"
     ),
     "control.core": _room("config settings", "structlog"),
     "control.workers": _room(
@@ -170,7 +171,7 @@ ROOMS: Final = {
     ),
     "control.grpc_api": _room(
         "config control.admin control.core control.metrics ext_authz keys.feed_messages "
-        "keys.record keys.service metrics model protos",
+        "keys.record keys.service keys.tenancy metrics model protos",
         "google.protobuf google.rpc grpc grpc_health grpc_reflection structlog",
     ),
     "control.lifecycle": _room(

@@ -12,6 +12,7 @@ from gateway.control.core.errors import ErrorReporter
 from gateway.control.core.sockets import BIND_PATIENCE_S
 from gateway.control.metrics.metric_totals import MetricTotals
 from gateway.keys.service import KeyService
+from gateway.settings import QuotaPlace
 
 if TYPE_CHECKING:
     from gateway.control.authorities.authority_lookups import AuthorityLookups
@@ -22,9 +23,12 @@ _VERBOSITY: Final = "GRPC_VERBOSITY"
 
 
 class GrpcAddress:
-    """The services for other gateways and for Envoy. `lookups`: None without an authority."""
+    """The services for other gateways and for Envoy. `lookups`: None without an authority.
 
-    def __init__(
+    `quota_place` returns where requests count that Envoy asks about.
+    """
+
+    def __init__(  # noqa: PLR0913 - what the services need, given in one place
         self,
         keys: KeyService,
         gate: TokenGate,
@@ -32,6 +36,7 @@ class GrpcAddress:
         errors: ErrorReporter,
         lookups: AuthorityLookups | None = None,
         *,
+        quota_place: Callable[[], QuotaPlace | None] = lambda: None,
         is_draining: Callable[[], bool] = lambda: False,
         patience_s: float = BIND_PATIENCE_S,
     ) -> None:
@@ -40,6 +45,7 @@ class GrpcAddress:
         self._totals = totals
         self._errors = errors
         self._lookups = lookups
+        self._quota_place = quota_place
         self._is_draining = is_draining
         self._patience_s = patience_s
         self._server: GrpcServer | None = None
@@ -81,7 +87,11 @@ class GrpcAddress:
         lookups = self._lookups
         feed = KeyFeedService(self._keys, admission, is_whole=lookups is None)
         self._authorization = AuthorizationService(
-            self._keys, self._totals, self._errors, None if lookups is None else lookups.whose
+            self._keys,
+            self._totals,
+            self._errors,
+            None if lookups is None else lookups.whose,
+            self._quota_place,
         )
         self._authorization.use(config)
         self._server = GrpcServer()
