@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+import yaml
 
+from tests.support.clients import Response
 from tests.support.envoy_fronts import (
     MESSAGE,
     WAYS,
@@ -21,6 +23,7 @@ from tests.support.envoy_fronts import (
 )
 from tests.support.exchange import Fields
 from tests.support.key_feed import TOKEN, running_center
+from tests.support.process import COMMAND, free_ports, running, running_gateway
 
 KEY: Final = "iapikey-0123456789abcdefghijklmnopqrstuv2Pxkvs"
 RIGHT: Final = (("authorization", f"StackState {KEY}"),)
@@ -145,3 +148,63 @@ async def test_while_the_gateway_is_away_envoy_has_senders_try_again(tmp_path: P
                 assert response.grpc_status == 14
             else:
                 assert response.status == 503
+
+
+async def test_while_the_gateway_restarts_no_sender_drops_its_data(tmp_path: Path) -> None:
+    async with running_fronts(tmp_path, ENTRIES) as fronts:
+        told_by: list[Response] = []
+        is_over = asyncio.Event()
+
+        async def keep_sending() -> None:
+            while not is_over.is_set():
+                told_by.append(await send(fronts.envoy.port, "json-h1", RIGHT))
+
+        sending = asyncio.create_task(keep_sending())
+        assert await fronts.gateway.program.stop() == 0
+        while not told_by or told_by[-1].status == 200:
+            await asyncio.sleep(0.01)
+        command = [COMMAND, "serve", "--config", fronts.gateway.config_file]
+        async with running(command, cwd=tmp_path) as program:
+            while told_by[-1].status != 200:
+                assert not program.is_over, program.output
+                await asyncio.sleep(0.01)
+            is_over.set()
+            await sending
+            assert await program.stop() == 0
+        assert {each.status for each in told_by} == {200, 503}
+
+
+async def test_with_a_second_gateway_decisions_go_on_without_the_first(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    (tmp_path / "second").mkdir()
+    keys = tmp_path / "keys.yaml"
+    keys.write_text(yaml.safe_dump(ENTRIES))
+    tree = {"keys": {"stores": [f"file://{keys}"]}, "admin": {"grpc_address": f"127.0.0.1:{port}"}}
+    async with (
+        running_gateway(tmp_path / "second", tree),
+        running_fronts(tmp_path, ENTRIES, grpc_ports=[port]) as fronts,
+    ):
+        is_stopped = asyncio.Event()
+
+        async def keep_sending(way: str) -> list[Response]:
+            """Send until the gateway is stopped, and then until a request is accepted."""
+            answers: list[Response] = []
+            while not is_stopped.is_set() or not _is_accepted(answers[-1]):
+                answers.append(await send(fronts.envoy.port, way, RIGHT))
+            return answers
+
+        sending = [asyncio.create_task(keep_sending(way)) for way in ("grpc", "json-h1")]
+        while len(fronts.sink.requests) < 20:
+            await asyncio.sleep(0.01)
+        assert await fronts.gateway.program.stop() == 0
+        is_stopped.set()
+        for answers in await asyncio.gather(*sending):
+            assert all(_is_accepted(each) or _is_retryable(each) for each in answers)
+
+
+def _is_accepted(response: Response) -> bool:
+    return response.status == 200 and response.grpc_status in {None, 0}
+
+
+def _is_retryable(response: Response) -> bool:
+    return response.status == 503 or response.grpc_status == 14

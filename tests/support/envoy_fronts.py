@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,9 +52,17 @@ class Fronts:
 
 @asynccontextmanager
 async def running_fronts(
-    folder: Path, entries: list[dict[str, Any]], script: Script = accept, **overrides: Any
+    folder: Path,
+    entries: list[dict[str, Any]],
+    script: Script = accept,
+    *,
+    grpc_ports: Sequence[int] = (),
+    **overrides: Any,
 ) -> AsyncIterator[Fronts]:
-    """Run both with the keys of a file with `entries`; `script` gives the backend's answers."""
+    """Run both with the keys of a file with `entries`; `script` gives the backend's answers.
+
+    `grpc_ports` are those of other gateways that Envoy asks, too.
+    """
     keys = folder / "keys.yaml"
     keys.write_text(yaml.safe_dump(entries))
     (port,) = free_ports(1)
@@ -71,7 +79,7 @@ async def running_fronts(
         ports = tuple(int(url.rpartition(":")[2]) for url in (sink.grpc_url, sink.http_url))
         async with (
             running_gateway(folder, tree) as gateway,
-            running_envoy(folder, f"127.0.0.1:{port}", (ports[0], ports[1])) as envoy,
+            running_envoy(folder, [port, *grpc_ports], (ports[0], ports[1])) as envoy,
         ):
             yield Fronts(gateway, envoy, sink)
         sink.take_faults()
