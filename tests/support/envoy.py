@@ -19,9 +19,9 @@ from tests.support.tools import missing
 
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "envoy.md").read_text(encoding="utf-8")
 _YAML: Final = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
-_BLOCKS: Final = [yaml.safe_load(block) for block in _YAML.findall(PAGE)]
-(FILTER,) = next(block["http_filters"] for block in _BLOCKS if "http_filters" in block)
-(CLUSTER,) = next(block["clusters"] for block in _BLOCKS if "clusters" in block)
+BLOCKS: Final = [yaml.safe_load(block) for block in _YAML.findall(PAGE)]
+(FILTER,) = next(block["http_filters"] for block in BLOCKS if "http_filters" in block)
+(CLUSTER,) = next(block["clusters"] for block in BLOCKS if "clusters" in block)
 _TYPES: Final = "type.googleapis.com/envoy.extensions"
 _HTTP2: Final = {
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
