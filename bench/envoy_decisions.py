@@ -115,7 +115,9 @@ async def ask(port: int, count: int) -> float:
     """
     questions = [_question(each).SerializeToString() for each in keys.authorizations()]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        check = channel.unary_unary(_METHOD, response_deserializer=pb.CheckResponse.FromString)
+        check: grpc.aio.UnaryUnaryMultiCallable[bytes, pb.CheckResponse] = channel.unary_unary(
+            _METHOD, response_deserializer=pb.CheckResponse.FromString
+        )
 
         async def ask_some(first: int) -> None:
             for number in range(first, count, _AT_ONCE):

@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 from typing import Protocol as Seam
 
 from gateway.dataplane.auth.credentials import CredentialReader
@@ -19,6 +20,7 @@ from gateway.dataplane.auth.keyring import verdict_on, verdict_on_unknown
 from gateway.dataplane.core import replies
 from gateway.dataplane.core.credential import Credential
 from gateway.dataplane.core.forwarded_fields import identity_of
+from gateway.dataplane.core.heads import RequestHead
 from gateway.dataplane.core.replies import Reply
 from gateway.dataplane.core.routes import Route
 from gateway.ext_authz.heads import ForeignHead, HeadReader, ReadHead
@@ -30,6 +32,18 @@ from gateway.settings import WorkerSettings
 
 Ask = Callable[[bytes, str], Awaitable[tuple[str, Principal | None]]]
 """Digest and key → an authority's `allowed`, `denied` or `undecided`; with whose key it is."""
+CheckToken = Callable[[bytes, str], Awaitable[tuple[Verdict, str]]]
+"""Digest and token of an identity provider → the verdict on it, and its source."""
+
+
+class Asks(NamedTuple):
+    """Who is asked about what no store holds; None: nobody is configured."""
+
+    key: Ask | None = None
+    token: CheckToken | None = None
+
+
+NOBODY: Final = Asks()
 
 
 class Keys(Seam):
@@ -70,7 +84,7 @@ class Decision:
 
 
 class Decider:
-    """Decides by the settings of this gateway's workers. `ask` is None without an authority.
+    """Decides by the settings of this gateway's workers. `asks` know what `keys` does not.
 
     `place` is where requests count against the limits of their keys.
     """
@@ -79,14 +93,18 @@ class Decider:
         self,
         settings: WorkerSettings,
         keys: Keys,
-        ask: Ask | None = None,
+        asks: Asks = NOBODY,
         place: Place = lambda: None,
     ) -> None:
         self._forward = settings.forward
         self._quotas = KeyQuotas(settings.limits.per_key, place)
         self._keys = keys
-        self._ask = ask
-        credentials = CredentialReader(settings.schemes, forward_scheme=settings.forward.scheme)
+        self._ask, self._check_token = asks
+        credentials = CredentialReader(
+            settings.schemes,
+            forward_scheme=settings.forward.scheme,
+            with_tokens=self._check_token is not None,
+        )
         self._heads = HeadReader(credentials, settings.forward.drop_headers)
         self._router = Routing(settings, credentials).router
 
@@ -105,10 +123,7 @@ class Decider:
         credential = route.dialect.find_credential(head)
         if credential.passes_unchecked:
             return self._allowed(read, route, credential, None, "none")
-        source = "keyring" if credential.digest is not None else "none"
-        verdict = self._verdict(credential, route.signal_bit)
-        if credential.digest is not None and self._is_for_authority(credential.digest):
-            source, verdict = "authority", await self._ask_authority(read, credential)
+        verdict, source = await self._find_verdict(read, credential, route.signal_bit)
         if isinstance(verdict, Principal):
             return self._admitted(read, route, credential, verdict, source)
         if isinstance(verdict, Denied):
@@ -117,10 +132,27 @@ class Decider:
         source = source if source == "authority" else "none"
         return _refused(read, route, REFUSALS["UNDECIDED"], "undecided", source)
 
-    def _verdict(self, credential: Credential, signal_bit: int) -> Verdict:
-        if credential.digest is None:
-            return Denied(credential.refusal)
-        principal = self._keys.principal(credential.digest)
+    async def _find_verdict(
+        self, read: ReadHead, credential: Credential, signal_bit: int
+    ) -> tuple[Verdict, str]:
+        """Return the verdict on a credential, and where it comes from."""
+        digest = credential.digest
+        if digest is None:
+            return Denied(credential.refusal), "none"
+        if credential.is_token and self._check_token is not None:
+            token = _presented(read.head, digest)
+            if token is None:
+                return Undecided(), "none"
+            verdict, source = await self._check_token(digest, token)
+            if isinstance(verdict, Principal):
+                verdict = verdict_on(verdict, signal_bit, time.time_ns() // 1_000_000)
+            return verdict, source
+        if self._is_for_authority(digest):
+            return await self._ask_authority(read, credential, digest), "authority"
+        return self._verdict(credential, digest, signal_bit), "keyring"
+
+    def _verdict(self, credential: Credential, digest: bytes, signal_bit: int) -> Verdict:
+        principal = self._keys.principal(digest)
         if principal is None:
             return verdict_on_unknown(credential, is_complete=self._keys.is_complete)
         return verdict_on(principal, signal_bit, time.time_ns() // 1_000_000)
@@ -128,11 +160,13 @@ class Decider:
     def _is_for_authority(self, digest: bytes) -> bool:
         return self._ask is not None and self._keys.principal(digest) is None
 
-    async def _ask_authority(self, read: ReadHead, credential: Credential) -> Verdict:
-        key = next((k for k in keys_in(read.head) if digest_of(k) == credential.digest), None)
-        if key is None or credential.digest is None or self._ask is None:
+    async def _ask_authority(
+        self, read: ReadHead, credential: Credential, digest: bytes
+    ) -> Verdict:
+        key = _presented(read.head, digest)
+        if key is None or self._ask is None:
             return Undecided()
-        verdict, principal = await self._ask(credential.digest, key.decode("ascii"))
+        verdict, principal = await self._ask(digest, key)
         if verdict == "allowed" and principal is not None:
             return principal
         if verdict != "denied":
@@ -193,6 +227,12 @@ class Decider:
         if route.backend == BackendName.INTAKE.value:
             return "sts-api-key", key
         return "authorization", f"{self._forward.scheme} {key}"
+
+
+def _presented(head: RequestHead, digest: bytes) -> str | None:
+    """Return the key or token that has a digest, as it was presented."""
+    found = next((key for key in keys_in(head) if digest_of(key) == digest), None)
+    return None if found is None else found.decode("ascii")
 
 
 def _spellings(names: list[bytes], headers: Pairs) -> list[str]:

@@ -34,7 +34,7 @@ async def test_a_key_of_the_center_works_at_the_edge(tmp_path: Path) -> None:
         edge_tree["backends"] = {"otlp_http": {"urls": [sink.http_url]}}
         async with running_gateway(edge, edge_tree) as follower:
             for gateway in (central, follower):
-                check = [COMMAND, "check-config", gateway.config_file]
+                check: list[str | Path] = [COMMAND, "check-config", gateway.config_file]
                 async with running(check, cwd=tmp_path) as program:
                     assert await program.wait() == 0, program.output
             await central.program.wait_line("a gateway follows the keys")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import yaml
@@ -22,6 +22,7 @@ from tests.support.envoy_fronts import (
     told,
 )
 from tests.support.exchange import Fields
+from tests.support.issuer import AUDIENCE, ScriptedIssuer
 from tests.support.key_feed import TOKEN, running_center
 from tests.support.process import COMMAND, free_ports, running, running_gateway
 
@@ -49,7 +50,7 @@ CASES: Final[dict[str, Fields]] = {
 }
 
 
-ENTRIES: Final = [
+ENTRIES: Final[list[dict[str, Any]]] = [
     {"digest": digest_text(KEY), "name": "agent é", "id": 7},
     {"digest": digest_text("expired"), "name": "expired", "expiration": "2001-01-01"},
     {"digest": digest_text("disabled"), "name": "disabled", "enabled": False},
@@ -138,6 +139,34 @@ async def test_the_backend_gets_the_key_that_forward_key_says(tmp_path: Path) ->
             assert request.field("sts-api-key") is None
 
 
+async def test_tokens_of_an_identity_provider_are_decided_on_alike(tmp_path: Path) -> None:
+    async with ScriptedIssuer() as issuer:
+        keys = {
+            "stores": [*_file(tmp_path), f"jwt+{issuer.url}"],
+            "jwt": {"audience": AUDIENCE, "map": {"signals": "$.scope"}},
+        }
+        async with running_fronts(tmp_path, ENTRIES, keys=keys) as fronts:
+            await fronts.gateway.program.wait_line("the key store is up to date.*http")
+            good = issuer.token(client_id="agent", scope="logs")
+            cases = {
+                "accepted": good,
+                "SIGNAL_NOT_ALLOWED": issuer.token(client_id="agent", scope="traces"),
+                "TOKEN_EXPIRED": issuer.token(client_id="agent", scope="logs", exp=1_000_000_000),
+                "TOKEN_MALFORMED": good.replace(".", "!"),
+                "TOKEN_AUDIENCE": issuer.token(client_id="agent", scope="logs", aud="other"),
+            }
+            for reason, token in cases.items():
+                fields = (("authorization", f"Bearer {token}"),)
+                for way in WAYS:
+                    own = await send(fronts.gateway.port, way, fields)
+                    through = await send(fronts.envoy.port, way, fields)
+                    assert told(through) == told(own), (reason, way)
+                    assert _is_accepted(through) or reason in str(told(own)["details"])
+                    assert _is_accepted(through) == (reason == "accepted")
+            ids = {each.field("x-gateway-key-id") for each in fronts.sink.requests}
+            assert len(ids - {None}) == 1
+
+
 async def test_while_the_gateway_is_away_envoy_has_senders_try_again(tmp_path: Path) -> None:
     async with running_fronts(tmp_path, ENTRIES) as fronts:
         assert (await send(fronts.envoy.port, "grpc", RIGHT)).grpc_status == 0
@@ -163,7 +192,7 @@ async def test_while_the_gateway_restarts_no_sender_drops_its_data(tmp_path: Pat
         assert await fronts.gateway.program.stop() == 0
         while not told_by or told_by[-1].status == 200:
             await asyncio.sleep(0.01)
-        command = [COMMAND, "serve", "--config", fronts.gateway.config_file]
+        command: list[str | Path] = [COMMAND, "serve", "--config", fronts.gateway.config_file]
         async with running(command, cwd=tmp_path) as program:
             while told_by[-1].status != 200:
                 assert not program.is_over, program.output

@@ -19,9 +19,9 @@ from google.rpc import (  # type: ignore[import-untyped]  # no stubs are publish
 
 from tests.support.clients import Http2Client, Response, http1_request
 from tests.support.envoy import Envoy, running_envoy
-from tests.support.exchange import GRPC, JSON, PROTOBUF, Fields, GrpcMessage
+from tests.support.exchange import GRPC, JSON, PROTOBUF, Fields, GrpcMessage, accept
 from tests.support.process import Gateway, free_ports, running_gateway
-from tests.support.sink import RawSink, Script, accept
+from tests.support.sink import RawSink, Script
 
 MESSAGE: Final = GrpcMessage(compressed=False, data=b"\x0a\x00").to_bytes()
 LOGS_GRPC: Final = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"

@@ -33,6 +33,7 @@ from gateway.keys.jwt.keys_file import FetchedKeys, IssuerKeysFile
 from gateway.keys.jwt.token import IssuerRules
 from gateway.keys.jwt.verdicts import TokenVerdict, TokenVerdicts
 from gateway.keys.state_file import StateFileError
+from gateway.model import Denied, Undecided, Verdict
 
 STORE: Final = "jwt"
 """The `store` label."""
@@ -129,6 +130,15 @@ class TokenLookups(WorkerObserver):
             tell = partial(self._answer, worker, digest)
             self._tasks.once("token look-up", partial(_tell_later, tell, answer))
 
+    async def check(self, digest: bytes, token: str) -> tuple[Verdict, str]:
+        """Return the verdict on a token, and its source (`metrics.SOURCES`)."""
+        found = self._verdicts.look_up(digest, token)
+        answer = found if isinstance(found, TokenVerdict) else await found
+        message = self._noted(digest, answer)
+        if answer.principal is not None:
+            return answer.principal, message.source
+        return Denied(answer.refusal) if answer.refusal else Undecided(), message.source
+
     async def close(self) -> None:
         """Check no more."""
         await self._verdicts.close()
@@ -146,12 +156,16 @@ class TokenLookups(WorkerObserver):
         return issuer
 
     def _answer(self, worker: WorkerHandle, digest: bytes, answer: TokenVerdict) -> None:
+        worker.send(self._noted(digest, answer))
+
+    def _noted(self, digest: bytes, answer: TokenVerdict) -> LookedUp:
+        """Count a check, and remember the sender's name; return what workers are told."""
         if answer.principal is not None:
             self._names[answer.principal.key_id] = answer.principal.name
         message = _message(digest, answer)
         if not answer.is_cached:
             self._totals.count(metrics.JWT_CHECKS, (message.verdict,))
-        worker.send(message)
+        return message
 
     def _on_change(self, digests: list[bytes]) -> None:
         for start in range(0, len(digests), SNAPSHOT_CHUNK):

@@ -25,7 +25,7 @@ from gateway.control.grpc_api.admission import Context
 from gateway.control.grpc_api.known_keys import KnownKeys
 from gateway.control.metrics.metric_totals import MetricTotals
 from gateway.ext_authz.answers import Refused, internal_error, refused
-from gateway.ext_authz.decisions import Ask, Decider, Decision
+from gateway.ext_authz.decisions import Ask, Asks, CheckToken, Decider, Decision
 from gateway.ext_authz.heads import ForeignHead
 from gateway.ext_authz.limits import Place
 from gateway.keys.service import KeyService
@@ -42,7 +42,8 @@ _QUERY_KEY: Final = "api_key"
 class AuthorizationService:
     """Decides by the keys of `keys`, which have been started; `use` comes first.
 
-    `ask` is None without an authority; `place` is where limits of keys are counted.
+    `ask` is None without an authority, `check_token` without an issuer of tokens; `place` is where
+    limits of keys are counted.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class AuthorizationService:
         totals: MetricTotals,
         errors: ErrorReporter,
         ask: Ask | None,
+        check_token: CheckToken | None,
         place: Place,
     ) -> None:
         self._keys = keys
@@ -58,13 +60,13 @@ class AuthorizationService:
         self._place = place
         self._totals = totals
         self._errors = errors
-        self._ask = ask
+        self._asks = Asks(ask, check_token)
         self._decider: Decider
 
     def use(self, config: Config) -> None:
         """Decide by this configuration from now on."""
         settings = worker_settings(config, 0, config.worker_count, [], -1, 0)
-        self._decider = Decider(settings, self._known, self._ask, self._place)
+        self._decider = Decider(settings, self._known, self._asks, self._place)
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what a server answers with."""

@@ -188,6 +188,7 @@ def assemble(loaded: Loaded, options: Options) -> Parts:
         base.totals,
         base.errors,
         base.lookups,
+        base.tokens,
         quota_place=supervisor.own_quota_place,
         is_draining=lambda: health.is_draining,
         patience_s=patience_s,

@@ -16,6 +16,7 @@ from gateway.settings import QuotaPlace
 
 if TYPE_CHECKING:
     from gateway.control.authorities.authority_lookups import AuthorityLookups
+    from gateway.control.authorities.token_lookups import TokenLookups
     from gateway.control.grpc_api.envoy_authorization import AuthorizationService
     from gateway.control.grpc_api.server import GrpcServer
 
@@ -23,9 +24,10 @@ _VERBOSITY: Final = "GRPC_VERBOSITY"
 
 
 class GrpcAddress:
-    """The services for other gateways and for Envoy. `lookups`: None without an authority.
+    """The services for other gateways and for Envoy.
 
-    `quota_place` returns where requests count that Envoy asks about.
+    `lookups` is None without an authority, `tokens` without an issuer of tokens. `quota_place`
+    returns where requests count that Envoy asks about.
     """
 
     def __init__(  # noqa: PLR0913 - what the services need, given in one place
@@ -35,6 +37,7 @@ class GrpcAddress:
         totals: MetricTotals,
         errors: ErrorReporter,
         lookups: AuthorityLookups | None = None,
+        tokens: TokenLookups | None = None,
         *,
         quota_place: Callable[[], QuotaPlace | None] = lambda: None,
         is_draining: Callable[[], bool] = lambda: False,
@@ -45,6 +48,7 @@ class GrpcAddress:
         self._totals = totals
         self._errors = errors
         self._lookups = lookups
+        self._tokens = tokens
         self._quota_place = quota_place
         self._is_draining = is_draining
         self._patience_s = patience_s
@@ -91,6 +95,7 @@ class GrpcAddress:
             self._totals,
             self._errors,
             None if lookups is None else lookups.whose,
+            None if self._tokens is None else self._tokens.check,
             self._quota_place,
         )
         self._authorization.use(config)
