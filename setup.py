@@ -35,6 +35,11 @@ SHIPPED: Final = ("deploy/alerts.yaml", "deploy/dashboard.json")
 COMPILED: Final = (
     "gateway/outcome.py",
     "gateway/wire",
+    "gateway/dataplane/accept/tls_records.py",
+    "gateway/dataplane/accept/tls_session.py",
+    "gateway/dataplane/accept/tls_shared.py",
+    "gateway/dataplane/accept/tls_transport.py",
+    "gateway/dataplane/accept/upper_transport.py",
     "gateway/dataplane/auth",
     "gateway/dataplane/core",
     "gateway/dataplane/dialects",

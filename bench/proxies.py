@@ -21,7 +21,7 @@ from typing import Protocol
 
 import yaml
 
-from bench import keys, management, store
+from bench import installed, keys, management, store
 from bench.process import START_TIMEOUT_S, Program, ProgramError, free_port
 from bench.running import KINDS, Build, Kind, Running, Tls, serving
 
@@ -146,7 +146,8 @@ class Gateway:
         key_count: how many of the bench's keys it knows.
         workers: how many worker processes it has.
         name: what tables call it.
-        command: the path of its `gateway` command; None is this Python environment's.
+        command: the path of its `gateway` command; None is the one that `bench.installed` has
+            made of this checkout, else this Python environment's.
         tls: TLS on its listener, and perhaps towards the backend.
         environment: variables for its processes.
     """
@@ -160,7 +161,7 @@ class Gateway:
 
     def start(self, folder: Path, backend_port: int, core: int | None) -> Running:
         """Start it and hand the keys over to it; see `Proxy.start`."""
-        command = self.command or command_path("gateway")
+        command = self.command or installed.command() or command_path("gateway")
         build = _gateway_build(command, self.environment)
         port, admin_port = free_port(), free_port()
         configuration = folder / "gateway.yaml"
@@ -226,7 +227,7 @@ def _gateway_build(command: str, environment: Mapping[str, str]) -> Build:
     if done.returncode:
         message = f"`{command} --version` fails: {done.stderr.strip()}"
         raise ProgramError(message)
-    return Build(done.stdout.strip(), command)
+    return Build(done.stdout.strip(), installed.origin(command))
 
 
 def wait_until_ready(program: Program, admin_port: int) -> None:

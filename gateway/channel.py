@@ -115,6 +115,17 @@ class Forget(msgspec.Struct, tag=True, frozen=True):
     digests: list[bytes]
 
 
+class Revoked(msgspec.Struct, tag=True, frozen=True):
+    """Down: a part of all client certificates that are revoked, see `certificate_ids`.
+
+    They count from the part with `last` on.
+    """
+
+    ids: list[bytes]
+    first: bool
+    last: bool
+
+
 class Ready(msgspec.Struct, tag=True, frozen=True):
     """Up: keys are loaded and the listeners accept."""
 
@@ -225,8 +236,17 @@ class Lookup(msgspec.Struct, tag=True, frozen=True):
         return f"Lookup({self.digest[:4].hex()}…, why={self.why!r})"
 
 
-Down = Start | Keys | KeyChanges | Unready | Drain | Watches | LookedUp | Forget
-Up = Ready | Applied | Report | Traced | Lookup
+class SenderSeen(msgspec.Struct, tag=True, frozen=True):
+    """Up: whom a client's certificate names, at the first of its connections."""
+
+    key_id: str
+    name: str
+    owner: str
+    labels: dict[str, str]
+
+
+Down = Start | Keys | KeyChanges | Unready | Drain | Watches | LookedUp | Forget | Revoked
+Up = Ready | Applied | Report | Traced | Lookup | SenderSeen
 
 _encoder = msgspec.msgpack.Encoder()
 _down: msgspec.msgpack.Decoder[Down] = msgspec.msgpack.Decoder(Down)

@@ -394,7 +394,7 @@ CONFIG_RELOAD_AT: Final = Metric(
 TLS_FILES_OK: Final = Metric(
     "gateway_tls_files_last_read_successful",
     Kind.GAUGE,
-    "ALARM at 0: certificate, key or CA files have changed and cannot be used; old ones stay",
+    "ALARM at 0: certificate, key, CA or CRL files have changed and cannot be used; old ones stay",
     from_worker=False,
 )
 CERTIFICATE_EXPIRY: Final = Metric(
@@ -402,6 +402,13 @@ CERTIFICATE_EXPIRY: Final = Metric(
     Kind.GAUGE,
     "Time when a listener's certificate expires",
     ("address",),
+    from_worker=False,
+)
+CRL_NEXT_UPDATE: Final = Metric(
+    "gateway_tls_crl_next_update_timestamp_seconds",
+    Kind.GAUGE,
+    "Time when a list of revoked client certificates is out of date",
+    ("file",),
     from_worker=False,
 )
 BUILD_INFO: Final = Metric(
@@ -431,7 +438,7 @@ NO_TENANTS: Final = (NO_TENANT, OTHER_TENANT)
 """Values of the label `tenant` that are not tenants: `none` if the key lacks the label, `other` if
 there are more of them than `metrics.max_tenants`.
 """
-SOURCES: Final = ("keyring", "cache", "stale", "authority", "none")
+SOURCES: Final = ("keyring", "cache", "stale", "authority", "certificate", "none")
 """Values of the label `source`."""
 CACHE_KINDS: Final = ("positive", "negative")
 """Values of the label `kind` of the verdict cache."""

@@ -50,6 +50,10 @@ class AuthOutcome(enum.StrEnum):
     KEY_DISABLED = "key_disabled"
     TOKEN_MALFORMED = "token_malformed"  # noqa: S105 - a label, no password
     TOKEN_INVALID = "token_invalid"  # noqa: S105 - as above
+    CERTIFICATE_MISSING = "certificate_missing"
+    CERTIFICATE_INVALID = "certificate_invalid"
+    CERTIFICATE_EXPIRED = "certificate_expired"
+    CERTIFICATE_REVOKED = "certificate_revoked"
     SIGNAL_NOT_ALLOWED = "signal_not_allowed"
     UNDECIDED = "undecided"
 
@@ -134,6 +138,18 @@ TOKEN_MALFORMED: Final = Outcome(
 TOKEN_INVALID: Final = Outcome(
     "token_invalid", _R.DENIED, _G.UNAUTHENTICATED, 401, 403, auth=_A.TOKEN_INVALID
 )
+CERTIFICATE_MISSING: Final = Outcome(
+    "certificate_missing", _R.DENIED, _G.UNAUTHENTICATED, 401, 401, auth=_A.CERTIFICATE_MISSING
+)
+CERTIFICATE_INVALID: Final = Outcome(
+    "certificate_invalid", _R.DENIED, _G.UNAUTHENTICATED, 401, 403, auth=_A.CERTIFICATE_INVALID
+)
+CERTIFICATE_EXPIRED: Final = Outcome(
+    "certificate_expired", _R.DENIED, _G.UNAUTHENTICATED, 401, 403, auth=_A.CERTIFICATE_EXPIRED
+)
+CERTIFICATE_REVOKED: Final = Outcome(
+    "certificate_revoked", _R.DENIED, _G.UNAUTHENTICATED, 401, 403, auth=_A.CERTIFICATE_REVOKED
+)
 SIGNAL_NOT_ALLOWED: Final = Outcome(
     "signal_not_allowed", _R.DENIED, _G.PERMISSION_DENIED, 403, 403, auth=_A.SIGNAL_NOT_ALLOWED
 )
@@ -176,6 +192,10 @@ OUTCOMES: Final = (
     KEY_DISABLED,
     TOKEN_MALFORMED,
     TOKEN_INVALID,
+    CERTIFICATE_MISSING,
+    CERTIFICATE_INVALID,
+    CERTIFICATE_EXPIRED,
+    CERTIFICATE_REVOKED,
     SIGNAL_NOT_ALLOWED,
     UNDECIDED,
     OVERLOADED,
@@ -429,6 +449,54 @@ REFUSALS: Final = _refusals(
         "TOKEN_EXPIRED",
         KEY_EXPIRED,
         "the Bearer token has expired: have this sender get a new one in time",
+    ),
+    (
+        "IDENTITY_MISSING",
+        CERTIFICATE_MISSING,
+        (
+            "the request has no API key, and the connection no client certificate: configure one "
+            "of them in this sender"
+        ),
+    ),
+    (
+        "CERTIFICATE_MISSING",
+        CERTIFICATE_MISSING,
+        (
+            "the connection has no client certificate, which this address needs besides the API "
+            "key: configure a certificate and its key in this sender"
+        ),
+    ),
+    (
+        "CERTIFICATE_UNKNOWN",
+        CERTIFICATE_INVALID,
+        (
+            "the client certificate is valid, but no rule of this gateway knows its names: check "
+            "its subject alternative names (DNS, URI), or ask the operator of this gateway"
+        ),
+    ),
+    (
+        "CERTIFICATE_MALFORMED",
+        CERTIFICATE_INVALID,
+        (
+            "the names in the client certificate are unreadable or too long: have it issued with "
+            "other subject alternative names"
+        ),
+    ),
+    (
+        "CERTIFICATE_EXPIRED",
+        CERTIFICATE_EXPIRED,
+        (
+            "the client certificate has expired since the connection began: have this sender "
+            "connect again with a new one"
+        ),
+    ),
+    (
+        "CERTIFICATE_REVOKED",
+        CERTIFICATE_REVOKED,
+        (
+            "the client certificate was revoked by the authority that has issued it: have a new "
+            "one issued for this sender"
+        ),
     ),
     (
         "SIGNAL_NOT_ALLOWED",

@@ -13,6 +13,35 @@ from typing import Literal
 import msgspec
 
 
+class IdentityRule(msgspec.Struct, frozen=True):
+    """Who a client's certificate names, if one of its names fits.
+
+    In texts `$1` stands for what the first wildcard matched, and `$$` for a dollar sign.
+    """
+
+    kind: Literal["DNS", "URI"]
+    pattern: str
+    """A regular expression for the whole name, with a group for each wildcard."""
+    name: str
+    owner: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    signals: int = 0
+    """As `model.Principal.signals`."""
+    limits: tuple[int | None, int | None, int | None] | None = None
+    """As `model.KeyLimits`."""
+
+
+class ClientIdentitySettings(msgspec.Struct, frozen=True):
+    """How clients' certificates name senders."""
+
+    is_needed: bool
+    """Whether each request needs a certificate and a key; else one of them suffices."""
+    rules: tuple[IdentityRule, ...]
+    route_labels: tuple[tuple[str, str], ...] = ()
+    """The labels by which backends are chosen."""
+
+
 class TlsServerSettings(msgspec.Struct, frozen=True):
     """TLS on a listener."""
 
@@ -20,6 +49,9 @@ class TlsServerSettings(msgspec.Struct, frozen=True):
     key_file: str
     client_ca_file: str | None = None
     min_version: Literal["1.2", "1.3"] = "1.2"
+    identity: ClientIdentitySettings | None = None
+    has_revocation_lists: bool = False
+    """Whether certificates of this listener's clients can be revoked."""
     contents: dict[str, bytes] = {}
     """File → what it held when control checked it; a file that is not in it is read."""
 

@@ -95,6 +95,14 @@ CaFileOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="CA certificates (PEM) to verify the server with."),
 ]
+ClientCertOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A client certificate (PEM) to say who sends."),
+]
+ClientKeyOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Its private key (PEM), if it is in another file."),
+]
 InsecureOption = Annotated[
     bool,
     typer.Option(
@@ -117,6 +125,8 @@ def send(
     count: CountOption = 1,
     compression: CompressionOption = Compression.NONE,
     ca_file: CaFileOption = None,
+    client_cert_file: ClientCertOption = None,
+    client_key_file: ClientKeyOption = None,
     insecure_skip_verify: InsecureOption = False,
     timeout: TimeoutOption = 10.0,
 ) -> None:
@@ -144,13 +154,25 @@ def send(
             compression=compression,
             count=count,
             timeout_s=timeout,
-            tls=Tls(ca_file, insecure_skip_verify),
+            tls=_tls(ca_file, client_cert_file, client_key_file, insecure_skip_verify),
         )
         report = asyncio.run(_send(plan))
     except PlanError as problem:
         fail(str(problem), Exit.BAD_INPUT)
     report.summarize()
     raise typer.Exit(_EXITS[report.worst])
+
+
+def _tls(
+    ca_file: Path | None,
+    cert_file: Path | None,
+    key_file: Path | None,
+    insecure_skip_verify: bool,
+) -> Tls:
+    if key_file is not None and cert_file is None:
+        msg = "--client-key-file needs --client-cert-file, the certificate of this key"
+        raise PlanError(msg)
+    return Tls(ca_file, insecure_skip_verify, cert_file, key_file)
 
 
 def _read_key(key: str | None, key_file: str | None) -> str | None:

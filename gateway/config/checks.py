@@ -11,11 +11,11 @@ from typing import Final, NamedTuple
 
 from pydantic import SecretStr
 
-from gateway.config import authority, feed, jwt, scopes
+from gateway.config import authority, client_identity, feed, jwt, scopes
 from gateway.config.addresses import is_loopback, is_overlap, is_reached_by
 from gateway.config.postgresql_url import missing_files
 from gateway.config.problems import Path, path_text
-from gateway.config.tls_files import check_ca, check_chain
+from gateway.config.tls_files import check_ca, check_chain, check_revocation_lists
 from gateway.config.tree import BackendConfig, Config, TlsClientConfig, TlsServerConfig
 from gateway.config.values import port_of, split_address, split_url
 from gateway.intake import SIZE_KEYS
@@ -167,6 +167,16 @@ def _check_server_tls(path: Path, tls: TlsServerConfig) -> Iterator[Finding]:
         yield Finding((*path, "client_ca_file"), ca_problem)
 
 
+def _check_revocation_lists(config: Config) -> Iterator[Finding]:
+    """Not among `tls_problems`: a list that is wrong must not keep a certificate from renewal."""
+    for number, listener in enumerate(config.listen):
+        tls = listener.tls
+        if tls is None or not tls.client_crl_files or tls.client_ca_file is None:
+            continue
+        for place, problem in check_revocation_lists(tls.client_crl_files, tls.client_ca_file):
+            yield Finding(("listen", number, "tls", "client_crl_files", place), problem)
+
+
 def _check_tls(config: Config) -> Iterator[Finding]:
     for place, listener in enumerate(config.listen):
         if listener.tls is not None:
@@ -224,7 +234,7 @@ def _check_secrets(
 
 
 def _check_authorities(config: Config) -> Iterator[Finding]:
-    for problems in (authority.problems, jwt.problems):
+    for problems in (authority.problems, jwt.problems, client_identity.problems):
         yield from (Finding(path, message) for path, message in problems(config))
 
 
@@ -257,6 +267,7 @@ _ERROR_CHECKS: Final[tuple[Check, ...]] = (
     _check_routes,
     _check_intake,
     _check_tls,
+    _check_revocation_lists,
     _check_forward,
     _check_keys,
     _check_authorities,

@@ -281,7 +281,7 @@ class _Interpolation:
         return {
             key: self._value((*path, key), item)
             for key, item in tree.items()
-            if item is not None or key in _NEEDS_A_VALUE
+            if item is not None or (path[:1] == ("admin",) and key in _NEEDS_A_VALUE)
         }
 
     def _value(self, path: Path, value: Value) -> Value:

@@ -34,6 +34,15 @@ def _check_headers(headers: dict[str, str]) -> None:
     tenancy_rules.check_headers(headers)
 
 
+def checked_header_names(headers: dict[str, str]) -> dict[str, str]:
+    """Refuse headers that are one for many servers. Raises `ValueError`."""
+    _by(tenancy_rules.check_headers)(dict.fromkeys(headers))
+    return headers
+
+
+HeaderName = Annotated[str, AfterValidator(_by(tenancy_rules.check_header_name))]
+"""The name of a header that a sender's identity sets."""
+
 LabelName = Annotated[str, AfterValidator(_by(tenancy_rules.check_label_name))]
 """The name of a label of keys."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,28 @@ def check_ca(ca_file: Path) -> str | None:
     except (ssl.SSLError, OSError):
         return f"{ca_file} contains no readable certificate: export it as PEM again"
     return None
+
+
+def check_revocation_lists(files: Sequence[Path], ca_file: Path) -> Iterator[tuple[int, str]]:
+    """Read lists of revoked certificates; yield what is wrong with which of the files."""
+    from gateway.revocation_lists import (  # noqa: PLC0415 - 9 MB, which only lists need
+        RevocationListError,
+        read_authorities,
+        read_lists,
+    )
+
+    try:
+        authorities = read_authorities(ca_file.read_bytes())
+    except (OSError, RevocationListError):
+        return  # what is wrong with the CA file is said of that
+    for place, file in enumerate(files):
+        try:
+            read_lists(file.read_bytes(), authorities)
+        except OSError as error:
+            reason = (error.strerror or "error").lower()
+            yield place, f"{file} cannot be read ({reason}): check path and permissions"
+        except RevocationListError as error:
+            yield place, f"{file} {error}"
 
 
 def _check_pem(file: Path, marker: bytes, what: str) -> str | None:

@@ -9,11 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, field_validator
 
 from gateway.config.cores import usable_cores
+from gateway.config.identity_tree import STRICT, ClientIdentityConfig
 from gateway.config.jwt_values import Algorithm, Claim
-from gateway.config.tenancy_values import LabelName, LabelValue, ScopeHeaders, ScopeLabels
+from gateway.config.tenancy_values import (
+    HeaderName,
+    LabelName,
+    LabelValue,
+    ScopeHeaders,
+    ScopeLabels,
+    checked_header_names,
+)
 from gateway.config.units import ByteRate, Duration, PositiveSize, Rate, Size, Timeout
 from gateway.config.values import (
     Address,
@@ -29,6 +37,7 @@ from gateway.config.values import (
     Token,
     Url,
 )
+from gateway.keys.tenancy_rules import MAX_PAIRS
 from gateway.model import BackendName
 
 _MAX_WORKERS = 1024
@@ -59,7 +68,7 @@ def _as_number(value: object) -> object:
 class Node(BaseModel):
     """A mapping of the tree."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = STRICT
 
 
 class TlsServerConfig(Node):
@@ -69,6 +78,13 @@ class TlsServerConfig(Node):
     key_file: FilePath
     client_ca_file: FilePath | None = None
     min_version: Annotated[Literal["1.2", "1.3"], BeforeValidator(_as_text)] = "1.2"
+
+
+class ListenerTlsConfig(TlsServerConfig):
+    """TLS on a listener, where clients' certificates may say who sends."""
+
+    client_crl_files: Annotated[list[FilePath], BeforeValidator(_as_list)] = []
+    client_identity: ClientIdentityConfig | None = None
 
 
 class TlsClientConfig(Node):
@@ -85,7 +101,7 @@ class ListenerConfig(Node):
     """One listening address."""
 
     address: Address
-    tls: TlsServerConfig | None = None
+    tls: ListenerTlsConfig | None = None
     proxy_protocol: bool = False
 
 
@@ -250,6 +266,11 @@ class ClaimMapConfig(Node):
     name: Claim = "$.sub"
     signals: Claim | None = None
     limits: LimitClaimsConfig = LimitClaimsConfig()
+    owner: Claim | None = None
+    labels: Annotated[dict[LabelName, Claim], Field(max_length=MAX_PAIRS)] = {}
+    headers: Annotated[
+        dict[HeaderName, Claim], Field(max_length=MAX_PAIRS), AfterValidator(checked_header_names)
+    ] = {}
 
 
 Audience = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_as_list)]

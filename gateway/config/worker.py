@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Final, Literal
 
 from gateway import settings
-from gateway.config import tree
+from gateway.config import jwt, tree
+from gateway.config.client_identity import identity_headers, identity_settings
 from gateway.config.tls_contents import TlsContents
 from gateway.config.values import port_of, split_url
 from gateway.model import BackendName
+
+Label = tuple[str, str]
+"""Name and value."""
 
 
 def worker_settings(  # noqa: PLR0913 - what differs by worker, and by generation
@@ -33,14 +37,15 @@ def worker_settings(  # noqa: PLR0913 - what differs by worker, and by generatio
     when they were checked.
     """
     contents = tls_contents or {}
+    labels = config.backends.route_labels
     return settings.WorkerSettings(
         index=index,
         workers=workers,
         counts_fd=counts_fd,
-        listeners=tuple(_listener(config.listen[place], fd, contents) for place, fd in fds),
+        listeners=tuple(_listener(config.listen[place], fd, contents, labels) for place, fd in fds),
         backends=tuple(_backends(config.backends, contents)),
         routes=tuple(_route(route, contents) for route in config.backends.routes),
-        forward=_forward(config.forward),
+        forward=_forward(config),
         schemes=tuple(config.auth.schemes),
         limits=_limits(config.limits, workers, max_connections_share),
         cors=_cors(config.cors),
@@ -70,23 +75,28 @@ def _authority(keys: tree.KeysConfig) -> settings.AuthoritySettings | None:
 
 
 def _listener(
-    listener: tree.ListenerConfig, fd: int, contents: TlsContents
+    listener: tree.ListenerConfig, fd: int, contents: TlsContents, labels: frozenset[Label]
 ) -> settings.ListenerSettings:
     tls = listener.tls
     return settings.ListenerSettings(
         fd=fd,
         address=listener.address,
-        tls=_server_tls(tls, contents) if tls is not None else None,
+        tls=_server_tls(tls, contents, labels) if tls is not None else None,
         proxy_protocol=listener.proxy_protocol,
     )
 
 
-def _server_tls(tls: tree.TlsServerConfig, contents: TlsContents) -> settings.TlsServerSettings:
+def _server_tls(
+    tls: tree.ListenerTlsConfig, contents: TlsContents, labels: frozenset[Label]
+) -> settings.TlsServerSettings:
+    identity = tls.client_identity
     return settings.TlsServerSettings(
         cert_file=str(tls.cert_file),
         key_file=str(tls.key_file),
         client_ca_file=_path(tls.client_ca_file),
         min_version=tls.min_version,
+        identity=identity_settings(identity, labels) if identity is not None else None,
+        has_revocation_lists=bool(tls.client_crl_files),
         contents=_named(contents, tls.cert_file, tls.key_file, tls.client_ca_file),
     )
 
@@ -156,7 +166,8 @@ def _client_tls(tls: tree.TlsClientConfig, contents: TlsContents) -> settings.Tl
     )
 
 
-def _forward(forward: tree.ForwardConfig) -> settings.ForwardSettings:
+def _forward(config: tree.Config) -> settings.ForwardSettings:
+    forward = config.forward
     key = forward.gateway_key
     return settings.ForwardSettings(
         key=forward.key,
@@ -164,8 +175,16 @@ def _forward(forward: tree.ForwardConfig) -> settings.ForwardSettings:
         scheme=forward.scheme,
         identity_headers=forward.identity_headers,
         sender_address=forward.sender_address,
-        drop_headers=tuple(forward.drop_headers),
+        # What identities set, no sender may state: with a token or without one.
+        drop_headers=(*forward.drop_headers, *_identity_headers(config)),
     )
+
+
+def _identity_headers(config: tree.Config) -> Iterator[str]:
+    """Yield the headers that tokens of issuers and clients' certificates set."""
+    yield from identity_headers(config)
+    for issuer in jwt.issuers(config.keys):
+        yield from issuer.map.headers
 
 
 _AUTHORITY_GRACE_S: Final = 2.0

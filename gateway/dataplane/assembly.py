@@ -20,6 +20,7 @@ from gateway.dataplane.auth.key_lookups import KeyLookups
 from gateway.dataplane.auth.keyring import Keyring
 from gateway.dataplane.auth.refusal_log import RefusalLog
 from gateway.dataplane.core.budget import Budget
+from gateway.dataplane.core.certificates import ClientCertificate, Revocations
 from gateway.dataplane.core.context import WorkerContext
 from gateway.dataplane.core.cors import CorsPolicy
 from gateway.dataplane.core.counters import Counters
@@ -61,7 +62,7 @@ from gateway.dataplane.upstream.connector import Resolve, SocketConnector, resol
 from gateway.dataplane.upstream.pool import Pool
 from gateway.model import BackendName, Pairs, Protocol
 from gateway.outcome import REFUSALS
-from gateway.settings import BackendSettings, WorkerSettings
+from gateway.settings import BackendSettings, ListenerSettings, WorkerSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ class DataPath:
     route_pools: Sequence[Pool]
     """Those for keys with some labels; they may be others, or among those for all."""
     acceptor: Acceptor
+    revocations: Revocations
 
     @property
     def all_pools(self) -> list[Pool]:
@@ -131,8 +133,10 @@ def assemble(
         Quotas(settings.limits.per_key, _quota_rows(settings), counters),
         LabelRoutes(routes),
     )
+    pipeline.looks_at_certificates = any(map(_looks_at_certificates, settings.listeners))
     servers = _server_maker(context, pipeline, credentials, kinds)
-    acceptor = Acceptor(context, counts, settings.trusted_networks, servers)
+    revocations = Revocations()
+    acceptor = Acceptor(context, counts, settings.trusted_networks, servers, revocations, send)
     return DataPath(
         context=context,
         keyring=keyring,
@@ -144,7 +148,13 @@ def assemble(
         pools=pools,
         route_pools=[pool for _, of_route in routes for pool in of_route.values()],
         acceptor=acceptor,
+        revocations=revocations,
     )
+
+
+def _looks_at_certificates(listener: ListenerSettings) -> bool:
+    tls = listener.tls
+    return tls is not None and (tls.identity is not None or tls.has_revocation_lists)
 
 
 def _context(
@@ -256,13 +266,13 @@ def _server_maker(
     pipeline: RequestPipeline,
     credentials: CredentialReader,
     kinds: FieldKinds,
-) -> Callable[[str, bool], Server]:
+) -> Callable[[str, ClientCertificate | None, bool], Server]:
     fields = KnownFields(credentials, kinds)
     lines = KnownLines(credentials, kinds)
 
-    def make(peer: str, is_http2: bool) -> Server:
+    def make(peer: str, certificate: ClientCertificate | None, is_http2: bool) -> Server:
         if is_http2:
-            return Http2Server(context, pipeline, fields, peer)
-        return Http1Server(context, pipeline, lines, peer)
+            return Http2Server(context, pipeline, fields, peer, certificate)
+        return Http1Server(context, pipeline, lines, peer, certificate)
 
     return make

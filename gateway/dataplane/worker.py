@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Final
 
 from gateway import metrics
-from gateway.channel import Forget, KeyChanges, LookedUp, Report, Up, Watch
+from gateway.channel import Forget, KeyChanges, LookedUp, Report, Revoked, Up, Watch
 from gateway.dataplane.assembly import assemble
 from gateway.dataplane.core.tls import TlsFileError
 from gateway.dataplane.upstream.connector import Resolve, resolve_by_system
@@ -98,6 +98,10 @@ class Worker:
     ) -> None:
         """Take a part of a snapshot of all keys; they count from the last part on."""
         self.path.keyring.load(entries, revision, first=first, last=last, complete=complete)
+
+    def revoke(self, revoked: Revoked) -> None:
+        """Take a part of all client certificates that are revoked."""
+        self.path.revocations.load(revoked.ids, first=revoked.first, last=revoked.last)
 
     def apply_keys(self, changes: KeyChanges) -> Iterator[None]:
         """Apply a change of the keys in steps: run the loop between them. Done at the end."""

@@ -38,6 +38,7 @@ from gateway.channel import (
     Keys,
     LookedUp,
     Ready,
+    Revoked,
     Start,
     Unready,
     Up,
@@ -124,6 +125,8 @@ class WorkerProcess:
                 worker.watch(watches)
             case LookedUp() | Forget():
                 worker.take_verdict(message)
+            case Revoked():
+                worker.revoke(message)
             case Drain(timeout_s, is_replaced):
                 self._begin_drain(worker, timeout_s, is_replaced=is_replaced)
             case _:

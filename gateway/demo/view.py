@@ -28,6 +28,10 @@ REASONS: Final = {
     AuthOutcome.KEY_DISABLED: "the API key is disabled",
     AuthOutcome.TOKEN_MALFORMED: "the token is unreadable",
     AuthOutcome.TOKEN_INVALID: "the token is not valid here",
+    AuthOutcome.CERTIFICATE_MISSING: "no client certificate",
+    AuthOutcome.CERTIFICATE_INVALID: "the client certificate names no known sender",
+    AuthOutcome.CERTIFICATE_EXPIRED: "the client certificate has expired",
+    AuthOutcome.CERTIFICATE_REVOKED: "the client certificate was revoked",
     AuthOutcome.SIGNAL_NOT_ALLOWED: "the API key may not send this signal",
     AuthOutcome.UNDECIDED: "the API key could not be checked",
 }

@@ -200,6 +200,11 @@ class KeyService:
         """
         self._registry.use_labels(labels)
 
+    @property
+    def route_labels(self) -> frozenset[Label]:
+        """The labels that workers are told."""
+        return self._registry.route_labels
+
     def replace_static(self, static: Sequence[StaticKey]) -> None:
         """Take over the static keys of a configuration that was read again."""
         self._report(self._registry.replace_static(static))

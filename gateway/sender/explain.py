@@ -90,6 +90,14 @@ REASON_ADVICE: Final[dict[str, tuple[str, ...]]] = {
     "TOKEN_NOT_YET_VALID": ("check the clocks of the identity provider and of the gateway",),
     "TOKEN_CLAIMS": ("compare the token's claims with the gateway's setting keys.jwt.map",),
     "TOKEN_EXPIRED": (_RENEW,),
+    "IDENTITY_MISSING": ("pass a key with --key-file, or a certificate with --client-cert-file",),
+    "CERTIFICATE_MISSING": ("pass the certificate with --client-cert-file FILE",),
+    "CERTIFICATE_UNKNOWN": (
+        "compare the certificate's subjectAltName with tls.client_identity.rules of the listener",
+    ),
+    "CERTIFICATE_MALFORMED": ("have the certificate issued with shorter names",),
+    "CERTIFICATE_EXPIRED": ("have a new certificate issued, and connect again",),
+    "CERTIFICATE_REVOKED": ("have a new certificate issued",),
     "SIGNAL_NOT_ALLOWED": ("use an API key that may send this signal",),
     "UNDECIDED": (_WAIT, "if it persists: the gateway's key store or key authority is down"),
     "OVERLOADED": (
@@ -253,7 +261,7 @@ _TLS_FAILURES: Final[dict[Cause, _Words]] = {
     ),
     Cause.CLIENT_CERTIFICATE: (
         "TLS: {address} requires a client certificate",
-        ("this command cannot send one: use a listener without tls.client_ca_file",),
+        ("pass one that its tls.client_ca_file has signed: --client-cert-file, --client-key-file",),
     ),
     Cause.TLS_OTHER: (
         "TLS: the handshake with {address} failed",

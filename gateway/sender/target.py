@@ -49,16 +49,19 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """How to verify the server's certificate."""
+    """How to verify the server's certificate, and which one of our own it gets."""
 
     ca_file: Path | None = None
     insecure_skip_verify: bool = False
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    """None: the key is in `cert_file`, too."""
 
     def context(self, alpn: str) -> ssl.SSLContext:
         """Create a client context that offers one protocol by ALPN.
 
         Raises:
-            PlanError: the CA file cannot be read or contains no certificate.
+            PlanError: the CA file or our own certificate cannot be used.
         """
         try:
             context = ssl.create_default_context(cafile=self.ca_file)
@@ -68,8 +71,29 @@ class Tls:
         if self.insecure_skip_verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
+        if self.cert_file is not None:
+            _load_own(context, self.cert_file, self.key_file)
         context.set_alpn_protocols([alpn])
         return context
+
+
+def _load_own(context: ssl.SSLContext, cert_file: Path, key_file: Path | None) -> None:
+    try:
+        context.load_cert_chain(cert_file, key_file, password=_no_passphrase)
+    except (OSError, ValueError) as error:
+        names = f"--client-cert-file {cert_file}"
+        if key_file is not None:
+            names += f", --client-key-file {key_file}"
+        if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+            msg = f"{names}: {(error.strerror or str(error)).lower()}"
+        else:
+            msg = f"{names}: give a PEM certificate, and its own PEM key without a passphrase"
+        raise PlanError(msg) from error
+
+
+def _no_passphrase() -> str:
+    msg = "the key has a passphrase"
+    raise ValueError(msg)
 
 
 def _why_unreadable(error: OSError) -> str:

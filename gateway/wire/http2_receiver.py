@@ -20,9 +20,10 @@ from typing import Final, Generic, Protocol
 
 from gateway.wire import hpack, http2
 from gateway.wire.http2 import ErrorCode, Http2ConnectionError, Http2StreamError, Setting
-from gateway.wire.http2_budget import RESET_COST, TINY_BYTES
+from gateway.wire.http2_budget import RESET_COST
 from gateway.wire.http2_closed import CLOSED
 from gateway.wire.http2_control import ControlFrames, ControlRole
+from gateway.wire.http2_data import DataFrames, DataRole
 from gateway.wire.http2_sender import Http2Sender, QueueOwner, StreamT, StreamT_contra
 from gateway.wire.http2_windows import ReceiveWindows
 
@@ -44,7 +45,12 @@ _BYTES_PER_FRAME: Final = 64
 """one more for each so many bytes."""
 
 
-class Role(ControlRole[StreamT_contra], QueueOwner[StreamT_contra], Protocol[StreamT_contra]):
+class Role(
+    ControlRole[StreamT_contra],
+    DataRole[StreamT_contra],
+    QueueOwner[StreamT_contra],
+    Protocol[StreamT_contra],
+):
     """What a connection is for: the side of the caller, or of the backend."""
 
     def headers_received(
@@ -53,9 +59,6 @@ class Role(ControlRole[StreamT_contra], QueueOwner[StreamT_contra], Protocol[Str
         """A complete header block. The role must decode it, whatever it then does: it may change
         the decoder's state.
         """
-
-    def data_received(self, stream: StreamT_contra, chunk: bytes, ended: bool) -> None:
-        """Body bytes for an open stream. The role returns their credit with `grant`."""
 
     def stream_error(self, error: Http2StreamError) -> None:
         """The peer broke the rules on one stream: it must be reset."""
@@ -74,18 +77,15 @@ class Http2Receiver(Generic[StreamT]):
         "_block_stream",
         "_frames_at_once",
         "_frames_left",
-        "_partial",
-        "_partial_ends",
-        "_partial_left",
         "_pending",
         "_preface",
         "_role",
         "_sender",
         "_streams",
-        "_tiny",
         "_unfinished",
         "abuse",
         "control",
+        "data",
         "decoder",
         "has_more",
         "held",
@@ -105,6 +105,7 @@ class Http2Receiver(Generic[StreamT]):
         self.decoder = hpack.BlockDecoder()
         self.windows = ReceiveWindows(settings, sender)
         self.control = ControlFrames(role, sender, self.decoder, is_server=is_server)
+        self.data = DataFrames(role, sender, self.windows, self.control, is_server=is_server)
         self.is_failed = False
         """Whether the connection is over, because of an error of the peer or of the transport."""
         self.abuse = ""
@@ -120,13 +121,8 @@ class Http2Receiver(Generic[StreamT]):
         self._role = role
         self._sender = sender
         self._streams = sender.streams
-        self._tiny = TINY_BYTES if is_server else 1
-        """Of a backend only empty DATA counts: a usual response has 5 bytes, then trailers."""
         self._pending = b""
         self._at = 0
-        self._partial: StreamT | None = None
-        self._partial_left = 0
-        self._partial_ends = False
         self._block: bytearray | None = None
         self._block_stream = 0
         self._block_ends = False
@@ -151,6 +147,7 @@ class Http2Receiver(Generic[StreamT]):
         self.is_failed = True
         self._role = CLOSED
         self.control.close()
+        self.data.close()
 
     def fail(self, code: ErrorCode, text: str) -> None:
         """End the connection because of an error of the peer: GOAWAY, then `Role.failed`."""
@@ -184,14 +181,7 @@ class Http2Receiver(Generic[StreamT]):
                     self._read_frames(data)
                     break
                 except Http2StreamError as error:
-                    if self.control.is_idle(error.stream_id):
-                        # RST_STREAM must not be sent on an idle stream (RFC 9113 §6.4), and any
-                        # stream error may end the connection (§5.4.1).
-                        text = "an error on a stream that was never opened"
-                        raise Http2ConnectionError(error.code, text) from error
-                    # Those that the peer provokes cost it what its own RST_STREAM does.
-                    self.control.budget.spend("stream_error", RESET_COST)
-                    self._role.stream_error(error)
+                    self._stream_error(error)
                     # How many were handled is not known here: half of them is a bound, too.
                     self._frames_left >>= 1
         except Http2ConnectionError as failure:
@@ -200,6 +190,48 @@ class Http2Receiver(Generic[StreamT]):
             return
         if self._sender.ready and not self.is_failed:
             self._sender.pump()
+
+    def receive_large(self, view: memoryview, frames: int | None = None) -> None:
+        """As `receive`, of a large read, whose buffer is used again afterwards. What it has of an
+        upload under way is copied once, straight from there.
+        """
+        at = 0
+        if self.data.partial_left and not self.is_failed:
+            try:
+                at = self._take_run(view, self._frames_at_once if frames is None else frames)
+            except Http2ConnectionError as failure:
+                self.abuse = failure.abuse
+                self.fail(failure.code, str(failure))
+                return
+        self.receive(view[at:].tobytes(), frames)
+
+    def _take_run(self, view: memoryview, frames: int) -> int:
+        """Take the DATA that comes first, at most so many frames; return the position behind it."""
+        data = self.data
+        at, size = 0, len(view)
+        for _ in range(frames):
+            if at == size or self.is_failed:
+                break
+            try:
+                end = data.next_of_run(view, at)
+            except Http2StreamError as error:
+                end = data.run_end
+                self._stream_error(error)
+            if end == at:
+                break
+            at = end
+        return at
+
+    def _stream_error(self, error: Http2StreamError) -> None:
+        """Reset the stream. Raises `Http2ConnectionError`."""
+        if self.control.is_idle(error.stream_id):
+            # RST_STREAM must not be sent on an idle stream (RFC 9113 §6.4), and any stream error
+            # may end the connection (§5.4.1).
+            text = "an error on a stream that was never opened"
+            raise Http2ConnectionError(error.code, text) from error
+        # Those that the peer provokes cost it what its own RST_STREAM does.
+        self.control.budget.spend("stream_error", RESET_COST)
+        self._role.stream_error(error)
 
     def _read_preface(self, data: bytes) -> None:
         expected = self._preface
@@ -214,11 +246,14 @@ class Http2Receiver(Generic[StreamT]):
         streams = self._streams
         windows = self.windows
         role = self._role
-        tiny = self._tiny
+        frames = self.data
+        tiny = frames.tiny
         at = self._at
         size = len(b)
-        if self._partial_left and at < size:
-            at = self._continue_data(b, at)
+        if frames.partial_left and at < size:
+            start, at = at, min(at + frames.partial_left, size)
+            self._at = at
+            frames.go_on(b[start:at])
         turns = iter(range(self._frames_left))
         for _ in turns:
             if size - at < 9:
@@ -237,7 +272,12 @@ class Http2Receiver(Generic[StreamT]):
                     and size - start >= _PARTIAL_DATA
                     and not b[at + 4] & http2.PADDED
                 ):
-                    at = self._begin_data(b, at, length)
+                    self._at = size
+                    flags = b[at + 4]
+                    stream_id = int.from_bytes(b[at + 5 : start], "big") & _STREAM_MASK
+                    at = size
+                    self._check_order(kind, flags, stream_id, length)
+                    frames.begin(stream_id, flags, length, b[start:])
                 break
             self._at = end
             flags = b[at + 4]
@@ -247,7 +287,7 @@ class Http2Receiver(Generic[StreamT]):
             if kind == http2.DATA:
                 stream = streams.get(stream_id)
                 if stream is None or stream.remote_ended or flags & http2.PADDED or length < tiny:
-                    self._odd_data(stream_id, stream, flags, b[start:end])
+                    frames.odd(stream_id, stream, flags, b[start:end])
                 else:
                     window = windows.receive_window = windows.receive_window - length
                     stream.receive_window -= length
@@ -317,91 +357,6 @@ class Http2Receiver(Generic[StreamT]):
                     ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS"
                 )
             self.settings_seen = True
-
-    def _odd_data(self, stream_id: int, stream: StreamT | None, flags: int, payload: bytes) -> None:
-        """Handle DATA that is padded, tiny, or for a stream that takes none."""
-        self.windows.count(stream, stream_id, len(payload))
-        padding = 0
-        if flags & http2.PADDED:
-            if not payload or payload[0] >= len(payload):
-                raise Http2ConnectionError(ErrorCode.PROTOCOL_ERROR, "padding as long as its frame")
-            padding = 1 + payload[0]
-            payload = payload[1 : len(payload) - payload[0]]
-        if stream is None or stream.remote_ended:
-            self._late_data(stream_id, len(payload), ended=bool(flags & http2.END_STREAM))
-            return
-        if len(payload) < self._tiny and not flags & http2.END_STREAM:
-            self.control.budget.spend("tiny_data" if payload else "empty_data")
-        if flags & http2.END_STREAM:
-            stream.remote_ended = True
-        elif padding:
-            self.windows.grant(stream, padding)
-        self._role.data_received(stream, payload, stream.remote_ended)
-
-    def _begin_data(self, b: bytes, at: int, length: int) -> int:
-        """Pass on the first part of a DATA frame whose end has not come yet; return the position
-        behind it.
-        """
-        flags = b[at + 4]
-        stream_id = int.from_bytes(b[at + 5 : at + 9], "big") & _STREAM_MASK
-        self._at = len(b)
-        self._check_order(http2.DATA, flags, stream_id, length)
-        stream = self._streams.get(stream_id)
-        if stream is not None and stream.remote_ended:
-            stream = None
-        self._partial_left = length
-        self._partial = stream
-        self._partial_ends = bool(flags & http2.END_STREAM)
-        at = self._continue_data(b, at + 9)
-        if stream is None:
-            self._late_data(stream_id, length, ended=self._partial_ends)
-        return at
-
-    def _continue_data(self, b: bytes, at: int) -> int:
-        """Pass on the next part of a DATA frame that came in parts; return the position behind
-        it.
-        """
-        part = b[at : at + self._partial_left]
-        end = at + len(part)
-        self._at = end
-        self._partial_left -= len(part)
-        stream = self._partial
-        if stream is not None and self._streams.get(stream.id) is not stream:
-            stream = self._partial = None
-        self.windows.count(stream, stream.id if stream else 0, len(part))
-        if stream is not None:
-            ended = self._partial_ends and not self._partial_left
-            if ended:
-                stream.remote_ended = True
-            self._role.data_received(stream, part, ended)
-        if not self._partial_left:
-            self._partial = None
-        return end
-
-    def _late_data(self, stream_id: int, length: int, *, ended: bool) -> None:
-        """Handle DATA for a stream that is idle (an error) or closed: late frames of a stream that
-        we reset are expected, but no more than its head has declared.
-        """
-        sender = self._sender
-        left = sender.unended.get(stream_id)
-        is_unended = left is not None
-        if left is None:
-            if self.control.is_idle(stream_id):
-                raise Http2ConnectionError(ErrorCode.PROTOCOL_ERROR, "a frame on an idle stream")
-            self.control.budget.spend("closed_stream")
-            left = sender.resets.get(stream_id)
-            if left is None:
-                raise Http2StreamError(stream_id, ErrorCode.STREAM_CLOSED)
-        if left >= 0:
-            left -= length
-            if left < 0 or (ended and left):
-                raise Http2StreamError(stream_id, ErrorCode.PROTOCOL_ERROR)
-        if not is_unended:
-            sender.resets[stream_id] = left
-        elif ended:
-            del sender.unended[stream_id]
-        else:
-            sender.reset(stream_id, ErrorCode.NO_ERROR, left)
 
     def _strip_headers(self, stream_id: int, flags: int, payload: bytes) -> bytes:
         """Take padding and priority off a HEADERS payload."""

@@ -775,5 +775,7 @@ def test_the_matrix_covers_every_answer_of_the_gateway() -> None:
         "INTAKE_KEY_MISSING", "INTAKE_SCHEME", "KEY_BASIC", "SERVICE_BEARER",
         "NO_BACKEND_INTAKE", "NO_BACKEND_OTLP_GRPC", "NO_BACKEND_OTLP_HTTP", "NO_BACKEND_ROUTE",
         "NOT_FOUND", "QUOTA", "STALLED", "UPLOAD_TOO_SLOW",
+        "CERTIFICATE_EXPIRED", "CERTIFICATE_MALFORMED", "CERTIFICATE_MISSING",
+        "CERTIFICATE_REVOKED", "CERTIFICATE_UNKNOWN", "IDENTITY_MISSING",
     }  # fmt: skip
     assert {case.reason for case in CASES} | elsewhere == set(REFUSALS)

@@ -47,6 +47,7 @@ GUIDED_BY: Final[dict[str, tuple[str, ...]]] = {
     "credential_fields": ("gateway.dataplane.auth.credentials", "gateway.keys.api_key"),
     "channel_messages": ("gateway.channel",),
     "configurations": ("gateway.config",),
+    "certificates": ("gateway.certificate_ids",),
 }
 """Target → the modules whose branches, and those of what they import, lead it."""
 _SHARES: Final = {name: 3 if modules is _SIDES else 1 for name, modules in GUIDED_BY.items()}

@@ -19,7 +19,7 @@ from tests.support.clients import Http2Client, Response, http1_request
 from tests.support.exchange import GRPC, JSON, GrpcMessage
 from tests.support.issuer import AUDIENCE, ScriptedIssuer, SigningKey, unsigned
 from tests.support.polling import until
-from tests.support.process import KEY, Gateway, running_gateway
+from tests.support.process import KEY, Gateway, merge, running_gateway
 from tests.support.sink import RawSink
 
 MESSAGE: Final = GrpcMessage(compressed=False, data=b"\x0a\x00").to_bytes()
@@ -34,9 +34,16 @@ class Setting:
         self.gateway = gateway
         self.sink = sink
 
-    async def send(self, token: str, path: str = "/v1/traces", scheme: str = "Bearer") -> Response:
+    async def send(
+        self,
+        token: str,
+        path: str = "/v1/traces",
+        scheme: str = "Bearer",
+        forged: tuple[tuple[str, str], ...] = (),
+    ) -> Response:
         """Send one request over HTTP/1.1, on a connection of its own."""
         fields = (
+            *forged,
             ("Content-Type", JSON),
             ("Authorization", f"{scheme} {token}"),
             ("Content-Length", "2"),
@@ -103,9 +110,8 @@ async def serving(
                 "stores": [f"jwt+{issuer.url}" for issuer in issuers],
                 "jwt": {"audience": AUDIENCE, "timeout": "2s", **(jwt or {})},
             },
-            **(more or {}),
         }
-        async with running_gateway(folder, tree) as gateway:
+        async with running_gateway(folder, merge(tree, more or {})) as gateway:
             yield Setting(gateway, sink)
 
 
@@ -302,6 +308,46 @@ async def test_limits_of_a_token_hold_for_its_sender_whatever_tokens_it_has(tmp_
         assert seen[ACCEPTED]
         assert seen[429] >= 6
         assert await setting.status(issuer.token(sub="agent-us")) == ACCEPTED
+
+
+async def test_claims_say_whose_data_it_is_and_nobody_else_can(tmp_path: Path) -> None:
+    claims = {"owner": "$.team", "labels": {"team": "$.team"}, "headers": {"X-Org": "$.org"}}
+    more = {"metrics": {"tenant_label": "team"}}
+    async with (
+        ScriptedIssuer() as issuer,
+        RawSink() as other,
+        serving(
+            tmp_path,
+            issuer,
+            jwt={"map": claims},
+            more={
+                **more,
+                "workers": 1,
+                "backends": {
+                    "routes": [{"label": {"team": "b"}, "otlp_http": {"urls": [other.http_url]}}]
+                },
+            },
+        ) as setting,
+    ):
+        ours, theirs = issuer.token(team="a", org="o-1"), issuer.token(sub="b", team="b", org="o-2")
+        await _until_accepted(setting, issuer.token(sub="first"))
+        setting.sink.requests.clear()
+        # The first request waits for control, the later ones find the verdict in the worker.
+        for _ in range(3):
+            assert (await setting.send(ours, forged=(("X_Org", "forged"),))).status == ACCEPTED
+            assert (await setting.send(theirs)).status == ACCEPTED
+        key = await setting.send(KEY, scheme="StackState", forged=(("x-org", "o-1"),))
+        assert key.status == ACCEPTED
+        wrong = issuer.token(sub="c", org="o-3\x1b[2J")
+        assert await setting.reason(wrong) == "TOKEN_CLAIMS"
+        sent = [request.field("x-org") for request in setting.sink.requests]
+        assert sent == ["o-1"] * 3 + [None]
+        assert [request.field("x-org") for request in other.requests] == ["o-2"] * 3
+        assert all(request.field("x_org") is None for request in setting.sink.requests)
+        async with asyncio.timeout(30):
+            while await setting.metric("gateway_tenant_requests_total", tenant="b") < 3:
+                await asyncio.sleep(0.05)
+        assert "[2J" not in setting.gateway.program.output
 
 
 async def test_the_agents_intake_and_other_schemes_take_no_tokens(tmp_path: Path) -> None:

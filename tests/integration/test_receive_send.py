@@ -219,6 +219,7 @@ async def test_nobody_listening_is_told_with_exit_code_3() -> None:
         (["--endpoint", "http://h", "--scheme", "A B"], "one word"),
         (["--endpoint", "http://h", "--count", "0"], "--count"),
         (["--endpoint", "https://h", "--ca-file", "none.crt"], "--ca-file none.crt"),
+        (["--endpoint", "https://h", "--client-key-file", "a.key"], "needs --client-cert-file"),
         (["--endpoint", "http://h/v1/traces", "--protocol", "http"], "remove '/v1/traces'"),
     ],
 )

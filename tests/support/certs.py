@@ -13,7 +13,7 @@ from typing import Self
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 _LIFE = dt.timedelta(days=2)
 _PAST = dt.timedelta(minutes=-1)
@@ -49,6 +49,17 @@ class Certificate:
 
     cert_file: Path
     key_file: Path
+
+    @property
+    def serial(self) -> int:
+        """Its serial number."""
+        return x509.load_pem_x509_certificate(self.cert_file.read_bytes()).serial_number
+
+    @property
+    def der(self) -> bytes:
+        """The certificate in DER."""
+        parsed = x509.load_pem_x509_certificate(self.cert_file.read_bytes())
+        return parsed.public_bytes(serialization.Encoding.DER)
 
     def server_context(self, client_ca_file: Path | None = None) -> ssl.SSLContext:
         """Return a server's context; with a CA it demands a client certificate."""
@@ -94,10 +105,13 @@ class Authority:
         *,
         expired: bool = False,
         is_client: bool = False,
+        life: dt.timedelta | None = None,
+        raw_names: bytes | None = None,
     ) -> Certificate:
         """Issue a certificate for a server (with `hosts`: names and addresses) or a client.
 
-        `is_client`: `hosts` are a client's names, which may be URIs.
+        `is_client`: `hosts` are a client's names, which may be URIs. `raw_names`: the DER of names
+        that cannot be.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         is_server = hosts and not is_client
@@ -107,7 +121,7 @@ class Authority:
                 _name(name),
                 self._certificate.subject,
                 key.public_key(),
-                life=_PAST if expired else _LIFE,
+                life=life or (_PAST if expired else _LIFE),
             )
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
@@ -116,7 +130,11 @@ class Authority:
                 critical=False,
             )
         )
-        if hosts:
+        if raw_names is not None:
+            oid = ExtensionOID.SUBJECT_ALTERNATIVE_NAME
+            raw = x509.UnrecognizedExtension(oid, raw_names)
+            builder = builder.add_extension(raw, critical=False)
+        elif hosts:
             names = x509.SubjectAlternativeName([_alternative_name(host) for host in hosts])
             builder = builder.add_extension(names, critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
@@ -124,6 +142,36 @@ class Authority:
         issued.cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         _write_key(issued.key_file, key)
         return issued
+
+    def revoke(
+        self,
+        *revoked: Certificate,
+        file: Path | None = None,
+        life: dt.timedelta = _LIFE,
+        encoding: serialization.Encoding = serialization.Encoding.PEM,
+        extensions: Sequence[x509.ExtensionType] = (),
+    ) -> Path:
+        """Write a list of revoked certificates, which is out of date after `life`; return its file.
+
+        It takes the place of another one at once.
+        """
+        now = dt.datetime.now(dt.UTC)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._certificate.subject)
+            .last_update(now - dt.timedelta(hours=1))
+            .next_update(now + life)
+        )
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=True)
+        for each in revoked:
+            entry = x509.RevokedCertificateBuilder().serial_number(each.serial)
+            builder = builder.add_revoked_certificate(entry.revocation_date(now).build())
+        content = builder.sign(self._key, hashes.SHA256()).public_bytes(encoding)
+        file = file or self.folder / "revoked.crl"
+        new = file.with_suffix(".new")
+        new.write_bytes(content)
+        return new.replace(file)
 
     def client_context(self, own: Certificate | None = None) -> ssl.SSLContext:
         """Return a client's context that trusts this authority alone."""

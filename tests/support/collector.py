@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from tests.support.bodies import SIGNALS
-from tests.support.clients import http1_request
+from tests.support.clients import Response, http1_request
 from tests.support.exchange import PROTOBUF
 from tests.support.process import Program, free_ports, merge, running
 
@@ -30,11 +30,15 @@ class Collector:
 
     async def send(self, signal: str, numbers: Iterable[int]) -> None:
         """Hand the Collector one numbered batch (it must take it)."""
+        response = await self.try_to_send(signal, numbers)
+        assert response.status == 200, response
+
+    async def try_to_send(self, signal: str, numbers: Iterable[int]) -> Response:
+        """Hand the Collector one numbered batch; without a queue it says what became of it."""
         under_test = SIGNALS[signal]
         body = under_test.make(numbers).SerializeToString()
         fields = [("content-type", PROTOBUF), ("content-length", str(len(body)))]
-        response = await http1_request(self.http_port, under_test.http_path, fields, body)
-        assert response.status == 200, response
+        return await http1_request(self.http_port, under_test.http_path, fields, body)
 
     def logged(self, text: str) -> int:
         """Return how many log lines contain `text`."""

@@ -17,6 +17,7 @@ from gateway.dataplane.auth.key_lookups import KeyLookups
 from gateway.dataplane.auth.keyring import Keyring
 from gateway.dataplane.auth.refusal_log import RefusalLog
 from gateway.dataplane.core.budget import Budget
+from gateway.dataplane.core.certificates import ClientCertificate
 from gateway.dataplane.core.context import WorkerContext
 from gateway.dataplane.core.counters import Counters
 from gateway.dataplane.core.forwarded_fields import ForwardedFields, forwarded_fields
@@ -82,6 +83,7 @@ class MemoryDownstream:
     """The caller's end (`seams.Downstream`): remembers what it is sent."""
 
     peer: str = "192.0.2.7:40000"
+    certificate: ClientCertificate | None = None
     heads: list[FieldSection] = field(default_factory=list)
     body: bytes = b""
     trailers: FieldSection | None = None
@@ -105,9 +107,13 @@ class MemoryDownstream:
         self.may_send -= taken
         return len(chunk) - taken
 
-    def send_answer(self, section: FieldSection, body: bytes) -> None:
+    def send_answer(
+        self, section: FieldSection, body: bytes, trailers: FieldSection | None = None
+    ) -> None:
         self.send_head(section, False)
-        self.send_body(body, True)
+        self.send_body(body, trailers is None)
+        if trailers is not None:
+            self.send_trailers(trailers)
 
     def send_trailers(self, section: FieldSection) -> None:
         self.trailers = section

@@ -37,6 +37,8 @@ ROOMS: Final = {
     "settings": _room(libraries="msgspec"),
     "worker_contract": _room(),
     "quota_layout": _room(),
+    "certificate_ids": _room(),
+    "revocation_lists": _room("certificate_ids", "cryptography"),
     "held_signals": _room(),
     "descriptors": _room(),
     "lean_imports": _room(libraries="aiohttp structlog"),
@@ -78,7 +80,8 @@ ROOMS: Final = {
     ),
     "keys.jwt.claim_paths": _room(),
     "keys.jwt": _room(
-        "keys.errors keys.rules keys.state_file model", "aiohttp cachetools jwt msgspec"
+        "keys.errors keys.rules keys.state_file keys.tenancy keys.tenancy_rules model",
+        "aiohttp cachetools jwt msgspec",
     ),
     "keys.stores": _room(
         "keys.api_key keys.audit keys.confirmations keys.errors keys.feed_messages keys.record "
@@ -98,7 +101,8 @@ ROOMS: Final = {
         "keys.tenancy keys.times keys.usage model",
     ),
     "config": _room(
-        "intake keys.api_key keys.errors keys.jwt.claim_paths keys.tenancy_rules model settings",
+        "intake keys.api_key keys.errors keys.jwt.claim_paths keys.tenancy_rules model "
+        "revocation_lists settings",
         "pydantic pydantic_core yaml",
     ),
     # the two kinds of process, which never import each other; first the rooms of a worker
@@ -127,7 +131,9 @@ ROOMS: Final = {
         "structlog",
     ),
     "dataplane.accept": _room(
-        "crowds dataplane.core metrics outcome settings wire worker_contract", "structlog"
+        "certificate_ids channel crowds dataplane.core metrics model outcome settings wire "
+        "worker_contract",
+        "structlog",
     ),
     "dataplane.assembly": _room(
         "channel dataplane.accept dataplane.auth dataplane.core dataplane.dialects "
@@ -154,12 +160,12 @@ ROOMS: Final = {
     ),
     "control.metrics": _room(
         "channel compiled config control.core control.workers intake keys.errors keys.following "
-        "keys.record log metrics model outcome",
+        "keys.record keys.tenancy log metrics model outcome",
         "cryptography prometheus_client structlog",
     ),
     "control.authorities": _room(
         "channel config control.core control.metrics control.workers keys.authority "
-        "keys.errors keys.following keys.jwt keys.state_file metrics model",
+        "keys.errors keys.following keys.jwt keys.state_file keys.tenancy metrics model",
         "cachetools structlog",
     ),
     "control.admin": _room(
@@ -178,7 +184,8 @@ ROOMS: Final = {
         "channel config control.admin control.authorities control.core control.grpc_api "
         "control.metrics "
         "control.workers held_signals keys.authority keys.errors keys.following keys.record "
-        "keys.service keys.state_file keys.store keys.stores log metrics settings",
+        "keys.service keys.state_file keys.store keys.stores keys.tenancy log metrics "
+        "revocation_lists settings",
         "structlog uvloop",
     ),
     # tools to try the gateway with

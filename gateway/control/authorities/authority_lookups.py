@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from gateway import metrics
-from gateway.channel import Forget, LookedUp, Lookup, Traced
+from gateway.channel import Forget, LookedUp, Lookup, SenderSeen, Traced
 from gateway.config import Config
 from gateway.control.authorities.authority_settings import read_tls_files
 from gateway.control.authorities.cache_metrics import CacheMetrics
@@ -152,7 +152,7 @@ class AuthorityLookups(WorkerObserver):
         entries = self._verdicts.entries()
         return {metrics.KEY_CACHE_ENTRIES.name: {(kind,): float(n) for kind, n in entries.items()}}
 
-    def worker_sent(self, worker: WorkerHandle, message: Lookup | Traced) -> None:
+    def worker_sent(self, worker: WorkerHandle, message: Lookup | Traced | SenderSeen) -> None:
         """Answer a worker's question, at once or when an authority answers (`WorkerObserver`)."""
         if not isinstance(message, Lookup) or message.is_token:
             return

@@ -16,7 +16,7 @@ import structlog
 from cachetools import LRUCache
 
 from gateway import metrics
-from gateway.channel import SNAPSHOT_CHUNK, Forget, LookedUp, Lookup, Traced
+from gateway.channel import SNAPSHOT_CHUNK, Forget, LookedUp, Lookup, SenderSeen, Traced
 from gateway.config import Config
 from gateway.control.authorities.authority_settings import read_tls_files
 from gateway.control.authorities.cache_metrics import CacheMetrics
@@ -27,17 +27,19 @@ from gateway.control.workers.worker_handle import WorkerHandle, WorkerObserver
 from gateway.control.workers.worker_set import WorkerSet
 from gateway.keys.errors import StoreUnavailableError
 from gateway.keys.following.status import StoreStatus
+from gateway.keys.jwt.identity import TokenSender
 from gateway.keys.jwt.issuer import Issuer
 from gateway.keys.jwt.issuer_client import FetchResult, IssuerClient, IssuerError, IssuerOptions
 from gateway.keys.jwt.keys_file import FetchedKeys, IssuerKeysFile
 from gateway.keys.jwt.token import IssuerRules
 from gateway.keys.jwt.verdicts import TokenVerdict, TokenVerdicts
 from gateway.keys.state_file import StateFileError
+from gateway.keys.tenancy import Label, Tenancy
 from gateway.model import Denied, Undecided, Verdict
 
 STORE: Final = "jwt"
 """The `store` label."""
-_NAMES: Final = 100_000
+_SENDERS: Final = 100_000
 _MS_PER_S: Final = 1_000
 
 _log = structlog.get_logger("gateway.control")
@@ -46,7 +48,8 @@ _log = structlog.get_logger("gateway.control")
 class TokenLookups(WorkerObserver):
     """Checks tokens of all configured issuers. Made inside the event loop; must be closed.
 
-    `on_status` is called when an issuer fails and when it is back. `run` must run beside it.
+    `on_status` is called when an issuer fails and when it is back; `route_labels` returns the
+    labels that workers are told. `run` must run beside it.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class TokenLookups(WorkerObserver):
         tasks: Tasks,
         workers: WorkerSet,
         on_status: Callable[[StoreStatus], None],
+        route_labels: Callable[[], frozenset[Label]],
     ) -> None:
         """Raises `StartError`."""
         self._totals = totals
@@ -65,8 +69,9 @@ class TokenLookups(WorkerObserver):
         self._file = IssuerKeysFile(config.state_dir)
         self._is_writing_failing = False
         self._fetched = asyncio.Event()
-        self._names: LRUCache[str, str] = LRUCache(_NAMES)
-        """Id of a sender → its name."""
+        self._senders: LRUCache[str, TokenSender] = LRUCache(_SENDERS)
+        """By their ids."""
+        self._route_labels = route_labels
         settings = issuer_settings(config)
         self._contexts = [options.tls for _, options in settings if options.tls is not None]
         self._statuses = {rules.url: StoreStatus(STORE, rules.url) for rules, _ in settings}
@@ -116,9 +121,15 @@ class TokenLookups(WorkerObserver):
 
     def name(self, key_id: str) -> str:
         """Return the name of a sender with a token, "" for an unknown one."""
-        return str(self._names.get(key_id, ""))
+        sender = self._senders.get(key_id)
+        return "" if sender is None else sender.principal.name
 
-    def worker_sent(self, worker: WorkerHandle, message: Lookup | Traced) -> None:
+    def tenancy(self, key_id: str) -> Tenancy | None:
+        """Return whose data a sender with a token sends; None where nothing is known of that."""
+        sender = self._senders.get(key_id)
+        return None if sender is None else sender.tenancy
+
+    def worker_sent(self, worker: WorkerHandle, message: Lookup | Traced | SenderSeen) -> None:
         """Answer a worker's question, at once unless an issuer must be asked (`WorkerObserver`)."""
         if not isinstance(message, Lookup) or not message.is_token:
             return
@@ -135,8 +146,8 @@ class TokenLookups(WorkerObserver):
         found = self._verdicts.look_up(digest, token)
         answer = found if isinstance(found, TokenVerdict) else await found
         message = self._noted(digest, answer)
-        if answer.principal is not None:
-            return answer.principal, message.source
+        if message.principal is not None:
+            return message.principal, message.source
         return Denied(answer.refusal) if answer.refusal else Undecided(), message.source
 
     async def close(self) -> None:
@@ -161,7 +172,10 @@ class TokenLookups(WorkerObserver):
     def _noted(self, digest: bytes, answer: TokenVerdict) -> LookedUp:
         """Count a check, and remember the sender's name; return what workers are told."""
         if answer.principal is not None:
-            self._names[answer.principal.key_id] = answer.principal.name
+            self._senders[answer.principal.key_id] = TokenSender(answer.principal, answer.tenancy)
+            if answer.tenancy is not None:
+                tenant = answer.tenancy.tenant(self._route_labels())
+                answer = answer._replace(principal=answer.principal._replace(tenant=tenant))
         message = _message(digest, answer)
         if not answer.is_cached:
             self._totals.count(metrics.JWT_CHECKS, (message.verdict,))

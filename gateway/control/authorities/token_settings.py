@@ -60,4 +60,7 @@ def _claim_map(configured: ClaimMapConfig) -> ClaimMap:
             name: ClaimPath.parse(path)
             for name, path in configured.limits.model_dump(exclude_none=True).items()
         },
+        owner=ClaimPath.parse(configured.owner) if configured.owner is not None else None,
+        labels={name: ClaimPath.parse(path) for name, path in configured.labels.items()},
+        headers={name: ClaimPath.parse(path) for name, path in configured.headers.items()},
     )

@@ -32,10 +32,12 @@ from gateway.control.lifecycle.key_stores import (
     log_store_status,
 )
 from gateway.control.lifecycle.reload import Reloader
+from gateway.control.lifecycle.revocations import RevocationWatch
 from gateway.control.lifecycle.tls_watch import TlsWatch
 from gateway.control.lifecycle.unserved import UnservedConnections
 from gateway.control.lifecycle.worker_record import WorkerRecord
 from gateway.control.metrics.busiest_keys import BusiestKeys
+from gateway.control.metrics.certificate_senders import CertificateSenders
 from gateway.control.metrics.config_metrics import ConfigMetrics
 from gateway.control.metrics.control_gauges import ControlGauges
 from gateway.control.metrics.exposition import Exposition, SeriesByName
@@ -50,7 +52,9 @@ from gateway.control.workers.worker_handle import WorkerObserver
 from gateway.control.workers.worker_set import WorkerSet
 from gateway.control.workers.worker_start import WorkerStarter
 from gateway.keys.following.status import StoreStatus
+from gateway.keys.record import KeyRecord
 from gateway.keys.service import KeyService
+from gateway.keys.tenancy import Tenancy
 from gateway.log import LogFormat
 
 if TYPE_CHECKING:
@@ -95,6 +99,8 @@ class Foundation:
     tokens: TokenLookups | None
     """Set where an issuer of tokens is configured."""
     distribution: KeyDistribution
+    certificates: CertificateSenders
+    """Whom clients' certificates name."""
 
     def statuses(self) -> list[StoreStatus]:
         """Return the status of each key store and of each remote authority."""
@@ -117,7 +123,21 @@ class Foundation:
         record = self.keys.record(key_id)
         if record is not None:
             return record.name
-        return self.tokens.name(key_id) if self.tokens is not None else ""
+        name = self.tokens.name(key_id) if self.tokens is not None else ""
+        return name or self.certificates.name(key_id)
+
+    def tenancy(self, key_id: str) -> Tenancy | None:
+        """Return whose data the requests of a key, or of a sender without one, hold."""
+        record = self.keys.record(key_id)
+        if isinstance(record, KeyRecord):
+            return record.tenancy
+        tenancy = self.tokens.tenancy(key_id) if self.tokens is not None else None
+        return tenancy or self.certificates.tenancy(key_id)
+
+    def owner(self, key_id: str) -> str:
+        """Return who owns the data of a key, "" where nobody said."""
+        tenancy = self.tenancy(key_id)
+        return "" if tenancy is None or tenancy.owner is None else tenancy.owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +171,7 @@ class Parts:
     grpc: GrpcAddress
     reloader: Reloader
     tls_watch: TlsWatch
+    revocations: RevocationWatch
     worker_record: WorkerRecord
     unserved: UnservedConnections
 
@@ -166,7 +187,8 @@ def assemble(loaded: Loaded, options: Options) -> Parts:
     traces = TraceSessions(base.workers)
     record = WorkerRecord(base.config.config.state_dir)
     observers = [*counting.observers, traces, health, base.distribution, record]
-    observers += base.askers()
+    revocations = RevocationWatch(base.config, base.workers, counting.config_metrics)
+    observers += [*base.askers(), base.certificates, revocations]
     inherited = take_inherited(os.environ)
     patience_s = options.bind_patience_s
     listeners = DataListeners(inherited, patience_s, record.end_leftovers)
@@ -201,6 +223,7 @@ def assemble(loaded: Loaded, options: Options) -> Parts:
         admin,
         grpc,
         counting.config_metrics,
+        revocations=revocations,
         log_format=options.log_format,
         on_reload=options.on_reload,
         on_new_tls_files=base.read_tls_files,
@@ -218,6 +241,7 @@ def assemble(loaded: Loaded, options: Options) -> Parts:
         grpc=grpc,
         reloader=reloader,
         tls_watch=tls_watch,
+        revocations=revocations,
         worker_record=record,
         unserved=unserved,
     )
@@ -249,7 +273,8 @@ def _foundation(loaded: Loaded) -> Foundation:
         workers=workers,
         keys=keys,
         lookups=_authority_lookups(config, totals, tasks, workers),
-        tokens=_token_lookups(config, totals, tasks, workers),
+        tokens=_token_lookups(config, totals, tasks, workers, keys),
+        certificates=CertificateSenders(),
         distribution=KeyDistribution(keys, workers, partial(_observe_lag, keys, totals)),
     )
 
@@ -271,14 +296,14 @@ def _authority_lookups(
 
 
 def _token_lookups(
-    config: Config, totals: MetricTotals, tasks: Tasks, workers: WorkerSet
+    config: Config, totals: MetricTotals, tasks: Tasks, workers: WorkerSet, keys: KeyService
 ) -> TokenLookups | None:
     if all(store.kind != "jwt" for store in config.keys.stores):
         return None
     # Loaded only here: the libraries that check signatures take 9 MB.
     from gateway.control.authorities.token_lookups import TokenLookups
 
-    return TokenLookups(config, totals, tasks, workers, log_store_status)
+    return TokenLookups(config, totals, tasks, workers, log_store_status, lambda: keys.route_labels)
 
 
 def _observe_lag(keys: KeyService, totals: MetricTotals, seconds: float) -> None:
@@ -294,7 +319,7 @@ def _count_admin_closed(totals: MetricTotals, reason: str) -> None:
 def _counting(base: Foundation, options: Options) -> Counting:
     totals = base.totals
     busiest_keys = BusiestKeys()
-    refusal_log = RefusalLog(base.key_name, options.on_refusal)
+    refusal_log = RefusalLog(base.key_name, options.on_refusal, owner=base.owner)
     gauges = ControlGauges(base.keys, base.statuses, base.workers)
     sources: list[Callable[[], SeriesByName]] = [gauges.series]
     sources += [each.series for each in base.askers()]
@@ -302,7 +327,7 @@ def _counting(base: Foundation, options: Options) -> Counting:
         busiest_keys=busiest_keys,
         refusal_log=refusal_log,
         reports=WorkerReports(totals, busiest_keys, base.keys, refusal_log.take, base.errors),
-        tenants=TenantTraffic(lambda: base.config.config.metrics, base.keys.record, totals),
+        tenants=TenantTraffic(lambda: base.config.config.metrics, base.tenancy, totals),
         config_metrics=ConfigMetrics(base.config, totals, gauges, base.statuses),
         exposition=Exposition(totals, busiest_keys, base.key_name, sources, base.config.backends),
     )

@@ -95,6 +95,7 @@ class Control:
         self._start_tasks()
         log_start(base.config, sockets, [*parts.admin.all_addresses(), *self.grpc_addresses])
         contents = base.config.tls_contents = await asyncio.to_thread(read_tls_contents, config)
+        await parts.revocations.use(config)
         plan = worker_plan(config, sockets, self._options.log_format, contents)
         await parts.supervisor.start(plan)
         is_ready, details = parts.health.ready()
@@ -156,6 +157,7 @@ class Control:
             "refusals.summary": counting.refusal_log.run,
             "log.summary": self._watch_log,
             "tls.watch": self.parts.tls_watch.run,
+            "revocations.watch": self.parts.revocations.run,
             "unserved connections": self.parts.unserved.run,
             "worker record": self.parts.worker_record.run,
         }

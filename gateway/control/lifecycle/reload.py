@@ -19,6 +19,7 @@ from gateway.control.core.sockets import BindError
 from gateway.control.lifecycle.data_listeners import DataListeners
 from gateway.control.lifecycle.grpc_address import GrpcAddress
 from gateway.control.lifecycle.key_stores import configured_static_keys
+from gateway.control.lifecycle.revocations import RevocationWatch
 from gateway.control.lifecycle.worker_plan import worker_plan
 from gateway.control.metrics.config_metrics import ConfigMetrics
 from gateway.control.workers.supervisor import Supervisor
@@ -48,6 +49,7 @@ class Reloader:
         grpc: GrpcAddress,
         metrics: ConfigMetrics,
         *,
+        revocations: RevocationWatch,
         log_format: LogFormat,
         on_reload: Callable[[Config], object],
         on_new_tls_files: Callable[[Config], object],
@@ -59,6 +61,7 @@ class Reloader:
         self._admin = admin
         self._grpc = grpc
         self._metrics = metrics
+        self._revocations = revocations
         self._log_format = log_format
         self._on_reload = on_reload
         self._on_new_tls_files = on_new_tls_files
@@ -138,6 +141,7 @@ class Reloader:
             self._listeners.keep_only(old)
             raise ReloadError(_reasons(error)) from error
         self._listeners.keep_only(loaded.config)
+        self._revocations.keep_only(loaded.config)
         self._keys.replace_static(static)
         self._admin.use(loaded.config, tokens)
         self._grpc.use(loaded.config)
@@ -155,6 +159,7 @@ class Reloader:
         self._keys.use_labels(config.backends.route_labels)
         sockets = await self._listeners.bind(config)
         contents = await asyncio.to_thread(read_tls_contents, config)
+        await self._revocations.use(config)
         plan = worker_plan(config, sockets, self._log_format, contents)
         await self._supervisor.replace(plan)
         self._config.tls_contents = contents

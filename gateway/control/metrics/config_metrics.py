@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from gateway.config import Config
+from gateway.config.tree import TlsServerConfig
 from gateway.control.core.current_config import CurrentConfig
 from gateway.control.metrics.control_gauges import ControlGauges, certificate_expiries
 from gateway.control.metrics.initial_series import start_at_zero
@@ -37,6 +38,13 @@ class ConfigMetrics:
         """Show whether the files for TLS are those in use, or wrong ones have come."""
         self._gauges.are_tls_files_good = good
 
+    def revocation_lists_read(self, ends: Mapping[str, float], *, good: bool) -> None:
+        """Show whether lists of revoked certificates are those in use, and when they are out of
+        date: file → Unix seconds.
+        """
+        self._gauges.are_revocation_lists_good = good
+        self._gauges.revocation_lists = dict(ends)
+
     def reload_failed(self) -> None:
         """Show that the last reload failed."""
         self._gauges.is_config_good = False
@@ -44,6 +52,7 @@ class ConfigMetrics:
 
 def certificate_files(config: Config) -> list[tuple[str, str]]:
     """Return each address that speaks TLS, the admin's too, with its certificate's file."""
+    pairs: list[tuple[str, TlsServerConfig | None]]
     pairs = [(listener.address, listener.tls) for listener in config.listen]
     pairs.append((config.admin.address, config.admin.tls))
     if config.admin.grpc_address is not None:

@@ -70,6 +70,10 @@ class ControlGauges:
         """Whether the configuration was read successfully the last time."""
         self.are_tls_files_good = True
         """Whether the files for TLS can be used as they are."""
+        self.are_revocation_lists_good = True
+        """The same of lists of revoked certificates."""
+        self.revocation_lists: Mapping[str, float] = {}
+        """File → when its list is out of date, in Unix seconds."""
         self._keys = keys
         self._statuses = statuses
         self._workers = workers
@@ -95,7 +99,12 @@ class ControlGauges:
             metrics.WORKERS.name: {(): self._workers.accepting()},
             metrics.WORKERS_UNSTEADY.name: {(): len(self._workers.unsteady)},
             metrics.CONFIG_RELOAD_OK.name: {(): float(self.is_config_good)},
-            metrics.TLS_FILES_OK.name: {(): float(self.are_tls_files_good)},
+            metrics.TLS_FILES_OK.name: {
+                (): float(self.are_tls_files_good and self.are_revocation_lists_good)
+            },
+            metrics.CRL_NEXT_UPDATE.name: {
+                (file,): ends_s for file, ends_s in self.revocation_lists.items()
+            },
             metrics.CONFIG_RELOAD_AT.name: {(): self._config_read_s},
             metrics.CERTIFICATE_EXPIRY.name: {
                 (address,): expiry for address, expiry in self._certificates.items()

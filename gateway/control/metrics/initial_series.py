@@ -72,7 +72,8 @@ _OF_A_KEY: Final = (
     _A.KEY_DISABLED,
     _A.SIGNAL_NOT_ALLOWED,
 )
-KEY_OUTCOMES: Final = _OF_A_KEY
+_OF_ENDED: Final = (_A.CERTIFICATE_EXPIRED, _A.CERTIFICATE_REVOKED)
+KEY_OUTCOMES: Final = (*_OF_A_KEY, *_OF_ENDED)
 """The outcomes that are counted per key: those where it is known whose key it was."""
 
 SOURCE_OUTCOMES: Final[dict[str, Sequence[AuthOutcome]]] = {
@@ -86,6 +87,13 @@ SOURCE_OUTCOMES: Final[dict[str, Sequence[AuthOutcome]]] = {
         _A.SIGNAL_NOT_ALLOWED,
         _A.KEY_UNKNOWN,
         _A.UNDECIDED,
+    ),
+    "certificate": (
+        _A.ALLOWED,
+        _A.CERTIFICATE_MISSING,
+        _A.CERTIFICATE_INVALID,
+        *_OF_ENDED,
+        _A.SIGNAL_NOT_ALLOWED,
     ),
 }
 """The outcomes that each source of a verdict can have."""

@@ -13,7 +13,7 @@ from gateway import metrics
 from gateway.channel import Report
 from gateway.control.metrics.metric_totals import MetricTotals
 from gateway.control.workers.worker_handle import WorkerHandle, WorkerObserver
-from gateway.keys.record import KeyRecord, KnownKey
+from gateway.keys.tenancy import Tenancy
 
 
 class TenantSettings(Protocol):
@@ -29,18 +29,18 @@ class TenantSettings(Protocol):
 
 
 class TenantTraffic(WorkerObserver):
-    """Adds what workers report to `totals`. `settings` returns those in force, `find` a key by what
-    workers call it.
+    """Adds what workers report to `totals`. `settings` returns those in force, `tenancy` whose
+    data a sender sends, by what workers call it.
     """
 
     def __init__(
         self,
         settings: Callable[[], TenantSettings],
-        find: Callable[[str], KnownKey | None],
+        tenancy: Callable[[str], Tenancy | None],
         totals: MetricTotals,
     ) -> None:
         self._settings = settings
-        self._find = find
+        self._tenancy_of = tenancy
         self._totals = totals
         self._tenants: set[str] = set()
         """Those that have series."""
@@ -57,8 +57,7 @@ class TenantTraffic(WorkerObserver):
             self._totals.count(metrics.TENANT_BYTES, labels, usage.bytes)
 
     def _tenant(self, key_id: str, label: str, most: int) -> str:
-        key = self._find(key_id)
-        tenancy = key.tenancy if isinstance(key, KeyRecord) else None
+        tenancy = self._tenancy_of(key_id)
         value = dict(tenancy.labels).get(label) if tenancy is not None else None
         if value is None:
             return metrics.NO_TENANT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from gateway.channel import Lookup, Report, Traced
+from gateway.channel import Lookup, Report, SenderSeen, Traced
 from gateway.control.core.errors import ErrorReporter
 from gateway.control.workers.worker_handle import WorkerHandle, WorkerObserver
 
@@ -31,7 +31,7 @@ class WorkerObservers(WorkerObserver):
         for each in self._observers:
             self._notify(each.worker_reported, worker, report)
 
-    def worker_sent(self, worker: WorkerHandle, message: Lookup | Traced) -> None:
+    def worker_sent(self, worker: WorkerHandle, message: Lookup | Traced | SenderSeen) -> None:
         """Pass the event on (`WorkerObserver`)."""
         for each in self._observers:
             self._notify(each.worker_sent, worker, message)

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Final
 
-from gateway.channel import Lookup, Traced, TracedRequest, Watch, Watches
+from gateway.channel import Lookup, SenderSeen, Traced, TracedRequest, Watch, Watches
 from gateway.control.workers.worker_handle import WorkerHandle, WorkerObserver
 from gateway.control.workers.worker_set import WorkerSet
 
@@ -112,7 +112,7 @@ class TraceSessions(WorkerObserver):
             del self._sessions[number]
             self._inform_all()
 
-    def worker_sent(self, worker: WorkerHandle, message: Lookup | Traced) -> None:
+    def worker_sent(self, worker: WorkerHandle, message: Lookup | Traced | SenderSeen) -> None:
         """Give requests to their session, unless it has ended meanwhile (`WorkerObserver`)."""
         if isinstance(message, Traced) and message.watch in self._sessions:
             self._sessions[message.watch].take(worker, message)

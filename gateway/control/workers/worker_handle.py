@@ -26,6 +26,7 @@ from gateway.channel import (
     Lookup,
     Ready,
     Report,
+    SenderSeen,
     Start,
     Traced,
     Up,
@@ -69,8 +70,8 @@ class WorkerObserver:
     def worker_reported(self, worker: WorkerHandle, report: Report) -> None:
         """A worker sent its report, due once a second."""
 
-    def worker_sent(self, worker: WorkerHandle, message: Lookup | Traced) -> None:
-        """A worker asked about a key, or sent requests that a trace matches."""
+    def worker_sent(self, worker: WorkerHandle, message: Lookup | Traced | SenderSeen) -> None:
+        """A worker asked about a key, sent requests that a trace matches, or a sender's name."""
 
     def worker_gone(self, worker: WorkerHandle) -> None:
         """A worker has ended and its last report has been read."""
@@ -239,7 +240,7 @@ class WorkerHandle:
                 self._observer.worker_changed(self)
             case Report():
                 self._observer.worker_reported(self, message)
-            case Lookup() | Traced():
+            case Lookup() | Traced() | SenderSeen():
                 self._observer.worker_sent(self, message)
             case _:
                 pass  # Down: the decoder lets none through

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from gateway import metrics
+from gateway.channel import Up
+from gateway.dataplane.accept.client_identity import ClientIdentities
 from gateway.dataplane.accept.connection_counts import SharedCounts
 from gateway.dataplane.accept.half_open import HalfOpen
 from gateway.dataplane.accept.handshake import Handshake, HandshakeError, ListenerPolicy
@@ -23,6 +25,7 @@ from gateway.dataplane.accept.protocol_detection import ProtocolDetector, Server
 from gateway.dataplane.accept.tls_shared import HANDSHAKE_BYTES, SHARED_BYTES, TlsShared
 from gateway.dataplane.accept.turns import ClientTurns
 from gateway.dataplane.core import peers, tls
+from gateway.dataplane.core.certificates import ClientCertificate, Revocations
 from gateway.dataplane.core.context import WorkerContext
 from gateway.dataplane.core.seams import ServerConnection
 from gateway.settings import ListenerSettings
@@ -50,7 +53,8 @@ _SCARCE: Final = (
 class Acceptor:
     """All listeners of a worker, and the sockets that have no protocol yet.
 
-    `make_server` makes the server side of a connection from its peer and whether it is HTTP/2.
+    `make_server` makes the server side of a connection from its peer, the client's certificate and
+    whether it is HTTP/2. `send` passes a message to control.
     """
 
     def __init__(
@@ -58,12 +62,16 @@ class Acceptor:
         context: WorkerContext,
         counts: SharedCounts,
         trusted_networks: Sequence[str],
-        make_server: Callable[[str, bool], Server],
+        make_server: Callable[[str, ClientCertificate | None, bool], Server],
+        revocations: Revocations | None = None,
+        send: Callable[[Up], bool] = lambda _: False,
     ) -> None:
         self._context = context
         self._throttled = context.throttled
         self._counts = counts
         self._make_server = make_server
+        self._revocations = revocations or Revocations()
+        self._send = send
         self._loop = asyncio.get_running_loop()
         self._hosts = peers.Hosts(peers.TrustedNetworks(trusted_networks))
         self._listeners: list[Listener] = []
@@ -89,7 +97,14 @@ class Acceptor:
         """Take over a listening socket. Raises `tls.TlsFileError`, `OSError`."""
         context = tls.server_context(settings.tls) if settings.tls is not None else None
         timeout_s = self._context.limits.header_timeout_s
-        policy = ListenerPolicy(settings, context, self._half_open, self._shared, timeout_s)
+        identities = None
+        if (of_tls := settings.tls) is not None and (
+            of_tls.identity is not None or of_tls.has_revocation_lists
+        ):
+            identities = ClientIdentities(of_tls.identity, self._revocations, self._send)
+        policy = ListenerPolicy(
+            settings, context, self._half_open, self._shared, timeout_s, identities
+        )
         take = functools.partial(self._take, policy)
         self._listeners.append(Listener(settings, take, self._load, self._on_scarcity))
 
@@ -238,7 +253,7 @@ class Acceptor:
         self._finished(handshake)
 
     def _make_detector(self, handshake: Handshake) -> ProtocolDetector:
-        make = functools.partial(self._make_server, handshake.peer)
+        make = functools.partial(self._make_server, handshake.peer, handshake.certificate())
         return ProtocolDetector(
             self._context,
             self._throttled,

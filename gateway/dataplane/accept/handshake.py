@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from gateway.dataplane.accept import over_limit
+from gateway.dataplane.accept.client_identity import ClientIdentities
 from gateway.dataplane.accept.half_open import HalfOpen
 from gateway.dataplane.accept.proxy_header import HeaderReader, ProxyHeader, ProxyHeaderError
 from gateway.dataplane.accept.tls_records import SLICE
 from gateway.dataplane.accept.tls_shared import TlsShared
 from gateway.dataplane.accept.tls_transport import TlsTransport
 from gateway.dataplane.core import peers
+from gateway.dataplane.core.certificates import ClientCertificate
 from gateway.outcome import REFUSALS
 from gateway.settings import ListenerSettings
 
@@ -78,6 +80,8 @@ class ListenerPolicy:
     half_open: HalfOpen
     shared: TlsShared
     timeout_s: float
+    identities: ClientIdentities | None = None
+    """None: nobody looks at clients' certificates but TLS itself."""
 
     @property
     def is_plain(self) -> bool:
@@ -152,6 +156,15 @@ class Handshake:
         """End, because others need the place (`HalfOpen`)."""
         if self._transport is not None:
             self._transport.abandon(HandshakeError(HALF_OPEN, TOO_MANY_HALF_OPEN))
+
+    def certificate(self) -> ClientCertificate | None:
+        """Return what is known of the client by its certificate, when the handshake is done; None
+        where nobody asks for that.
+        """
+        identities = self.policy.identities
+        if identities is None or self._transport is None:
+            return None
+        return identities.of(self._transport.get_extra_info("ssl_object"))
 
     async def _read_proxy_header(self) -> ProxyHeader:
         if not self._is_trusted:
@@ -298,7 +311,7 @@ class Handshake:
             raise HandshakeError(TLS_HANDSHAKE, TLS_FAILED, detail) from None
         except ssl.SSLError as error:
             is_done = True  # the transport closes when the client has been told why
-            raise HandshakeError(TLS_HANDSHAKE, TLS_FAILED, error.reason or str(error)) from None
+            raise HandshakeError(TLS_HANDSHAKE, TLS_FAILED, _what_failed(error)) from None
         except OSError as error:  # the client broke off in the middle of it
             raise HandshakeError(TLS_HANDSHAKE, TLS_FAILED, str(error)) from None
         finally:
@@ -329,3 +342,13 @@ class Handshake:
             await woken
         finally:
             self._loop.remove_reader(self._sock)
+
+
+def _what_failed(error: ssl.SSLError) -> str:
+    """Return OpenSSL's words, which hold nothing of the peer's; with what is wrong with a
+    certificate.
+    """
+    reason = error.reason or str(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"{reason}: {error.verify_message}"
+    return reason

@@ -21,7 +21,7 @@ from gateway.settings import ListenerSettings
 PATIENCE_S: Final = 0.02
 """Longest time that a pending connection is left to a less loaded worker."""
 LOOK_AGAIN_S: Final = 0.002
-MAX_AT_ONCE: Final = 32
+MAX_AT_ONCE: Final = 128
 """Connections taken in one turn of the loop. With one a turn, a busy worker let 800 clients that
 came back at once wait for up to 10 s.
 """

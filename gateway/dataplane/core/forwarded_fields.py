@@ -90,7 +90,8 @@ class ForwardedFields:
             lines = head.encoded_credentials_h1()
         else:
             key = find_key(head.credential_pairs)
-            lines = b"authorization: %b %b\r\n" % (self._scheme, key)
+            # There is none where the caller's certificate says who sends.
+            lines = b"authorization: %b %b\r\n" % (self._scheme, key) if key else b""
         if self._with_identity:
             lines += b"".join([b"%b: %b\r\n" % pair for pair in identity_of(principal)])
         if self.with_address:
@@ -105,8 +106,10 @@ class ForwardedFields:
         elif (find_key := self._find_key) is None or _is_backends_form(head):
             fields += head.credentials_h2 or hpack.encode(head.credential_pairs)
         else:
-            value = b"%b %b" % (self._scheme, find_key(head.credential_pairs))
-            fields += hpack.encode_field(b"authorization", value, sensitive=True)
+            key = find_key(head.credential_pairs)
+            if key:
+                value = b"%b %b" % (self._scheme, key)
+                fields += hpack.encode_field(b"authorization", value, sensitive=True)
         if head.content_length >= 0:
             fields += hpack.encode_field(b"content-length", b"%d" % head.content_length)
         if self._with_identity:

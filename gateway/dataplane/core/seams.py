@@ -21,6 +21,7 @@ from typing import Protocol
 
 from mypy_extensions import mypyc_attr
 
+from gateway.dataplane.core.certificates import ClientCertificate
 from gateway.dataplane.core.credential import Credential
 from gateway.dataplane.core.forwarded_fields import ForwardedFields
 from gateway.dataplane.core.heads import FieldSection, RequestHead
@@ -58,6 +59,8 @@ class Downstream(Protocol):
 
     peer: str
     """The caller's address (after PROXY header), for logs."""
+    certificate: ClientCertificate | None
+    """What the caller's certificate says; None where the listener does not look at it."""
 
     def send_head(self, section: FieldSection, ended: bool) -> None:
         """Send the answer's head; `ended`: it has no body. Interim (1xx) heads never come here."""
@@ -67,8 +70,10 @@ class Downstream(Protocol):
         `Exchange.answer_left` is called when it leaves.
         """
 
-    def send_answer(self, section: FieldSection, body: bytes) -> None:
-        """Send a whole answer that has a body and no trailers, as `send_head` and `send_body`
+    def send_answer(
+        self, section: FieldSection, body: bytes, trailers: FieldSection | None = None
+    ) -> None:
+        """Send a whole answer that has a body, as `send_head`, `send_body` and `send_trailers`
         would.
         """
 

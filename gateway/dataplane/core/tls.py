@@ -35,7 +35,9 @@ def server_context(settings: TlsServerSettings) -> ssl.SSLContext:
     _load_pair(context, settings.cert_file, settings.key_file, settings.contents)
     if settings.client_ca_file is not None:
         _load_authorities(context, settings.client_ca_file, settings.contents)
-        context.verify_mode = ssl.CERT_REQUIRED
+        # A client without one is told so in an answer, where a key may stand in for it.
+        is_asked_only = settings.identity is not None
+        context.verify_mode = ssl.CERT_OPTIONAL if is_asked_only else ssl.CERT_REQUIRED
     return context
 
 

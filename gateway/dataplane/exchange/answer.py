@@ -146,12 +146,17 @@ class AnswerRelay(AnswerSink):
 
     def _begin(self, section: FieldSection, held: list[bytes]) -> bytes:
         """Send the held head, let go of the held body and return it."""
+        body = self._take_held(held)
+        self._exchange.downstream.send_head(section, False)
+        return body
+
+    def _take_held(self, held: list[bytes]) -> bytes:
+        """Let go of the held body and return it: the answer begins."""
         self._chunks = None
         body = held[0] if len(held) == 1 else b"".join(held)
         exchange = self._exchange
         exchange.services.context.budget.release(len(body))
         exchange.has_begun = True
-        exchange.downstream.send_head(section, False)
         return body
 
     def trailers(self, section: FieldSection) -> None:
@@ -169,11 +174,12 @@ class AnswerRelay(AnswerSink):
         if section.grpc_status and self._is_answered_error(section):
             return
         downstream = exchange.downstream
-        if self._chunks is not None:
-            body = self._begin(head, self._chunks)
-            if body:
-                downstream.send_body(body, False)
-        downstream.send_trailers(section)
+        if self._chunks:
+            downstream.send_answer(head, self._take_held(self._chunks), section)
+        else:
+            if self._chunks is not None:
+                self._begin(head, self._chunks)
+            downstream.send_trailers(section)
         self._complete(section)
 
     def cut_short(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
+from gateway.dataplane.auth.certificate_verdicts import verdict_by_certificate
 from gateway.dataplane.auth.key_lookups import KeyLookups
 from gateway.dataplane.auth.keyring import NOT_HERE, Keyring
 from gateway.dataplane.auth.refusal_log import RefusalLog
@@ -29,6 +30,8 @@ from gateway.outcome import REFUSALS, Refusal
 
 _monotonic: Final = time.monotonic
 _time_ns: Final = time.time_ns
+CERTIFICATE_SOURCE: Final = "certificate"
+"""The source of a verdict that a certificate decided (`metrics.SOURCES`)."""
 
 
 class RequestPipeline:
@@ -47,6 +50,7 @@ class RequestPipeline:
         "_services",
         "_shares",
         "cors",
+        "looks_at_certificates",
     )
 
     def __init__(
@@ -72,6 +76,8 @@ class RequestPipeline:
         self._refusals = refusals
         self._quotas = quotas
         self._label_routes = label_routes or LabelRoutes()
+        self.looks_at_certificates = False
+        """Whether a listener looks at clients' certificates."""
 
     def make(self, downstream: Downstream, head: RequestHead) -> Exchange:
         """Make the exchange of a complete head; `start` follows when the server side knows it."""
@@ -106,6 +112,8 @@ class RequestPipeline:
             credential = credentials[0]  # the usual case, for every dialect
         else:
             credential = route.dialect.find_credential(head)
+        if self.looks_at_certificates and self._decided_by_certificate(exchange, credential):
+            return
         if credential.passes_unchecked:  # only the receiver can judge it
             self._go_on(exchange, credential)
             return
@@ -117,6 +125,21 @@ class RequestPipeline:
             return
         source = "keyring" if credential.digest is not None else "none"
         self.decided(exchange, credential, verdict, source)
+
+    def _decided_by_certificate(self, exchange: Exchange, credential: Credential) -> bool:
+        """Let the caller's certificate decide; return whether it does."""
+        certificate = exchange.downstream.certificate
+        if certificate is None:
+            return False
+        now_ms = exchange.record.decided_at_ms = _time_ns() // 1_000_000
+        signal_bit = exchange.route.signal_bit
+        verdict = verdict_by_certificate(certificate, credential, signal_bit, now_ms)
+        if verdict is None:
+            return False
+        if isinstance(verdict, Denied):
+            credential = certificate.credential
+        self.decided(exchange, credential, verdict, CERTIFICATE_SOURCE)
+        return True
 
     def decided(
         self, exchange: Exchange, credential: Credential, verdict: Verdict, source: str

@@ -8,6 +8,7 @@ import contextlib
 from typing import Final
 
 from gateway import metrics
+from gateway.dataplane.core.certificates import ClientCertificate
 from gateway.dataplane.core.context import WorkerContext
 from gateway.dataplane.core.heads import FieldSection, Pair, media_type
 from gateway.dataplane.core.read_gate import PAUSED_FLOW
@@ -50,15 +51,22 @@ class Http1Answers:
         "_reader",
         "_state",
         "_writer",
+        "certificate",
         "exchange",
         "peer",
         "ungranted",
     )
 
     def __init__(
-        self, context: WorkerContext, state: ConnectionState, reader: RequestReader, peer: str
+        self,
+        context: WorkerContext,
+        state: ConnectionState,
+        reader: RequestReader,
+        peer: str,
+        certificate: ClientCertificate | None,
     ) -> None:
         self.peer = peer
+        self.certificate = certificate
         self.exchange: Exchange | None = None
         """The exchange under way."""
         self.ungranted = 0
@@ -136,8 +144,10 @@ class Http1Answers:
             self._answered()
         return queued
 
-    def send_answer(self, section: FieldSection, body: bytes) -> None:
-        """See `Downstream`."""
+    def send_answer(
+        self, section: FieldSection, body: bytes, trailers: FieldSection | None = None
+    ) -> None:
+        """See `Downstream`; of trailers only the end is sent."""
         head = self._head
         if head is not None:
             state = self._state

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final, cast
 
 from gateway.dataplane.core.backlog import LARGE_READ_BYTES
+from gateway.dataplane.core.certificates import ClientCertificate
 from gateway.dataplane.core.context import WorkerContext
 from gateway.dataplane.core.read_gate import PAUSED_FLOW, PAUSED_PIPELINE
 from gateway.dataplane.exchange.pipeline import RequestPipeline
@@ -46,13 +47,18 @@ class Http1Server(asyncio.BufferedProtocol):
     )
 
     def __init__(
-        self, context: WorkerContext, pipeline: RequestPipeline, known: KnownLines, peer: str
+        self,
+        context: WorkerContext,
+        pipeline: RequestPipeline,
+        known: KnownLines,
+        peer: str,
+        certificate: ClientCertificate | None = None,
     ) -> None:
         self._context = context
         self._pipeline = pipeline
         self._state = ConnectionState(context, self, peer, self._go_on)
         self._reader = RequestReader(context, self._state, HeadReader(known))
-        self._answers = Http1Answers(context, self._state, self._reader, peer)
+        self._answers = Http1Answers(context, self._state, self._reader, peer, certificate)
 
     @property
     def protocol(self) -> asyncio.BufferedProtocol:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from gateway import metrics
+from gateway.dataplane.core.certificates import ClientCertificate
 from gateway.dataplane.core.context import WorkerContext
 from gateway.dataplane.core.heads import RequestHead
 from gateway.dataplane.core.throttled_log import MALFORMED_REQUEST
@@ -65,7 +66,12 @@ class Http2Server:
     """The label under which a bug of ours is counted."""
 
     def __init__(
-        self, context: WorkerContext, pipeline: RequestPipeline, known: KnownFields, peer: str
+        self,
+        context: WorkerContext,
+        pipeline: RequestPipeline,
+        known: KnownFields,
+        peer: str,
+        certificate: ClientCertificate | None = None,
     ) -> None:
         limit = context.limits.max_streams_per_connection
         settings = {
@@ -92,6 +98,7 @@ class Http2Server:
             peer,
             self._receiver.control.budget,
             self._lifetime.stream_ended,
+            certificate,
         )
 
     @property

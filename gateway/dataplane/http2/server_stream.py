@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from gateway.dataplane.core.budget import Budget
+from gateway.dataplane.core.certificates import ClientCertificate
 from gateway.dataplane.core.heads import FieldSection
 from gateway.dataplane.core.replies import Reply
 from gateway.dataplane.exchange.exchange import Exchange
@@ -36,6 +37,7 @@ class StreamConnection:
 
     __slots__ = (
         "budget",
+        "certificate",
         "frames",
         "peer",
         "sender",
@@ -52,11 +54,13 @@ class StreamConnection:
         peer: str,
         frames: FrameBudget,
         stream_ended: Callable[[], None],
+        certificate: ClientCertificate | None,
     ) -> None:
         self.sender = sender
         self.windows = windows
         self.budget = budget
         self.peer = peer
+        self.certificate = certificate
         self.waiting_replies = 0
         """Answers of the gateway's own that wait for the caller's window."""
         self.frames = frames
@@ -73,6 +77,7 @@ class ServerStream(Stream):
         "_connection",
         "_is_waiting",
         "_trailers",
+        "certificate",
         "exchange",
         "peer",
         "received",
@@ -85,6 +90,7 @@ class ServerStream(Stream):
             self, stream_id, connection.sender.peer_window, connection.windows.stream_window
         )
         self.peer = connection.peer
+        self.certificate = connection.certificate
         self.received = 0
         """Body bytes that have come."""
         self._connection = connection
@@ -124,10 +130,16 @@ class ServerStream(Stream):
             self._close()
         return queued
 
-    def send_answer(self, section: FieldSection, body: bytes) -> None:
+    def send_answer(
+        self, section: FieldSection, body: bytes, trailers: FieldSection | None = None
+    ) -> None:
         """See `Downstream`."""
         self._connection.sender.send_headers(self, section.h2 or section.encoded_h2(), ended=False)
-        self.send_body(body, True)
+        if trailers is None:
+            self.send_body(body, True)
+        else:
+            self.send_body(body, False)
+            self.send_trailers(trailers)
 
     def send_trailers(self, section: FieldSection) -> None:
         """See `Downstream`: they go out behind what is queued."""

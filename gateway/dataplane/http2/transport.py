@@ -22,8 +22,8 @@ from gateway.wire.http2_closed import ClosedConnection
 from gateway.wire.http2_receiver import Http2Receiver, Role
 from gateway.wire.http2_sender import Http2Sender, StreamT, StreamT_contra
 
-_JOIN_BYTES: Final = 64 * 1024
-"""Up to this many bytes one write is cheaper than one `writev` of many parts."""
+_JOINED_PART: Final = 1_536
+"""Parts of fewer bytes than this on average are joined: copying them costs less than `writev`."""
 _UNSENT_CONTROL_BYTES: Final = 256 * 1024
 """A client that does not read gets no more than this of answers to its own frames; then it is not
 read either. A backend is always read: its WINDOW_UPDATEs and answers are what frees memory.
@@ -147,8 +147,10 @@ class Http2Transport(asyncio.BufferedProtocol, Generic[StreamT]):
         frames = None
         if self._is_server and self._context.backlog.is_busy:
             frames = 0 if self._is_put_off else FRAMES_OF_A_READ
-        self._receive(self._view[:nbytes].tobytes(), frames)
-        if nbytes >= LARGE_READ_BYTES:
+        if nbytes < LARGE_READ_BYTES:
+            self._receive(self._view[:nbytes].tobytes(), frames)
+        else:
+            self._receive(self._view[:nbytes], frames)
             self._gate.count_read(nbytes)
 
     def eof_received(self) -> bool:
@@ -211,7 +213,7 @@ class Http2Transport(asyncio.BufferedProtocol, Generic[StreamT]):
         sender.out_bytes = 0
         if len(out) == 1:
             transport.write(out[0])
-        elif size < _JOIN_BYTES:
+        elif size < len(out) * _JOINED_PART:
             transport.write(b"".join(out))
         else:
             transport.writelines(out)
@@ -238,14 +240,19 @@ class Http2Transport(asyncio.BufferedProtocol, Generic[StreamT]):
 
     # Reading
 
-    def _receive(self, data: bytes, frames: int | None) -> None:
-        """Parse what has arrived, or goes on; not more than so many frames of it."""
+    def _receive(self, data: bytes | memoryview, frames: int | None) -> None:
+        """Parse what has arrived, or goes on; not more than so many frames of it. A large read
+        comes as the view of its buffer.
+        """
         context = self._context
         context.show_life()
         self.last_received = context.tick
         receiver = self.receiver
         try:
-            receiver.receive(data, frames)
+            if isinstance(data, bytes):
+                receiver.receive(data, frames)
+            else:
+                receiver.receive_large(data, frames)
         except Exception:  # noqa: BLE001 - data outlives our bugs: clients retry, the alarm is raised
             context.report_bug(self._role.bug_place)
             self.abort()

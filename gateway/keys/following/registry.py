@@ -34,7 +34,8 @@ class Registry:
         self.is_complete = True
         """Whether a key that stands nowhere here exists nowhere."""
         self._with_names = with_names
-        self._route_labels: frozenset[Label] = frozenset()
+        self.route_labels: frozenset[Label] = frozenset()
+        """Those that workers are told of keys that have them."""
         self._static: dict[bytes, StaticKey] = {key.digest: key for key in static}
         self._stores: list[dict[bytes, KeyRecord]] = [{} for _ in range(stores)]
         self._static_ids: dict[str, StaticKey] = {each.key_id: each for each in static}
@@ -54,7 +55,7 @@ class Registry:
 
         Workers of older settings may need those that they were told before: these stay.
         """
-        self._route_labels |= frozenset(labels)
+        self.route_labels |= frozenset(labels)
 
     def find(self, key_id: str) -> KnownKey | None:
         """Look up what workers, logs and metrics call `key_id`."""
@@ -213,7 +214,7 @@ class Registry:
         return entries, unknown
 
     def _principal(self, key: KnownKey) -> Principal:
-        return key.principal(with_name=self._with_names, route_labels=self._route_labels)
+        return key.principal(with_name=self._with_names, route_labels=self.route_labels)
 
     # For `Load`, which is the other half of this
 

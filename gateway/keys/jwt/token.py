@@ -18,8 +18,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from gateway.keys.jwt.identity import ClaimError, ClaimMap, principal_of
+from gateway.keys.jwt.identity import ClaimError, ClaimMap, sender_of
 from gateway.keys.jwt.issuer_keys import IssuerKey
+from gateway.keys.tenancy import Tenancy
 from gateway.model import MAX_TOKEN_BYTES, Principal
 
 _FORM: Final = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)")
@@ -100,6 +101,8 @@ class Accepted(NamedTuple):
     """Unix seconds, the skew of clocks included."""
     thumbprint: str
     """Of the key that has signed it."""
+    tenancy: Tenancy | None = None
+    """Whose data its sender sends."""
 
 
 def read_token(text: str) -> Token:
@@ -139,10 +142,10 @@ def check_claims(token: Token, rules: IssuerRules, signer: IssuerKey, now: float
     if begins is not None and now < begins - rules.skew_s:
         raise TokenError(Fault.NOT_YET_VALID)
     try:
-        principal = principal_of(claims, rules.url, rules.claim_map)
+        principal, tenancy = sender_of(claims, rules.url, rules.claim_map)
     except ClaimError as error:
         raise TokenError(Fault.CLAIMS, str(error)) from error
-    return Accepted(principal, expires + rules.skew_s, signer.thumbprint)
+    return Accepted(principal, expires + rules.skew_s, signer.thumbprint, tenancy)
 
 
 def valid_from(token: Token, rules: IssuerRules) -> float:

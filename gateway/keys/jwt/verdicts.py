@@ -26,6 +26,7 @@ from gateway.keys.jwt.token import (
     read_token,
     valid_from,
 )
+from gateway.keys.tenancy import Tenancy
 from gateway.model import Principal
 
 MAX_S: Final = 3_600.0
@@ -52,6 +53,9 @@ class TokenVerdict(NamedTuple):
     fresh_s: float = 0.0
     """For how long it holds, in seconds."""
     is_cached: bool = False
+    tenancy: Tenancy | None = None
+    """Whose data the sender sends; `principal` has no tenant, which depends on workers' settings.
+    """
 
 
 UNDECIDED: Final = TokenVerdict()
@@ -203,7 +207,8 @@ class TokenVerdicts:
     def _allow(
         self, digest: bytes, accepted: Accepted, issuer: Issuer, left_s: float
     ) -> TokenVerdict:
-        verdict = TokenVerdict(accepted.principal, fresh_s=min(left_s, MAX_S))
+        fresh_s = min(left_s, MAX_S)
+        verdict = TokenVerdict(accepted.principal, fresh_s=fresh_s, tenancy=accepted.tenancy)
         until = self._clock() + verdict.fresh_s
         self._positive[digest] = _Known(verdict, until, issuer.rules.url, accepted.thumbprint)
         return verdict

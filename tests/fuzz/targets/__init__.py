@@ -21,5 +21,6 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
         wire_formats.credential_fields,
         wire_formats.channel_messages,
         wire_formats.configurations,
+        wire_formats.certificates,
     )
 }

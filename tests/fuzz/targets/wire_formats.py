@@ -11,8 +11,9 @@ from pathlib import Path
 import hpack as library
 import msgspec
 import yaml
+from cryptography import x509
 
-from gateway import config
+from gateway import certificate_ids, config
 from gateway.channel import Channel, ChannelError
 from gateway.dataplane.accept import proxy_header
 from gateway.dataplane.accept.proxy_header import ProxyHeader, ProxyHeaderError
@@ -190,3 +191,17 @@ def configurations(data: bytes) -> None:
         return
     assert problems
     assert all(problem.message for problem in problems)
+
+
+def certificates(data: bytes) -> None:
+    """Certificates in DER: what the library reads has the same number, else an error."""
+    try:
+        names = certificate_ids.names_in(data)
+    except ValueError:
+        names = None
+    try:
+        serial = x509.load_der_x509_certificate(data).serial_number
+    except (ValueError, x509.InvalidVersion):
+        return
+    assert names is not None
+    assert names.serial == certificate_ids.serial_bytes(serial)

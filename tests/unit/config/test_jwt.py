@@ -43,6 +43,36 @@ STORES = "stores: ['jwt+https://login.example/realms/a']"
         (f"{STORES}, jwt: {{audience: a, refresh: 1s}}", "keys.jwt.refresh", "at least 5"),
         (f"{STORES}, jwt: {{audience: a, map: {{name: team}}}}", "keys.jwt.map.name", "such as $."),
         (
+            f"{STORES}, jwt: {{audience: a, map: {{owner: team}}}}",
+            "keys.jwt.map.owner",
+            "such as $.",
+        ),
+        (
+            f"{STORES}, jwt: {{audience: a, map: {{labels: {{team: team}}}}}}",
+            "keys.jwt.map.labels.team",
+            "such as $.",
+        ),
+        (
+            f"{STORES}, jwt: {{audience: a, map: {{labels: {{'te am': $.a}}}}}}",
+            'keys.jwt.map.labels["te am"]',
+            "letters, digits",
+        ),
+        (
+            f"{STORES}, jwt: {{audience: a, map: {{headers: {{sts-api-key: $.a}}}}}}",
+            "keys.jwt.map.headers.sts-api-key",
+            "carries the API key",
+        ),
+        (
+            f"{STORES}, jwt: {{audience: a, map: {{headers: {{X_Forwarded_For: $.a}}}}}}",
+            "keys.jwt.map.headers.X_Forwarded_For",
+            "the gateway itself says there who sends",
+        ),
+        (
+            f"{STORES}, jwt: {{audience: a, map: {{headers: {{X-Org: $.a, x_org: $.b}}}}}}",
+            "keys.jwt.map.headers",
+            "one for many servers",
+        ),
+        (
             f"{STORES}, jwt: {{audience: a, map: {{limits: {{requests: 5}}}}}}",
             "keys.jwt.map.limits.requests",
             "must be text",

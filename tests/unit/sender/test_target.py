@@ -15,6 +15,7 @@ from gateway.sender.target import (
     check_key,
     parse_endpoint,
 )
+from tests.support.certs import Authority
 
 GRPC, HTTP = SendProtocol.GRPC, SendProtocol.HTTP
 CANARY = "iapikey-canary"
@@ -112,3 +113,16 @@ def test_verification_is_on_unless_it_is_skipped() -> None:
     assert Tls().context("h2").verify_mode is ssl.CERT_REQUIRED
     assert Tls().context("h2").check_hostname
     assert Tls(insecure_skip_verify=True).context("h2").verify_mode is ssl.CERT_NONE
+
+
+def test_a_client_certificate_that_cannot_be_used_is_an_error_that_names_its_options(
+    tmp_path: Path,
+) -> None:
+    authority = Authority.create(tmp_path)
+    one, other = authority.issue("one"), authority.issue("other")
+    assert Tls(cert_file=one.cert_file, key_file=one.key_file).context("h2") is not None
+    with pytest.raises(PlanError, match=r"--client-cert-file .*none\.crt: no such file"):
+        Tls(cert_file=tmp_path / "none.crt").context("h2")
+    for key_file in (other.key_file, one.cert_file):
+        with pytest.raises(PlanError, match="its own PEM key without a passphrase"):
+            Tls(cert_file=one.cert_file, key_file=key_file).context("h2")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from gateway.wire import http2
 from gateway.wire.http2 import ErrorCode, Setting, Stream, frame
@@ -122,3 +124,82 @@ def test_a_wrong_priority_of_a_stream_that_was_opened_resets_that_stream(
     peer.receive(frame(http2.PRIORITY, 0, stream_id(1), payload))
     assert not peer.is_failed
     assert [part[3] for part in peer.take_output()] == [http2.RST_STREAM]
+
+
+class _Taker(_Peer):
+    """Notes what it gets, and returns the credit at once, but for stream 5's."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[int, int, bytes, bool]] = []
+        super().__init__()
+        for number in (3, 5):
+            self.receive(request_frame(number, "/", ended=False))
+        self.sender.reset(3, ErrorCode.CANCEL)
+
+    def data_received(self, stream: Stream, chunk: bytes, ended: bool) -> None:
+        self.got.append((stream.id, len(self.opened), chunk, ended))
+        if stream.id != 5:
+            self.receiver.windows.grant(stream, len(chunk))
+
+    def go_on(self) -> None:
+        while self.receiver.has_more:
+            self.receiver.receive(b"")
+
+
+_DATA = st.builds(
+    lambda number, flags, length: frame(
+        http2.DATA, flags, stream_id(number), bytes((flags & http2.PADDED and 3,)) * length
+    ),
+    st.sampled_from([1, 1, 1, 1, 3, 5, 7, 9]),
+    st.sampled_from([0, 0, 0, 0, http2.PADDED, http2.END_STREAM]),
+    st.sampled_from([0, 1, 100, 4_095, 4_096, 9_000, http2.MAX_FRAME, http2.MAX_FRAME]),
+)
+_UPLOAD = [frame(http2.DATA, 0, stream_id(1), bytes(http2.MAX_FRAME))] * 10
+_TOO_MUCH = [frame(http2.DATA, 0, stream_id(5), bytes(http2.MAX_FRAME))] * 5
+"""More than a stream's window."""
+_FULL = st.sampled_from([_UPLOAD[0], _UPLOAD[0], _TOO_MUCH[0]])
+_OTHER = st.sampled_from(
+    [
+        frame(http2.PING, 0, stream_id(0), bytes(8)),
+        frame(http2.WINDOW_UPDATE, 0, stream_id(1), (9).to_bytes(4, "big")),
+        frame(http2.DATA, 0, stream_id(1), bytes(http2.MAX_FRAME))[:7] + b"\0\0",
+        request_frame(7, "/", ended=False),
+    ]
+)
+
+
+@given(
+    st.lists(st.one_of(_FULL, _FULL, _DATA, _OTHER), min_size=4, max_size=30),
+    st.lists(st.sampled_from([1, 12, 3_000, 20_000, 40_000, 70_000]), min_size=1, max_size=8),
+)
+@example(_UPLOAD, [3_000, 70_000, 50_000])
+@example([*_UPLOAD[:5], *_TOO_MUCH, *_UPLOAD], [3_000, 70_000, 70_000, 50_000])
+def test_a_large_read_does_what_its_bytes_do(frames: list[bytes], sizes: list[int]) -> None:
+    """Whatever comes, wherever it is cut, errors and all."""
+    data = b"".join(frames)
+    plain, large = _Taker(), _Taker()
+    at = 0
+    for size in (*sizes, len(data)):
+        part = data[at : at + size]
+        at += size
+        plain.receive(part)
+        large.receiver.receive_large(memoryview(bytearray(part)))
+        large.go_on()
+    assert large.got == plain.got
+    assert b"".join(large.take_output()) == b"".join(plain.take_output())
+    assert (large.code, large.opened, large.receiver.abuse) == (
+        plain.code,
+        plain.opened,
+        plain.receiver.abuse,
+    )
+    assert large.receiver.held == plain.receiver.held
+
+
+def test_an_upload_of_a_large_read_is_not_taken_beyond_the_frames_of_a_turn() -> None:
+    peer = _Taker()
+    upload = frame(http2.DATA, 0, stream_id(1), bytes(8_000)) * 7
+    peer.receive(upload[:2_000])
+    before = len(peer.got)
+    peer.receiver.receive_large(memoryview(upload[2_000:]), 3)
+    assert len(peer.got) - before == 3 + 3, "three of the run, and as many of what follows"
+    assert peer.receiver.has_more

@@ -86,6 +86,7 @@ OPEN_SETS = {  # whose labels' values nobody knows before they occur
     metrics.TLS_FILES_OK,
     metrics.CONFIG_RELOAD_AT,
     metrics.CERTIFICATE_EXPIRY,
+    metrics.CRL_NEXT_UPDATE,
     metrics.BUILD_INFO,  # all of these are measured by control, see test_control_gauges
     metrics.BACKEND_UP,  # absent until the first connection
 }

@@ -4,7 +4,7 @@ import msgspec
 from structlog.testing import capture_logs
 
 from gateway.channel import Refused
-from gateway.control.metrics.refusal_log import RefusalLog
+from gateway.control.metrics.refusal_log import LINES_A_TURN, RefusalLog
 
 REFUSED = Refused(
     who="ab12cd34",
@@ -44,6 +44,12 @@ def test_the_first_refusal_is_a_warning_at_once_that_says_who_why_and_whose_key(
             "digest": "ab12cd34",
         }
     ]
+
+
+def test_a_line_says_whose_data_the_key_sends() -> None:
+    with capture_logs() as logs:
+        RefusalLog(lambda _: "", lambda _: None, Clock(), {"7": "Team A"}.__getitem__).take(REFUSED)
+    assert logs[0]["owner"] == "Team A"
 
 
 def test_what_is_not_known_is_left_out() -> None:
@@ -101,3 +107,43 @@ def test_an_embedding_program_gets_every_refusal() -> None:
     for _ in range(3):
         refusals.take(REFUSED)
     assert seen == [REFUSED] * 3
+
+
+def test_a_flood_of_refusals_is_written_some_lines_in_a_turn_in_their_order() -> None:
+    refusals = RefusalLog(lambda _: "", lambda _: None, Clock())
+    flood = [f"{number:08x}" for number in range(3 * LINES_A_TURN + 1)]
+    with capture_logs() as logs:
+        for who in flood:
+            refusals.take(msgspec.structs.replace(REFUSED, who=who, digest_prefix=who))
+        written = [len(logs)]
+        while refusals.sweep():
+            written.append(len(logs))
+    assert written == [LINES_A_TURN, 2 * LINES_A_TURN, 3 * LINES_A_TURN]
+    assert [log["digest"] for log in logs] == flood
+
+
+def test_summaries_that_are_due_together_are_written_some_in_a_turn() -> None:
+    clock = Clock()
+    refusals = RefusalLog(lambda _: "", lambda _: None, clock)
+    flood = [f"{number:08x}" for number in range(2 * LINES_A_TURN)]
+    with capture_logs() as logs:
+        for who in [*flood, *flood]:
+            refusals.take(msgspec.structs.replace(REFUSED, who=who))
+        while refusals.sweep():
+            pass
+        clock.now += 61
+        before = len(logs)
+        assert refusals.sweep()
+        assert len(logs) == before + LINES_A_TURN
+        while refusals.sweep():
+            pass
+    assert sum(log["event"] != "refused" for log in logs) == len(flood)
+
+
+def test_what_waits_for_its_turn_is_told_at_the_end() -> None:
+    refusals = RefusalLog(lambda _: "", lambda _: None, Clock())
+    with capture_logs() as logs:
+        for number in range(2 * LINES_A_TURN):
+            refusals.take(msgspec.structs.replace(REFUSED, who=f"{number:08x}"))
+        refusals.close()
+    assert len(logs) == 2 * LINES_A_TURN

@@ -9,9 +9,7 @@ from gateway import metrics
 from gateway.channel import Report, Usage
 from gateway.control.metrics.metric_totals import MetricTotals
 from gateway.control.metrics.tenant_traffic import TenantTraffic
-from gateway.keys.record import KeyRecord, KnownKey, StaticKey
-from gateway.keys.tenancy import tenancy
-from gateway.model import digest_of
+from gateway.keys.tenancy import Tenancy, tenancy
 
 
 @dataclass
@@ -23,15 +21,17 @@ class Settings:
 @dataclass
 class Fixture:
     settings: Settings = field(default_factory=Settings)
-    keys: dict[str, KnownKey] = field(default_factory=dict)
+    tenancies: dict[str, Tenancy | None] = field(default_factory=dict)
     totals: MetricTotals = field(default_factory=MetricTotals)
 
     def __post_init__(self) -> None:
-        self._traffic = TenantTraffic(lambda: self.settings, self.keys.get, self.totals)
+        self._traffic = TenantTraffic(lambda: self.settings, self._tenancy, self.totals)
+
+    def _tenancy(self, key_id: str) -> Tenancy | None:
+        return self.tenancies.get(key_id)
 
     def label(self, key_id: str, **labels: str) -> None:
-        record = KeyRecord(int(key_id), digest_of(key_id.encode()), "n", 1, 1, 1)
-        self.keys[key_id] = record.replaced(tenancy=tenancy(None, labels, {}))
+        self.tenancies[key_id] = tenancy(None, labels, {})
 
     def report(self, *usages: Usage) -> None:
         worker: Any = "worker"
@@ -64,7 +64,7 @@ def test_keys_without_the_label_are_none() -> None:
     fixture = Fixture()
     fixture.label("1", env="x")
     fixture.label("2")
-    fixture.keys["static:a"] = StaticKey("a", digest_of(b"a"))
+    fixture.tenancies["static:a"] = None
     fixture.report(used("1"), used("2"), used("static:a"), used("authority:1"), used("404"))
 
     assert fixture.requests() == {("none", "allowed"): 5}

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from gateway.keys.jwt.claim_paths import ClaimPath
-from gateway.keys.jwt.identity import OTLP_SIGNALS, ClaimError, ClaimMap, principal_of
+from gateway.keys.jwt.identity import OTLP_SIGNALS, ClaimError, ClaimMap, sender_of
+from gateway.keys.tenancy import tenancy
 from gateway.model import KeyLimits, Principal, Signal
 
 ISSUER = "https://a.example"
@@ -18,11 +19,15 @@ FULL = ClaimMap(
         "requests": ClaimPath.parse("$.quota.rate"),
         "concurrent": ClaimPath.parse("$.quota.open"),
     },
+    owner=ClaimPath.parse("$.team"),
+    labels={"env": ClaimPath.parse("$.env")},
+    headers={"X-Scope-OrgID": ClaimPath.parse("$.org")},
 )
 
 
 def _of(claim_map: ClaimMap = FULL, **claims: Any) -> Principal:
-    return principal_of({"sub": "agent", "scope": "traces", **claims}, ISSUER, claim_map)
+    claims = {"sub": "agent", "scope": "traces", **claims}
+    return sender_of(claims, ISSUER, claim_map).principal
 
 
 def _signals(principal: Principal) -> set[Signal]:
@@ -33,7 +38,9 @@ def test_a_sender_has_one_id_whatever_token_it_sends() -> None:
     one = _of(ClaimMap(), iat=1)
     assert one.key_id == _of(ClaimMap(), iat=2).key_id
     assert one.key_id.startswith("jwt:")
-    assert one.key_id != principal_of({"sub": "agent"}, "https://b.example", ClaimMap()).key_id
+    assert (
+        one.key_id != sender_of({"sub": "agent"}, "https://b.example", ClaimMap()).principal.key_id
+    )
     assert one.key_id != _of(ClaimMap(), sub="other").key_id
     assert one.name == "agent"
 
@@ -85,6 +92,14 @@ def test_limits_are_those_that_are_there() -> None:
         ({"quota": {"rate": True}}, "$.quota.rate"),
         ({"quota": {"rate": -1}}, "$.quota.rate"),
         ({"quota": {"rate": 10**16}}, "$.quota.rate"),
+        ({"team": ["a"]}, "$.team"),
+        ({"team": " a"}, "$.team"),
+        ({"team": "a\x1b[2J"}, "$.team"),
+        ({"env": {"name": "prod"}}, "$.env"),
+        ({"env": "e" * 256}, "$.env"),
+        ({"org": "a\r\nX-Admin: 1\x1b"}, "$.org"),
+        ({"org": "ä"}, "$.org"),
+        ({"org": ""}, "$.org"),
     ],
 )
 def test_a_claim_of_the_wrong_form_is_refused_by_its_path_and_never_repeated(
@@ -98,3 +113,12 @@ def test_a_claim_of_the_wrong_form_is_refused_by_its_path_and_never_repeated(
 
 def test_a_number_can_be_an_id() -> None:
     assert _of(sub=17).key_id == _of(sub="17").key_id
+
+
+def test_owner_labels_and_headers_are_those_that_are_there() -> None:
+    claims = {"sub": "agent", "scope": "traces", "team": "a", "env": 7, "org": "team-a"}
+    assert sender_of(claims, ISSUER, FULL).tenancy == tenancy(
+        "a", {"env": "7"}, {"X-Scope-OrgID": "team-a"}
+    )
+    assert sender_of({"sub": "agent", "scope": ""}, ISSUER, FULL).tenancy is None
+    assert sender_of(claims, ISSUER, ClaimMap()).tenancy is None
