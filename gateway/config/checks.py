@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from pydantic import SecretStr
 
-from gateway.config import authority, client_identity, feed, jwt, telemetry_checks
+from gateway.config import authority, client_identity, feed, jwt, scopes, telemetry_checks
 from gateway.config.addresses import is_loopback, is_overlap, is_reached_by
 from gateway.config.decoder import MISSING as DECODER_MISSING
 from gateway.config.decoder import has_decoder
@@ -244,6 +244,10 @@ def _check_feed(config: Config) -> Iterator[Finding]:
     yield from (Finding(path, message) for path, message in feed.problems(config))
 
 
+def _check_scopes(config: Config) -> Iterator[Finding]:
+    yield from (Finding(path, message) for path, message in scopes.problems(config))
+
+
 def _check_store_files(config: Config) -> Iterator[Finding]:
     for place, store in enumerate(config.keys.stores):
         if store.kind == "postgresql":
@@ -275,6 +279,7 @@ _ERROR_CHECKS: Final[tuple[Check, ...]] = (
     _check_keys,
     _check_authorities,
     _check_feed,
+    _check_scopes,
     _check_store_files,
     _check_proxy_protocol,
     _check_telemetry,

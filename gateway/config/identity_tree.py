@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from gateway.config.node import Node
+from gateway.config.tenancy_values import HeaderName, LabelName, checked_header_names
 from gateway.config.units import ByteRate, Rate
-from gateway.config.values import CertificateName, HeaderName, LabelName, checked_header_names
+from gateway.config.values import CertificateName
 from gateway.keys.tenancy_rules import MAX_PAIRS
 
 Template = Annotated[str, Field(min_length=1, max_length=1024)]

@@ -261,6 +261,10 @@ def _cannot_set(path: Path, here: Value, step: str | int) -> str:
     return f"{where} is not a {expected}: set the whole value of {where}"
 
 
+_NEEDS_A_VALUE: Final = {"labels"}
+"""Without a value: an error. A caller of the admin API without labels may do more, not less."""
+
+
 class _Interpolation:
     """Replaces `${env:NAME}`, `${env:NAME:-default}` and `${file:PATH}`; `$${` stands for `${`."""
 
@@ -273,9 +277,11 @@ class _Interpolation:
         self._document.tree = self._mapping((), self._document.tree)
 
     def _mapping(self, path: Path, tree: Mapping[str, Value]) -> dict[str, Value]:
-        """Resolve a mapping; keys without a value count as absent."""
+        """Resolve a mapping; keys without a value count as absent, but for `_NEEDS_A_VALUE`."""
         return {
-            key: self._value((*path, key), item) for key, item in tree.items() if item is not None
+            key: self._value((*path, key), item)
+            for key, item in tree.items()
+            if item is not None or (path[:1] == ("admin",) and key in _NEEDS_A_VALUE)
         }
 
     def _value(self, path: Path, value: Value) -> Value:

@@ -16,6 +16,14 @@ from gateway.config.identity_tree import ClientIdentityConfig
 from gateway.config.jwt_values import Algorithm, Claim
 from gateway.config.node import Node
 from gateway.config.telemetry import TelemetryConfig
+from gateway.config.tenancy_values import (
+    HeaderName,
+    LabelName,
+    LabelValue,
+    ScopeHeaders,
+    ScopeLabels,
+    checked_header_names,
+)
 from gateway.config.units import ByteRate, Duration, PositiveSize, Rate, Size, Timeout
 from gateway.config.values import (
     Address,
@@ -23,17 +31,13 @@ from gateway.config.values import (
     CertificateName,
     DroppedField,
     FilePath,
-    HeaderName,
     HostPattern,
-    LabelName,
-    LabelValue,
     Network,
     Origin,
     Secret,
     StoreUrl,
     Token,
     Url,
-    checked_header_names,
 )
 from gateway.keys.tenancy_rules import MAX_PAIRS
 from gateway.model import BackendName
@@ -367,6 +371,8 @@ class AdminTokenConfig(Node):
     name: Name
     token: Secret
     role: RoleName = "administrator"
+    labels: ScopeLabels = {}
+    headers: ScopeHeaders = {}
 
 
 class AdminCertificateConfig(Node):
@@ -375,6 +381,8 @@ class AdminCertificateConfig(Node):
     name: Name
     san: CertificateName
     role: RoleName
+    labels: ScopeLabels = {}
+    headers: ScopeHeaders = {}
 
 
 class AdminConfig(Node):

@@ -25,13 +25,6 @@ from pydantic import (
 
 from gateway.config.postgresql_url import check_postgresql_url
 from gateway.keys.api_key import ApiKey
-from gateway.keys.errors import InvalidInputError
-from gateway.keys.tenancy_rules import (
-    check_header_name,
-    check_headers,
-    check_label_name,
-    check_label_value,
-)
 
 _MAX_PORT: Final = 65535
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9.])?")
@@ -418,51 +411,6 @@ def _checked_dropped_field(value: str) -> str:
 
 DroppedField = Annotated[str, AfterValidator(_checked_dropped_field)]
 """A header of senders that no backend gets."""
-
-
-def _checked_label_name(value: str) -> str:
-    try:
-        check_label_name(value)
-    except InvalidInputError as error:
-        raise ValueError(str(error)) from None
-    return value
-
-
-LabelName = Annotated[str, AfterValidator(_checked_label_name)]
-"""The name of a label of keys."""
-
-
-def _checked_label_value(value: str) -> str:
-    try:
-        check_label_value(None, value)
-    except InvalidInputError as error:
-        raise ValueError(str(error)) from None
-    return value
-
-
-LabelValue = Annotated[str, AfterValidator(_checked_label_value)]
-"""The value of a label of keys."""
-
-
-def _checked_header_name(value: str) -> str:
-    try:
-        check_header_name(value)
-    except InvalidInputError as error:
-        raise ValueError(str(error)) from None
-    return value
-
-
-HeaderName = Annotated[str, AfterValidator(_checked_header_name)]
-"""The name of a header that a sender's identity sets."""
-
-
-def checked_header_names(headers: dict[str, str]) -> dict[str, str]:
-    """Refuse headers that are one for many servers. Raises `ValueError`."""
-    try:
-        check_headers(dict.fromkeys(headers))
-    except InvalidInputError as error:
-        raise ValueError(str(error)) from None
-    return headers
 
 
 def _canonical_network(value: str) -> str:

@@ -1,15 +1,17 @@
 """The verdict on a request that another proxy has received: the same order, the same functions and
 the same answers as in a worker's pipeline (`dataplane.exchange.pipeline`).
 
-Route → method → credential → verdict → admission. What a worker does besides, forwarding and
-counting against a key's limits, is not done here.
+Route → method → credential → verdict → admission, limits of the key included. What a worker does
+besides, forwarding, is not done here.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 from typing import Protocol as Seam
 
 from gateway.dataplane.auth.credentials import CredentialReader
@@ -18,9 +20,11 @@ from gateway.dataplane.auth.keyring import verdict_on, verdict_on_unknown
 from gateway.dataplane.core import replies
 from gateway.dataplane.core.credential import Credential
 from gateway.dataplane.core.forwarded_fields import identity_of
+from gateway.dataplane.core.heads import RequestHead
 from gateway.dataplane.core.replies import Reply
 from gateway.dataplane.core.routes import Route
 from gateway.ext_authz.heads import ForeignHead, HeadReader, ReadHead
+from gateway.ext_authz.limits import KeyQuotas, Place
 from gateway.ext_authz.routing import Routing
 from gateway.model import BackendName, Denied, Pairs, Principal, Undecided, Verdict, digest_of
 from gateway.outcome import REFUSALS, Refusal
@@ -28,6 +32,18 @@ from gateway.settings import WorkerSettings
 
 Ask = Callable[[bytes, str], Awaitable[tuple[str, Principal | None]]]
 """Digest and key → an authority's `allowed`, `denied` or `undecided`; with whose key it is."""
+CheckToken = Callable[[bytes, str], Awaitable[tuple[Verdict, str]]]
+"""Digest and token of an identity provider → the verdict on it, and its source."""
+
+
+class Asks(NamedTuple):
+    """Who is asked about what no store holds; None: nobody is configured."""
+
+    key: Ask | None = None
+    token: CheckToken | None = None
+
+
+NOBODY: Final = Asks()
 
 
 class Keys(Seam):
@@ -39,6 +55,10 @@ class Keys(Seam):
     @property
     def is_complete(self) -> bool:
         """Whether a key that is not known exists nowhere."""
+
+    @property
+    def tenant_headers(self) -> AbstractSet[bytes]:
+        """The names of all headers that keys have, in lower case and with `-` for `_`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +84,33 @@ class Decision:
 
 
 class Decider:
-    """Decides by the settings of this gateway's workers. `ask` is None without an authority."""
+    """Decides by the settings of this gateway's workers. `asks` know what `keys` does not.
 
-    def __init__(self, settings: WorkerSettings, keys: Keys, ask: Ask | None = None) -> None:
+    `place` is where requests count against the limits of their keys.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        keys: Keys,
+        asks: Asks = NOBODY,
+        place: Place = lambda: None,
+    ) -> None:
         self._forward = settings.forward
+        self._quotas = KeyQuotas(settings.limits.per_key, place)
         self._keys = keys
-        self._ask = ask
-        credentials = CredentialReader(settings.schemes, forward_scheme=settings.forward.scheme)
+        self._ask, self._check_token = asks
+        credentials = CredentialReader(
+            settings.schemes,
+            forward_scheme=settings.forward.scheme,
+            with_tokens=self._check_token is not None,
+        )
         self._heads = HeadReader(credentials, settings.forward.drop_headers)
         self._router = Routing(settings, credentials).router
 
     async def decide(self, foreign: ForeignHead) -> Decision:
         """Decide on a request's head."""
-        read = self._heads.read(foreign)
+        read = self._heads.read(foreign, self._keys.tenant_headers)
         head = read.head
         if read.is_grpc_over_http1:
             route = self._router.find_grpc_over_http1(head)
@@ -89,10 +123,7 @@ class Decider:
         credential = route.dialect.find_credential(head)
         if credential.passes_unchecked:
             return self._allowed(read, route, credential, None, "none")
-        source = "keyring" if credential.digest is not None else "none"
-        verdict = self._verdict(credential, route.signal_bit)
-        if credential.digest is not None and self._is_for_authority(credential.digest):
-            source, verdict = "authority", await self._ask_authority(read, credential)
+        verdict, source = await self._find_verdict(read, credential, route.signal_bit)
         if isinstance(verdict, Principal):
             return self._admitted(read, route, credential, verdict, source)
         if isinstance(verdict, Denied):
@@ -101,10 +132,27 @@ class Decider:
         source = source if source == "authority" else "none"
         return _refused(read, route, REFUSALS["UNDECIDED"], "undecided", source)
 
-    def _verdict(self, credential: Credential, signal_bit: int) -> Verdict:
-        if credential.digest is None:
-            return Denied(credential.refusal)
-        principal = self._keys.principal(credential.digest)
+    async def _find_verdict(
+        self, read: ReadHead, credential: Credential, signal_bit: int
+    ) -> tuple[Verdict, str]:
+        """Return the verdict on a credential, and where it comes from."""
+        digest = credential.digest
+        if digest is None:
+            return Denied(credential.refusal), "none"
+        if credential.is_token and self._check_token is not None:
+            token = _presented(read.head, digest)
+            if token is None:
+                return Undecided(), "none"
+            verdict, source = await self._check_token(digest, token)
+            if isinstance(verdict, Principal):
+                verdict = verdict_on(verdict, signal_bit, time.time_ns() // 1_000_000)
+            return verdict, source
+        if self._is_for_authority(digest):
+            return await self._ask_authority(read, credential, digest), "authority"
+        return self._verdict(credential, digest, signal_bit), "keyring"
+
+    def _verdict(self, credential: Credential, digest: bytes, signal_bit: int) -> Verdict:
+        principal = self._keys.principal(digest)
         if principal is None:
             return verdict_on_unknown(credential, is_complete=self._keys.is_complete)
         return verdict_on(principal, signal_bit, time.time_ns() // 1_000_000)
@@ -112,11 +160,13 @@ class Decider:
     def _is_for_authority(self, digest: bytes) -> bool:
         return self._ask is not None and self._keys.principal(digest) is None
 
-    async def _ask_authority(self, read: ReadHead, credential: Credential) -> Verdict:
-        key = next((k for k in keys_in(read.head) if digest_of(k) == credential.digest), None)
-        if key is None or credential.digest is None or self._ask is None:
+    async def _ask_authority(
+        self, read: ReadHead, credential: Credential, digest: bytes
+    ) -> Verdict:
+        key = _presented(read.head, digest)
+        if key is None or self._ask is None:
             return Undecided()
-        verdict, principal = await self._ask(credential.digest, key.decode("ascii"))
+        verdict, principal = await self._ask(digest, key)
         if verdict == "allowed" and principal is not None:
             return principal
         if verdict != "denied":
@@ -126,12 +176,19 @@ class Decider:
     def _admitted(
         self, read: ReadHead, route: Route, credential: Credential, whose: Principal, source: str
     ) -> Decision:
-        refusal = None if route.handler is not None else route.dialect.admit(read.head)
-        if refusal is None and read.head.content_length > route.max_body_bytes > 0:
-            refusal = REFUSALS["BODY_TOO_LARGE"]
+        refusal = None if route.handler is not None else self._admit(read, route, whose)
         if refusal is not None:
             return _refused(read, route, refusal, "allowed", source, whose)
         return self._allowed(read, route, credential, whose, source)
+
+    def _admit(self, read: ReadHead, route: Route, whose: Principal) -> Refusal | None:
+        """Check what comes after the verdict: content type, declared size, limits."""
+        refusal = route.dialect.admit(read.head)
+        if refusal is not None:
+            return refusal
+        if read.head.content_length > route.max_body_bytes > 0:
+            return REFUSALS["BODY_TOO_LARGE"]
+        return self._quotas.admit(whose, read.head.content_length)
 
     def _allowed(
         self,
@@ -169,6 +226,12 @@ class Decider:
         if route.backend == BackendName.INTAKE.value:
             return "sts-api-key", key
         return "authorization", f"{self._forward.scheme} {key}"
+
+
+def _presented(head: RequestHead, digest: bytes) -> str | None:
+    """Return the key or token that has a digest, as it was presented."""
+    found = next((key for key in keys_in(head) if digest_of(key) == digest), None)
+    return None if found is None else found.decode("ascii")
 
 
 def _spellings(names: list[bytes], headers: Pairs) -> list[str]:

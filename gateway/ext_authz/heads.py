@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
@@ -52,8 +53,8 @@ class HeadReader:
         names = ["x-gateway-key-id", "x-gateway-key-name", *dropped]
         self._dropped = {name.lower().replace("_", "-").encode() for name in names}
 
-    def read(self, foreign: ForeignHead) -> ReadHead:
-        """Read a head."""
+    def read(self, foreign: ForeignHead, of_keys: AbstractSet[bytes] = frozenset()) -> ReadHead:
+        """Read a head. `of_keys` are headers that keys have: no caller may state them."""
         path, mark, query = foreign.target.partition(b"?")
         head = RequestHead(foreign.method, path, query if mark else None, is_http2=foreign.is_http2)
         dropped: set[str] = set()
@@ -61,7 +62,8 @@ class HeadReader:
         names: list[bytes] = []
         for name, value in foreign.fields:
             names.append(name)
-            if name.replace(b"_", b"-") in self._dropped:
+            common = name.replace(b"_", b"-")
+            if common in self._dropped or common in of_keys:
                 dropped.add(name.decode("latin-1"))
             match self._kinds.kind_of(name):
                 case FieldKind.CREDENTIAL:

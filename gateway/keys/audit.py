@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from gateway.keys.scope import EVERYTHING, Scope
+
 
 class Action(enum.StrEnum):
     """What was done to a key."""
@@ -32,6 +34,8 @@ class Actor:
     """
     origin: str
     """Where from: an address, or `host NAME`."""
+    scope: Scope = EVERYTHING
+    """Which keys may be changed. Not part of the log."""
 
 
 GATEWAY: Final = Actor("gateway", "itself")

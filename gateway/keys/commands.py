@@ -39,7 +39,7 @@ class Rotated:
 class KeyCommands:
     """Applies the rules and asks the repository. Every method raises `StoreError` as that does.
 
-    `by` is who the audit log names.
+    `by` is who the audit log names, and which keys exist for that caller.
     """
 
     def __init__(
@@ -98,11 +98,12 @@ class KeyCommands:
         rules.normal_signals(update.signals)
         texts = [update.name, update.description]
         if update.tenancy is not None:
-            tenancy = update.tenancy
+            tenancy = self._by.scope.of_update(update.tenancy)
+            update = dataclasses.replace(update, tenancy=tenancy)
             tenancy_rules.check_update(tenancy)
             texts += tenancy_rules.texts_of(tenancy.owner, tenancy.labels, tenancy.headers)
         found = await self._repository.find(key_id)
-        if found is not None:
+        if found is not None and self._by.scope.covers(found.tenancy):
             rules.check_not_the_key(found.digest, *texts)
         return await self._repository.update(key_id, update, self._now_ms(), self._by)
 
@@ -133,6 +134,7 @@ class KeyCommands:
 
     async def _add(self, key: ApiKey, spec: KeySpec, *, is_adopted: bool) -> Issued:
         now_ms = self._now_ms()
+        spec = dataclasses.replace(spec, tenancy=self._by.scope.of_new(spec.tenancy))
         new = NewKey(key.digest, _checked(key.digest, spec, now_ms), is_adopted)
         return Issued(await self._repository.create(new, now_ms, self._by), key)
 

@@ -7,6 +7,7 @@ told when it returns. The rules are in `keys.commands`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from gateway.keys.api_key import ApiKey
 from gateway.keys.audit import GATEWAY, Actor, AuditRecord
@@ -16,7 +17,11 @@ from gateway.keys.following.follower import StoreFollower
 from gateway.keys.following.registry import Registry
 from gateway.keys.importing import Imported, InvalidBatchError, import_batch
 from gateway.keys.record import KeyRecord
+from gateway.keys.scope import EVERYTHING, Scope
 from gateway.keys.store import Confirmation, ImportedKey, KeyRepository, KeySpec, KeyUpdate
+
+_AUDIT_PAGE: Final = 1_000
+"""Changes that are read at once where those of some keys are looked for."""
 
 
 class ServiceCommands:
@@ -49,14 +54,14 @@ class ServiceCommands:
 
     async def update(self, key_id: int, update: KeyUpdate, by: Actor = GATEWAY) -> KeyRecord:
         """As `KeyCommands.update`."""
-        follower, repository = self._holding(key_id)
+        follower, repository = self._holding(key_id, by.scope)
         updated = await self._commands(repository, by).update(key_id, update)
         follower.take_over([updated])
         return updated
 
     async def delete(self, key_id: int, by: Actor = GATEWAY) -> KeyRecord:
         """As `KeyCommands.delete`."""
-        follower, repository = self._holding(key_id)
+        follower, repository = self._holding(key_id, by.scope)
         deleted = await self._commands(repository, by).delete(key_id)
         follower.take_over([deleted])
         return deleted
@@ -69,7 +74,7 @@ class ServiceCommands:
         by: Actor = GATEWAY,
     ) -> Rotated:
         """As `KeyCommands.rotate`."""
-        follower, repository = self._holding(key_id)
+        follower, repository = self._holding(key_id, by.scope)
         commands = self._commands(repository, by)
         rotated = await commands.rotate(key_id, overlap_ms, expires_at_ms)
         follower.take_over([rotated.issued.record, rotated.predecessor])
@@ -122,10 +127,27 @@ class ServiceCommands:
         return sorted(keys, key=lambda key: key.id)[:limit]
 
     async def audit(
-        self, limit: int, before: int | None = None, key_id: int | None = None
+        self,
+        limit: int,
+        before: int | None = None,
+        key_id: int | None = None,
+        scope: Scope = EVERYTHING,
     ) -> list[AuditRecord]:
-        """As `KeyRepository.audit`, of the store that new keys go to."""
-        return await self._first()[1].audit(limit, before, key_id)
+        """As `KeyRepository.audit`, of the store that new keys go to.
+
+        `scope`: only changes of keys that are within it now, deleted ones while they are known.
+        """
+        repository = self._first()[1]
+        if scope.is_everything:
+            return await repository.audit(limit, before, key_id)
+        found: list[AuditRecord] = []
+        while len(found) < limit:
+            entries = await repository.audit(_AUDIT_PAGE, before, key_id)
+            found += [entry for entry in entries if self._is_within(scope, entry.key_id)]
+            if len(entries) < _AUDIT_PAGE:
+                break
+            before = entries[-1].id
+        return found[:limit]
 
     async def in_force(
         self, changed: KeyRecord, timeout_s: float, remote_timeout_s: float
@@ -151,13 +173,22 @@ class ServiceCommands:
         msg = "no key store that can be written is configured: add one to keys.stores"
         raise KeyRefusedError(msg)
 
-    def _holding(self, key_id: int) -> tuple[StoreFollower, KeyRepository]:
+    def _is_within(self, scope: Scope, key_id: int) -> bool:
+        record = self._registry.find(str(key_id))
+        return isinstance(record, KeyRecord) and scope.covers(record.tenancy)
+
+    def _holding(
+        self, key_id: int, scope: Scope = EVERYTHING
+    ) -> tuple[StoreFollower, KeyRepository]:
         number = self._registry.store_of(key_id)
         if number is None:
             return self._first()
         follower = self._followers[number]
         repository = follower.store.repository
         if repository is None:
+            if not self._is_within(scope, key_id):
+                msg = f"there is no key with id {key_id}: list the keys to see all"
+                raise KeyNotFoundError(msg)
             location = follower.store.feed.location
             msg = f"keys in {location} are changed by changing the file"
             raise KeyRefusedError(msg)

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from gateway.channel import KeyChanges, Report
 from gateway.control.core.errors import ErrorReporter, StartError
 from gateway.control.workers.generation import WorkerPlan
-from gateway.control.workers.quota_tables import GENERATIONS
+from gateway.control.workers.quota_tables import CONTROLS, GENERATIONS
 from gateway.control.workers.supervisor import Supervisor, Timing
 from gateway.control.workers.worker_handle import (
     KeySnapshot,
@@ -172,15 +172,15 @@ async def test_workers_that_have_ended_leave_their_columns_for_keys_limits(start
     for deaths in range(1, 4):
         await _kill(supervisor, observed, deaths % 2)
         await observed.until(lambda: supervisor.workers.accepting() == 2)
-    assert _free_columns(supervisor) == 2 * GENERATIONS - 2
+    assert _free_columns(supervisor) == 2 * GENERATIONS + CONTROLS - 2
 
     await supervisor.replace(plan(workers=1))
     await observed.until(lambda: len(list(supervisor.workers)) == 1)
-    assert _free_columns(supervisor) == 2 * GENERATIONS - 1
+    assert _free_columns(supervisor) == 2 * GENERATIONS + CONTROLS - 1
 
     await supervisor.replace(plan(workers=3))
     await observed.until(lambda: len(list(supervisor.workers)) == 3)
-    assert _free_columns(supervisor) == 3 * GENERATIONS - 3
+    assert _free_columns(supervisor) == 3 * GENERATIONS + CONTROLS - 3
     assert len(supervisor._quotas._tables) == 1, "the smaller table is closed"
 
 

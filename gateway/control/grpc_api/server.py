@@ -15,6 +15,8 @@ from gateway.control.core.sockets import BIND_PATIENCE_S, BindError, ListenSocke
 
 _MOST_CALLS: Final = 4_096
 _MOST_MESSAGE_BYTES: Final = 1024 * 1024
+_GRACE_S: Final = 0.5
+"""At the end, for questions that are being answered. Followers of keys go on elsewhere."""
 _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", _MOST_MESSAGE_BYTES),
@@ -68,10 +70,10 @@ class GrpcServer:
             self._certificate = _read(config.admin.grpc_tls)
 
     async def close(self) -> None:
-        """End all calls, and listen no more."""
+        """Take no more calls, let those that are short finish, end all others."""
         server, self._server = self._server, None
         if server is not None:
-            await server.stop(None)
+            await server.stop(_GRACE_S)
 
     def _credentials(self, tls: TlsServerConfig) -> grpc.ServerCredentials:
         first = _read(tls)

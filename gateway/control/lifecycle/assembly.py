@@ -228,6 +228,8 @@ def assemble(loaded: Loaded, options: Options) -> Parts:
         base.totals,
         base.errors,
         base.lookups,
+        base.tokens,
+        quota_place=supervisor.own_quota_place,
         board=base.limits.board,
         quotas=base.period_quotas.for_edges,
         is_draining=lambda: health.is_draining,
@@ -389,7 +391,7 @@ def _admin_routes(
     ask_authority = None if base.lookups is None else base.lookups.ask
     api = Api(base.keys, base.distribution.confirmed, ask_authority)
     return AdminRoutes(
-        main=[*handlers.routes(), *TraceApi(traces).routes(), *api.routes()],
+        main=[*handlers.routes(), *TraceApi(traces, base.keys.record).routes(), *api.routes()],
         metrics=handlers.public_routes(),
         authorize=api.authorize_routes(),
     )

@@ -14,9 +14,11 @@ from gateway.control.metrics.metric_totals import MetricTotals
 from gateway.keys.limit_board import LimitBoard
 from gateway.keys.quota_store import QuotaStore
 from gateway.keys.service import KeyService
+from gateway.settings import QuotaPlace
 
 if TYPE_CHECKING:
     from gateway.control.authorities.authority_lookups import AuthorityLookups
+    from gateway.control.authorities.token_lookups import TokenLookups
     from gateway.control.grpc_api.envoy_authorization import AuthorizationService
     from gateway.control.grpc_api.server import GrpcServer
 
@@ -24,19 +26,23 @@ _VERBOSITY: Final = "GRPC_VERBOSITY"
 
 
 class GrpcAddress:
-    """The services for other gateways and for Envoy. `lookups`: None without an authority.
+    """The services for other gateways and for Envoy.
 
-    Edge gateways share limits on `board`, and count `quotas` together.
+    `lookups` is None without an authority, `tokens` without an issuer of tokens. `quota_place`
+    returns where requests count that Envoy asks about. Edge gateways share limits on `board`, and
+    count `quotas` together.
     """
 
-    def __init__(  # noqa: PLR0913 - options by name, given in one place
+    def __init__(  # noqa: PLR0913 - what the services need, given in one place
         self,
         keys: KeyService,
         gate: TokenGate,
         totals: MetricTotals,
         errors: ErrorReporter,
         lookups: AuthorityLookups | None = None,
+        tokens: TokenLookups | None = None,
         *,
+        quota_place: Callable[[], QuotaPlace | None] = lambda: None,
         board: LimitBoard | None = None,
         quotas: QuotaStore | None = None,
         is_draining: Callable[[], bool] = lambda: False,
@@ -47,6 +53,8 @@ class GrpcAddress:
         self._totals = totals
         self._errors = errors
         self._lookups = lookups
+        self._tokens = tokens
+        self._quota_place = quota_place
         self._board = board
         self._quotas = quotas
         self._is_draining = is_draining
@@ -96,7 +104,12 @@ class GrpcAddress:
             more = LimitSharingService(self._board, self._quotas, admission).methods()
         feed = KeyFeedService(self._keys, admission, more, is_whole=lookups is None)
         self._authorization = AuthorizationService(
-            self._keys, self._totals, self._errors, None if lookups is None else lookups.whose
+            self._keys,
+            self._totals,
+            self._errors,
+            None if lookups is None else lookups.whose,
+            None if self._tokens is None else self._tokens.check,
+            self._quota_place,
         )
         self._authorization.use(config)
         self._server = GrpcServer()

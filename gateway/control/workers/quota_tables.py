@@ -36,18 +36,20 @@ GENERATIONS: Final = 3
 """Columns for each worker: a reload starts its successor while its predecessor may still drain."""
 
 _NUMBERS: Final = itertools.count()
+CONTROLS: Final = 1
+"""And a column for control, which decides for other proxies. It takes one only if it does."""
 
 _log = structlog.get_logger("gateway.control")
 
 
 class QuotaTable:
-    """One table, for up to `workers` workers and those that they replace."""
+    """One table, for up to `workers` workers and those that they replace, and for control."""
 
     def __init__(self, workers: int) -> None:
         self.number = next(_NUMBERS)
         """Tells it from all other tables."""
         self.workers = workers
-        self.columns = GENERATIONS * workers
+        self.columns = GENERATIONS * workers + CONTROLS
         size = table_bytes(self.columns)
         self.fd = os.memfd_create("gateway-limits", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self.fd, size)
@@ -111,11 +113,24 @@ class QuotaTables(WorkerObserver):
     def __init__(self) -> None:
         self._tables: list[QuotaTable] = []
         self._places: dict[WorkerHandle, QuotaPlace] = {}
+        self._own: QuotaPlace | None = None
 
     def prepare(self, workers: int) -> None:
         """Have a table for so many workers."""
         if not self._tables or self._tables[-1].workers < workers:
             self._tables.append(QuotaTable(workers))
+            if self._own is not None:
+                self._free(self._own)
+                self._own = None
+
+    def own_place(self) -> QuotaPlace | None:
+        """Return control's own column in the table in use; None before there is one.
+
+        It is the same object until another table is in use.
+        """
+        if self._own is None and self._tables:
+            self._own = self._tables[-1].take()
+        return self._own
 
     def views(self) -> list[QuotaView]:
         """Return all tables that have workers, to read what is used of limits."""
@@ -162,3 +177,4 @@ class QuotaTables(WorkerObserver):
             table.close()
         self._tables.clear()
         self._places.clear()
+        self._own = None

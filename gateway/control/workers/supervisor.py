@@ -23,7 +23,7 @@ from gateway.control.workers.slot import KeySource, Slot, SlotContext
 from gateway.control.workers.worker_handle import WorkerHandle, WorkerObserver, WorkerState
 from gateway.control.workers.worker_set import WorkerSet
 from gateway.control.workers.worker_start import WorkerStarter
-from gateway.settings import WorkerSettings
+from gateway.settings import QuotaPlace, WorkerSettings
 
 _log = structlog.get_logger("gateway.control")
 
@@ -116,6 +116,10 @@ class Supervisor(WorkerObserver):
         self.workers.unsteady.clear()
         old.retire(old.plan.drain_timeout_s, is_replaced=True)
         self._close_ended()
+
+    def own_quota_place(self) -> QuotaPlace | None:
+        """Return where control counts requests that it decides on itself; None before the start."""
+        return self._quotas.own_place()
 
     def say_unready(self) -> None:
         """Have all workers answer health checks with "not ready": a drain will follow."""

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Final
 
 from gateway.channel import Traced, TracedRequest, Watch, Watches
@@ -32,10 +32,13 @@ class TooManySessionsError(Exception):
 class TraceSession:
     """One session: matching requests from all workers. Made by `TraceSessions.watching`."""
 
-    def __init__(self, watch: Watch, waiting_for: Iterable[WorkerHandle]) -> None:
+    def __init__(
+        self, watch: Watch, waiting_for: Iterable[WorkerHandle], shows: Callable[[str], bool]
+    ) -> None:
         self.watch = watch
         self.dropped = 0
         """Requests that matched and were not kept."""
+        self._shows = shows
         self._requests: deque[TracedRequest] = deque()
         self._unconfirmed = set(waiting_for)
         self._changed = asyncio.Event()
@@ -45,6 +48,8 @@ class TraceSession:
         self._unconfirmed.discard(worker)
         self.dropped += traced.dropped
         for request in traced.requests:
+            if not self._shows(request.key_id):
+                continue
             if len(self._requests) >= MAX_HELD:
                 self.dropped += 1
             else:
@@ -85,14 +90,21 @@ class TraceSessions(WorkerObserver):
         self._informed: set[WorkerHandle] = set()
 
     @contextlib.asynccontextmanager
-    async def watching(self, key_id: str = "", network: str = "") -> AsyncIterator[TraceSession]:
-        """Watch requests while the block runs. Raises `TooManySessionsError`."""
+    async def watching(
+        self, key_id: str = "", network: str = "", shows: Callable[[str], bool] = lambda _: True
+    ) -> AsyncIterator[TraceSession]:
+        """Watch requests while the block runs. Raises `TooManySessionsError`.
+
+        `shows`: whether those with a key's id are shown; "" is the id of those without a key.
+        """
         if len(self._sessions) >= MAX_SESSIONS:
             msg = f"{MAX_SESSIONS} traces run already: end one of them"
             raise TooManySessionsError(msg)
         number = next(self._numbers)
         workers = [worker for worker in self._workers if worker.decides]
-        trace = self._sessions[number] = TraceSession(Watch(number, key_id, network), workers)
+        trace = self._sessions[number] = TraceSession(
+            Watch(number, key_id, network), workers, shows
+        )
         try:
             self._inform_all()
             yield trace

@@ -47,7 +47,7 @@ class SqlRepository:
     async def create(self, key: NewKey, now_ms: int, by: Actor = GATEWAY) -> KeyRecord:
         """See `KeyRepository`."""
         async with self._transactions.writing() as (connection, revision):
-            record = await _insert(connection, key, revision, now_ms)
+            record = await _insert(connection, key, revision, now_ms, by)
             action = Action.ADOPT if key.is_adopted else Action.CREATE
             await audit_log.write(connection, action, record, by, _facts(record))
             return record
@@ -86,7 +86,7 @@ class SqlRepository:
     ) -> KeyRecord:
         """See `KeyRepository`."""
         async with self._transactions.writing() as (connection, revision):
-            found = await _not_deleted(connection, key_id)
+            found = await _not_deleted(connection, key_id, by)
             fields = update.fields(found.limits, found.tenancy)
             tenancy = fields.get("tenancy", found.tenancy)
             check_tenancy(tenancy)
@@ -100,7 +100,7 @@ class SqlRepository:
     async def delete(self, key_id: int, now_ms: int, by: Actor = GATEWAY) -> KeyRecord:
         """See `KeyRepository`."""
         async with self._transactions.writing() as (connection, revision):
-            found = await _not_deleted(connection, key_id)
+            found = await _not_deleted(connection, key_id, by)
             tombstone = msgspec.structs.replace(
                 found,
                 description=None,
@@ -123,7 +123,7 @@ class SqlRepository:
     ) -> tuple[KeyRecord, KeyRecord]:
         """See `KeyRepository`."""
         async with self._transactions.writing() as (connection, revision):
-            found = await _not_deleted(connection, key_id)
+            found = await _not_deleted(connection, key_id, by)
             spec = KeySpec(
                 found.name,
                 found.description,
@@ -133,7 +133,7 @@ class SqlRepository:
                 found.tenancy,
             )
             key = NewKey(digest, spec)
-            successor = await _insert(connection, key, revision, now_ms)
+            successor = await _insert(connection, key, revision, now_ms, by)
             ends_at_ms = now_ms + overlap_ms
             predecessor = msgspec.structs.replace(
                 found,
@@ -184,9 +184,9 @@ def _imported(key: ImportedKey, key_id: int, revision: int, now_ms: int) -> KeyR
     return record if spec.tenancy is None else record.replaced(tenancy=spec.tenancy)
 
 
-async def _not_deleted(connection: SqlConnection, key_id: int) -> KeyRecord:
+async def _not_deleted(connection: SqlConnection, key_id: int, by: Actor) -> KeyRecord:
     found = await read_one(connection, "id", key_id)
-    if found is None:
+    if found is None or not by.scope.covers(found.tenancy):
         msg = f"there is no key with id {key_id}: `gateway keys list` shows all"
         raise KeyNotFoundError(msg)
     if found.deleted_at_ms is not None:
@@ -195,10 +195,12 @@ async def _not_deleted(connection: SqlConnection, key_id: int) -> KeyRecord:
     return found
 
 
-async def _insert(connection: SqlConnection, key: NewKey, revision: int, now_ms: int) -> KeyRecord:
+async def _insert(
+    connection: SqlConnection, key: NewKey, revision: int, now_ms: int, by: Actor
+) -> KeyRecord:
     twin = await read_one(connection, "digest", key.digest)
     if twin is not None:
-        raise DuplicateKeyError(_twin_text(twin), twin.id)
+        raise DuplicateKeyError(_twin_text(twin, by), twin.id)
     same = ImportedKey(key.digest, key.spec)
     record = _imported(same, await _free_id(connection), revision, now_ms)
     await insert_all(connection, INSERT_KEYS, [values_of(record)])
@@ -237,7 +239,9 @@ def _facts(record: KeyRecord) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value is not None}
 
 
-def _twin_text(twin: KeyRecord) -> str:
+def _twin_text(twin: KeyRecord, by: Actor) -> str:
+    if not by.scope.covers(twin.tenancy):
+        return "this key cannot be taken over with this token: ask an administrator"
     if twin.deleted_at_ms is not None:
         day = describe_day(twin.deleted_at_ms)
         return (

@@ -494,6 +494,24 @@ def test_a_route_without_a_kind_that_others_have_is_warned_of(tmp_path: Path) ->
     "admin, path, message",
     [
         ("tokens: [{token: a-token, role: word}]", "tokens[0].role", "must be reader, key_manager"),
+        ("tokens: [{token: t, role: reader, labels: {}}]", "tokens[0].labels", "at least one item"),
+        ("tokens: [{token: t, role: reader, labels: }]", "tokens[0].labels", "mapping"),
+        ("tokens: [{token: t, labels: {team: a}}]", "tokens[0].role", "key_manager or reader"),
+        (
+            "tokens: [{token: t, role: reader, labels: {a b: c}}]",
+            'tokens[0].labels["a b"]',
+            "the name of a label cannot be",
+        ),
+        (
+            "tokens: [{token: t, role: reader, headers: {X-Scope-OrgID: a}}]",
+            "tokens[0].headers",
+            "requires labels",
+        ),
+        (
+            "tokens: [{token: t, role: reader, labels: {team: a}, headers: {Host: a}}]",
+            "tokens[0].headers",
+            "cannot be set by a key",
+        ),
         ("certificates: [{name: a, san: a.b, role: reader}]", "certificates", "client_ca_file"),
         ("certificates: [{name: a, role: reader}]", "certificates[0].san", "is required"),
         ("certificates: [{name: a, san: a.b}]", "certificates[0].role", "is required"),

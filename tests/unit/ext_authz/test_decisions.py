@@ -11,7 +11,7 @@ from gateway.config import worker_settings
 from gateway.ext_authz.answers import Refused, refused
 from gateway.ext_authz.decisions import Decider, Decision
 from gateway.ext_authz.heads import ForeignHead
-from gateway.model import Principal, Signal, Tenant, digest_of
+from gateway.model import KeyLimits, Principal, Signal, Tenant, digest_of
 from gateway.wire.status import status_protobuf
 from tests.support.config import config_from
 
@@ -26,6 +26,7 @@ class _Keys:
     def __init__(self, *principals: Principal, complete: bool = True) -> None:
         self._known = {digest_of(KEY.encode()): each for each in principals}
         self.is_complete = complete
+        self.tenant_headers: set[bytes] = set()
 
     def principal(self, digest: bytes) -> Principal | None:
         return {bytes(known): whose for known, whose in self._known.items()}.get(digest)
@@ -163,3 +164,47 @@ async def test_no_field_frames_the_answer(world: _World) -> None:
     for fields, target in (((PROTOBUF,), LOGS), ((GRPC,), EXPORT)):
         answer = refused(await world.decide(*fields, target=target))
         assert "content-length" not in dict(answer.fields)
+
+
+async def test_headers_that_other_keys_have_are_removed_for_all(world: _World) -> None:
+    keys = _Keys(Principal("7", name="agent"))
+    keys.tenant_headers = {b"x-tenant"}
+    callers = ((b"x-tenant", b"b"), (b"x_tenant", b"c"), (b"x-other", b"d"))
+    decision = await world.decide(_right(), PROTOBUF, *callers, keys=keys)
+    assert _reason(decision) == "allowed"
+    assert sorted(decision.remove) == ["x-tenant", "x_tenant"]
+
+
+@pytest.mark.parametrize(
+    "default, own, declared, allowed",
+    [
+        ({"requests": "3/s"}, None, None, 3),
+        ({"requests": "3/s"}, KeyLimits(2), None, 2),
+        ({"requests": "3/s"}, KeyLimits(0), None, 9),
+        ({"bytes": "100B/s"}, None, 40, 3),
+        ({}, KeyLimits(None, 100), 60, 2),
+        ({"bytes": "100B/s"}, None, None, 9),
+        ({"concurrent": 1}, KeyLimits(None, None, 1), None, 9),
+    ],
+)
+async def test_requests_and_declared_bytes_count_against_the_keys_limits(
+    world: _World,
+    default: dict[str, int],
+    own: KeyLimits | None,
+    declared: int | None,
+    allowed: int,
+) -> None:
+    keys = _Keys(Principal("7", limits=own))
+    decider = world.decider(keys, limits={"per_key": default})
+    fields = [_right(), PROTOBUF]
+    if declared is not None:
+        fields.append((b"content-length", str(declared).encode()))
+    head = ForeignHead(b"POST", LOGS, is_http2=True, fields=fields)
+    decisions = [await decider.decide(head) for _ in range(9)]
+    reasons = [_reason(each) for each in decisions]
+    assert reasons == ["allowed"] * allowed + ["QUOTA"] * (9 - allowed)
+    for each in decisions[allowed:]:
+        assert each.outcome == "allowed"
+        answer = refused(each)
+        assert answer.http_status == 429
+        assert "retry-after" in dict(answer.fields)

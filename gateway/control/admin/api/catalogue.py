@@ -106,6 +106,7 @@ class Api:
                 "Show the API's version; the sts CLI asks for it first.",
                 _server_info,
                 {200: Response("The version.", shapes.ServerInfo), **_GUARDED},
+                takes_scopes=True,
             ),
             *_key_operations(KeysApi(self.keys, self.confirmed)),
             self._authorize(),
@@ -182,6 +183,7 @@ def _list_operation(api: KeysApi) -> Operation:
             Parameter("after", "query", shapes.KeyId, "Only keys with greater ids."),
             *_OF_TENANTS,
         ],
+        takes_scopes=True,
     )
 
 
@@ -200,6 +202,7 @@ def _key_set_operations(api: KeysApi) -> list[Operation]:
             },
             takes=shapes.CreateIngestionApiKeyRequest,
             needs=Role.KEY_MANAGER,
+            takes_scopes=True,
         ),
         Operation(
             "adoptIngestionApiKey",
@@ -213,6 +216,7 @@ def _key_set_operations(api: KeysApi) -> list[Operation]:
             },
             takes=shapes.AdoptIngestionApiKeyRequest,
             needs=Role.KEY_MANAGER,
+            takes_scopes=True,
         ),
     ]
 
@@ -286,6 +290,7 @@ def _one_key_operations(api: KeysApi) -> list[Operation]:
                 **_STORE,
             },
             parameters=[_ID],
+            takes_scopes=True,
         ),
         Operation(
             "updateIngestionApiKey",
@@ -301,6 +306,7 @@ def _one_key_operations(api: KeysApi) -> list[Operation]:
             parameters=[_ID],
             takes=shapes.UpdateIngestionApiKeyRequest,
             needs=Role.KEY_MANAGER,
+            takes_scopes=True,
         ),
         _rotate_operation(api),
         _delete_operation(api),
@@ -323,6 +329,7 @@ def _rotate_operation(api: KeysApi) -> Operation:
         parameters=[_ID],
         takes=shapes.RotateIngestionApiKeyRequest,
         needs=Role.KEY_MANAGER,
+        takes_scopes=True,
     )
 
 
@@ -337,6 +344,7 @@ def _delete_operation(api: KeysApi) -> Operation:
         {204: _changed("It is deleted.", None), **_ROLE, **_NOT_FOUND, **_CONFLICT, **_STORE},
         parameters=[_ID],
         needs=Role.KEY_MANAGER,
+        takes_scopes=True,
     )
 
 
@@ -358,6 +366,7 @@ def _audit_operation(api: KeysApi) -> Operation:
             Parameter("before", "query", shapes.KeyId, "Only changes with smaller ids."),
             Parameter("keyId", "query", shapes.KeyId, "Only changes of this key."),
         ],
+        takes_scopes=True,
     )
 
 

@@ -59,7 +59,8 @@ class KeysApi:
         """Return all keys that are chosen, or a page of them: `limit` keys after the id `after`."""
         limit = call.parameters.get("limit")
         after = call.parameters.get("after", 0)
-        chosen = KeyFilter.of(call.parameters.get("owner"), call.parameters.get("label", ()))
+        owner, labels = call.parameters.get("owner"), call.parameters.get("label", ())
+        chosen = KeyFilter.of(owner, labels, call.by.scope)
         if limit is None:
             return Pages(self._parts(after, chosen))
         # One more than asked for tells whether there is a next page.
@@ -96,7 +97,8 @@ class KeysApi:
         """Return one key."""
         key_id = call.parameters["id"]
         records = await self.keys.commands.live(key_id - 1, 1)
-        if not records or records[0].id != key_id:
+        is_there = bool(records) and records[0].id == key_id
+        if not is_there or not call.by.scope.covers(records[0].tenancy):
             msg = f"there is no key with id {key_id}: list the keys to see all"
             raise KeyNotFoundError(msg)
         return Reply(200, (await self._shown(records))[0])
@@ -149,7 +151,8 @@ class KeysApi:
         """Return changes, newest first."""
         limit = call.parameters.get("limit", _AUDIT_PAGE)
         key_id = call.parameters.get("keyId")
-        entries = await self.keys.commands.audit(limit + 1, call.parameters.get("before"), key_id)
+        before, scope = call.parameters.get("before"), call.by.scope
+        entries = await self.keys.commands.audit(limit + 1, before, key_id, scope)
         headers = {}
         if len(entries) > limit:
             entries = entries[:limit]

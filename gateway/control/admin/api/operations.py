@@ -19,7 +19,7 @@ from gateway.control.admin.address_budget import AddressBudget
 from gateway.control.admin.api.errors import Reply, bad_request, errors_response, reply_to
 from gateway.control.admin.api.members import check_members
 from gateway.control.admin.api.shapes import encode
-from gateway.control.admin.http_app import JSON, WHO, Route, bytes_response
+from gateway.control.admin.http_app import CALLER, JSON, Route, bytes_response
 from gateway.control.admin.roles import Role
 from gateway.keys.api_key import InvalidKeyError
 from gateway.keys.audit import Actor
@@ -48,6 +48,7 @@ class Call:
     """A request to an operation: everything in it has been decoded and is valid."""
 
     by: Actor
+    """Who asks; keys outside of its scope do not exist for it."""
     parameters: Mapping[str, Any]
     body: Any
     """As `Operation.takes` says."""
@@ -86,12 +87,17 @@ class Operation:
     """The type of the request's body; None = the body is ignored."""
     needs: Role | None = Role.READER
     """The least role of whoever may ask; None = anyone, without a token."""
+    takes_scopes: bool = False
+    """As `Route.takes_scopes`; `run` looks at `Call.by`."""
     budget: AddressBudget | None = None
     """Of addresses that ask without a token; None = no limit."""
 
     def routes(self) -> list[Route]:
         """Return a route for each path."""
-        return [Route(self.method, path, self._handle, self.needs) for path in self.paths]
+        return [
+            Route(self.method, path, self._handle, self.needs, self.takes_scopes)
+            for path in self.paths
+        ]
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         if self.budget is not None and (wait_s := self.budget.take(request.remote or "")):
@@ -138,8 +144,14 @@ class Operation:
             except msgspec.ValidationError as error:
                 check_members(value, str(error))
                 return bad_request(f"the body is not as openapi.json describes it: {error}")
-        by = Actor(request.get(WHO, ""), request.remote or "")
-        return Call(by, parameters, body)
+        return Call(_author(request), parameters, body)
+
+
+def _author(request: web.Request) -> Actor:
+    caller = request.get(CALLER)
+    if caller is None:
+        return Actor("", request.remote or "")
+    return Actor(caller.name, request.remote or "", caller.scope)
 
 
 def _texts(request: web.Request, parameter: Parameter) -> Sequence[str]:

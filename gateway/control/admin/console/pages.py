@@ -70,7 +70,9 @@ class Console:
         token = _token_in(await request.read())
         if token is None:
             return json_response(400, {"error": _BODY})
-        admitted = await self._gate.admit(request.remote or "", [token], Role.READER)
+        admitted = await self._gate.admit(
+            request.remote or "", [token], Role.READER, takes_scopes=True
+        )
         if isinstance(admitted, Rejected):
             return json_response(admitted.status, {"error": admitted.text})
         cookie, session = self._sessions.open(admitted, token)
@@ -95,6 +97,7 @@ class Console:
         return {
             "who": session.caller.name,
             "role": str(session.caller.role),
+            "labels": dict(sorted(session.caller.scope.labels)),
             "proof": session.proof,
             "proofField": PROOF_FIELD,
             "advice": self._advice,

@@ -17,7 +17,7 @@ from gateway.control.admin.handlers import AdminHandlers
 from gateway.control.admin.health import GatewayState, Health
 from gateway.control.admin.http_app import Route, make_app
 from gateway.control.admin.http_server import HttpServers
-from gateway.control.admin.roles import Role
+from gateway.control.admin.roles import Caller, Role
 from gateway.control.admin.token_gate import TokenGate
 from gateway.control.admin.tokens import AdminTokens
 from gateway.control.core.errors import ErrorReporter, ReloadError
@@ -84,7 +84,10 @@ async def admin() -> AsyncIterator[Fixture]:
         exposition, Health(fixture.state), fixture.reload, lambda: {"key": "**"}
     )
     tokens = AdminTokens(
-        [("one", "secret", Role.ADMINISTRATOR), ("two", "other", Role.ADMINISTRATOR)]
+        [
+            (Caller("one", Role.ADMINISTRATOR), "secret"),
+            (Caller("two", Role.ADMINISTRATOR), "other"),
+        ]
     )
     gate = TokenGate(tokens.accept)
     errors = ErrorReporter(fixture.count_error)

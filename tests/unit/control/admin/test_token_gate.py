@@ -8,8 +8,11 @@ import pytest
 
 from gateway.control.admin.roles import Caller, Role
 from gateway.control.admin.token_gate import FREE, MOST_ADDRESSES, MOST_WAITING, Rejected, TokenGate
+from gateway.keys.scope import Scope
 
 ALICE = Caller("alice", Role.ADMINISTRATOR)
+MANAGER = Caller("carol", Role.KEY_MANAGER)
+TEAM = Caller("team-a", Role.KEY_MANAGER, Scope(frozenset({("team", "a")})))
 BY_CERTIFICATE = Caller("ops", Role.KEY_MANAGER)
 ATTACKER, OPERATOR = "192.0.2.1", "198.51.100.7"
 
@@ -33,7 +36,7 @@ def clock() -> Clock:
 def gate(clock: Clock) -> TokenGate:
     # Far longer than a test: what waits, waits for the clock above, not for the event loop.
     return TokenGate(
-        {"right": ALICE, "read": Caller("bob", Role.READER)}.get,
+        {"right": ALICE, "read": Caller("bob", Role.READER), "team": TEAM, "manage": MANAGER}.get,
         lambda certificate: BY_CERTIFICATE if certificate else None,
         clock=clock,
         interval_s=3600.0,
@@ -172,6 +175,19 @@ async def test_a_role_allows_what_it_says_and_a_token_counts_before_a_certificat
     admitted = await gate.admit(OPERATOR, tokens, needed, presented)
     found = admitted.status if isinstance(admitted, Rejected) else admitted.name
     assert found == expected
+
+
+async def test_who_has_labels_may_ask_only_where_its_scope_is_looked_at(gate: TokenGate) -> None:
+    refused = await gate.admit(OPERATOR, ["team"], Role.READER)
+    assert isinstance(refused, Rejected)
+    assert refused.status == 403
+    assert refused.text == "'team-a' has labels, for keys alone: this needs a token without labels"
+    assert await gate.admit(OPERATOR, ["team"], Role.KEY_MANAGER, takes_scopes=True) == TEAM
+
+
+async def test_of_two_tokens_with_one_role_the_one_with_labels_counts(gate: TokenGate) -> None:
+    for tokens in (["team", "manage"], ["manage", "team"], ["right", "team"]):
+        assert await gate.admit(OPERATOR, tokens, Role.READER, takes_scopes=True) == TEAM
 
 
 async def test_who_may_not_do_something_is_told_by_name_and_role(gate: TokenGate) -> None:

@@ -12,7 +12,9 @@ from tests.support.config import config_from
 
 
 def test_only_the_configured_tokens_are_accepted() -> None:
-    tokens = AdminTokens([("alice", "first", Role.READER), ("bob", "second", Role.KEY_MANAGER)])
+    tokens = AdminTokens(
+        [(Caller("alice", Role.READER), "first"), (Caller("bob", Role.KEY_MANAGER), "second")]
+    )
     assert tokens.accept("first") == Caller("alice", Role.READER)
     assert tokens.accept("second") == Caller("bob", Role.KEY_MANAGER)
     for wrong in ("", "firs", "first ", "third", "\udcff"):
@@ -24,7 +26,7 @@ def test_no_token_is_accepted_where_none_is_configured() -> None:
 
 
 def test_a_token_is_in_no_repr() -> None:
-    tokens = AdminTokens([("name", "canary", Role.READER)])
+    tokens = AdminTokens([(Caller("name", Role.READER), "canary")])
     assert "canary" not in repr(tokens) + repr(vars(tokens))
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.control.workers.quota_tables import GENERATIONS, QuotaTable, QuotaTables
+from gateway.control.workers.quota_tables import CONTROLS, GENERATIONS, QuotaTable, QuotaTables
 from gateway.dataplane.exchange.quota_rows import QuotaRows
 from gateway.quota_layout import ROWS, owner_of
 from gateway.settings import ForwardSettings, WorkerSettings
@@ -21,9 +22,9 @@ def _settings() -> WorkerSettings:
 
 def test_columns_are_given_away_once_until_they_are_free_again() -> None:
     table = QuotaTable(2)
-    places = [table.take() for _ in range(2 * GENERATIONS)]
+    places = [table.take() for _ in range(2 * GENERATIONS + CONTROLS)]
     columns = [place.column for place in places if place is not None]
-    assert columns == list(range(2 * GENERATIONS))
+    assert columns == list(range(2 * GENERATIONS + CONTROLS))
     assert table.take() is None
     table.free(3)
     place = table.take()
@@ -95,9 +96,30 @@ def test_more_workers_than_before_get_a_larger_table_and_fewer_do_not() -> None:
 def test_a_worker_for_which_no_column_is_left_starts_without_and_that_is_told() -> None:
     tables = QuotaTables()
     tables.prepare(1)
-    places = [tables.place(_settings()).quotas for _ in range(GENERATIONS)]
+    places = [tables.place(_settings()).quotas for _ in range(GENERATIONS + CONTROLS)]
     assert None not in places
     with capture_logs() as logs:
         assert tables.place(_settings()).quotas is None
     assert [log["log_level"] for log in logs] == ["warning"]
+    tables.close()
+
+
+def test_control_has_a_column_of_its_own_in_the_table_in_use() -> None:
+    tables = QuotaTables()
+    assert tables.own_place() is None
+    tables.prepare(1)
+    worker = tables.place(_settings()).quotas
+    own = tables.own_place()
+    assert worker is not None
+    assert own is not None
+    assert tables.own_place() is own
+    assert (own.fd, own.column != worker.column) == (worker.fd, True)
+    tables.prepare(2)
+    later = tables.own_place()
+    assert later is not None
+    assert later.fd != own.fd
+    assert tables.own_place() is later
+    tables.not_started(msgspec.structs.replace(_settings(), quotas=worker))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(own.fd)
     tables.close()

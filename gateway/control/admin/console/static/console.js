@@ -37,6 +37,9 @@ function show() {
       "span",
       { class: "who" },
       element("span", { title: "The admin token that you are signed in with" }, session.who),
+      Object.entries(session.labels).map(([name, value]) =>
+        element("span", { class: "scope", title: "You manage the keys with this label" }, `${name}=${value}`),
+      ),
       element("button", { type: "button", onclick: leaveConsole }, "Sign out"),
     ),
   );
