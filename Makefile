@@ -25,7 +25,7 @@ PARALLEL := -n logical --dist loadscope
 # Paths in PYTEST stand instead of those that a target would run.
 NAMED = $(filter tests/%,$(PYTEST))
 
-.PHONY: help demo compiled unit test lowest wheel sbom interop chaos bench hostile fuzz lint lock clean
+.PHONY: help demo compiled unit test lowest wheel sbom site interop chaos bench hostile fuzz lint lock clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' Makefile | expand -t 10
@@ -62,6 +62,9 @@ sbom: wheel .cache/sbom/bin/cyclonedx-py  ## list what an installed gateway cons
 .cache/sbom/bin/cyclonedx-py:
 	@$(PYTHON) -m venv .cache/sbom
 	@.cache/sbom/bin/python -m pip install --quiet 'cyclonedx-bom==7.5.0'
+
+site:  ## build the documentation as a site in build/site; a warning, or a page that fetches from elsewhere, fails
+	@$(PYTHON) -m tools.build_site
 
 interop: compiled  ## build the real senders (Go, Node, Rust, Java), fetch Prometheus, and run the tests that need them
 	@$(BIN)/python tests/interop/tools/build.py
@@ -109,13 +112,14 @@ lock: .cache/pip-tools/bin/pip-compile  ## write the lock files anew from pyproj
 	$(COMPILE) --extra tools --extra test --extra bench -o requirements.lock pyproject.toml
 	$(COMPILE) -c requirements.lock -o requirements-runtime.lock pyproject.toml
 	printf 'setuptools\nmypy\nmsgspec\n' | $(COMPILE) -c requirements.lock -o requirements-build.lock -
+	printf 'mkdocs-material\n' | $(COMPILE) -o requirements-docs.lock -
 
 .cache/pip-tools/bin/pip-compile:
 	@$(PYTHON) -m venv .cache/pip-tools
 	@.cache/pip-tools/bin/python -m pip install --quiet --upgrade pip 'pip-tools==7.6.2'
 
 clean:  ## remove what was made, but for the programs in .cache/tools
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache/pip-tools .cache/sbom .cache/wheel
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache/pip-tools .cache/sbom .cache/site .cache/wheel
 	rm -f gateway/compiled.sha256
 	find gateway -name '*.so' -exec rm {} +
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +

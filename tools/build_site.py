@@ -24,7 +24,13 @@ SOURCE: Final = ROOT / "build" / "site-source"
 LOCK: Final = ROOT / "requirements-docs.lock"
 CACHE: Final = ROOT / ".cache" / "site"
 _ELSEWHERE: Final = re.compile(r"(?:https?:)?//", re.IGNORECASE)
-_FETCHED: Final = {"img": "src", "script": "src", "iframe": "src", "source": "src", "form": "action"}
+_FETCHED: Final = {
+    "img": "src",
+    "script": "src",
+    "iframe": "src",
+    "source": "src",
+    "form": "action",
+}
 _FETCHING_RELS: Final = {"stylesheet", "preconnect", "preload", "prefetch", "icon", "manifest"}
 _IN_CSS: Final = re.compile(r"(?:url\(|@import)\s*['\"]?((?:https?:)?//[^'\")\s]+)", re.IGNORECASE)
 

@@ -2,7 +2,7 @@
 
 A page that is followed uses fenced blocks in this way:
 
-- a title on yaml, csv or python (`yaml title="gateway.yaml"`): a file with this content;
+- any other title (`yaml title="gateway.yaml"`): a file with this content;
 - `sh`: commands, each of which must succeed;
 - `console`: lines with `$ ` are commands, the lines below them what they print;
 - `sh title="Terminal 1"`: a program in a terminal of its own, which goes on running;
@@ -80,6 +80,12 @@ def blocks(page: Path) -> list[Block]:
     return found
 
 
+def all_blocks() -> list[Block]:
+    """Return the fenced blocks of all pages for users: README and docs/."""
+    pages = [PROJECT / "README.md", *sorted(DOCS.rglob("*.md"))]
+    return [block for page in pages for block in blocks(page)]
+
+
 @dataclass(slots=True)
 class Reader:
     """Somebody who follows a page to the letter: in a folder and on a network of their own."""
@@ -91,7 +97,7 @@ class Reader:
 
     @classmethod
     def start(cls, folder: Path, path: tuple[Path, ...] = (), **variables: str) -> Self:
-        """Open a shell whose network has the loopback interface only, so that all ports are free."""
+        """Open a shell with a network of its own: the loopback interface, with all ports free."""
         places = [COMMAND.parent, *path, *map(Path, ("/usr/sbin", "/usr/bin", "/sbin", "/bin"))]
         environment = {"HOME": str(folder), "PATH": ":".join(map(str, places)), "LC_ALL": "C.UTF-8"}
         up = "ip link set lo up && exec bash --norc"
@@ -126,22 +132,33 @@ class Reader:
             if not (skip and block.title in skip):
                 self.do(block)
 
+    def follow_until(self, page: Path, text: str, skip: Mapping[str, str]) -> None:
+        """Do what a page says, up to the first block that contains `text`."""
+        for block in blocks(page):
+            if block.title not in skip:
+                self.do(block)
+            if text in block.text:
+                return
+        message = f"{page} does not say {text}"
+        raise AssertionError(message)
+
     def do(self, block: Block) -> None:
         """Do what a block says. Raises `AssertionError` where something else happens."""
         if block.title.startswith("Terminal"):
             self._in_terminal(block)
+        elif block.title:
+            file = self.folder / block.title
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(self._with_real_values(block.text), encoding="utf-8")
         elif block.language in {"sh", "console"}:
             for command, printed in block.commands():
                 code, lines = self.run(self._with_real_values(command))
                 where = f"{block.place}: {command.strip()}\n" + "\n".join(lines)
                 assert code == 0 or printed, f"ended with {code}: {where}"
                 self._compare(printed, lines, where)
-        elif block.title:
-            file = self.folder / block.title
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(self._with_real_values(block.text), encoding="utf-8")
         else:
-            assert block.language in {"", "text"}, f"{block.place}: nothing says what this is for"
+            shown_only = {"", "text", "yaml", "json"}  # tests/unit/test_docs_blocks.py checks them
+            assert block.language in shown_only, f"{block.place}: nothing says what this is for"
 
     def run(self, command: str) -> tuple[int, list[str]]:
         """Run a command in the shell; return its exit code and the lines that it prints."""
@@ -206,4 +223,3 @@ def _pattern(line: str) -> str:
             stands = re.fullmatch(_STANDS_FOR, part)
             parts[number] = f"({_STANDS_FOR})" if stands else f"(?:{_VARIES})"
     return "".join(parts)
-
