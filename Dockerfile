@@ -10,7 +10,8 @@ COPY requirements-runtime.lock requirements-build.lock ./
 RUN /opt/otlp-gateway/bin/pip install --no-cache-dir --require-hashes -r requirements-runtime.lock
 RUN /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements-build.lock
 COPY pyproject.toml setup.py README.md LICENSE NOTICE ./
-COPY deploy/alerts.yaml deploy/dashboard.json ./deploy/
+COPY deploy/alerts.yaml deploy/dashboard.json deploy/gateway.schema.json ./deploy/
+COPY deploy/share ./deploy/share
 COPY gateway ./gateway
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
     && /opt/otlp-gateway/bin/pip install --no-cache-dir --no-deps /wheels/*.whl \

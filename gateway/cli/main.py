@@ -54,6 +54,11 @@ COMMANDS: Final = {
         "Receive OTLP, decode it and print what arrives.", "gateway.cli.receive", "receive"
     ),
     "send": Command("Send sample telemetry and explain the response.", "gateway.cli.send", "send"),
+    "completion": Command(
+        "Print a script with which a shell completes commands and options.",
+        "gateway.cli.completion",
+        "completion",
+    ),
     "version": Command(
         "Show the version and whether the data path runs compiled.",
         "gateway.cli.version",
