@@ -25,7 +25,7 @@ PARALLEL := -n logical --dist loadscope
 # Paths in PYTEST stand instead of those that a target would run.
 NAMED = $(filter tests/%,$(PYTEST))
 
-.PHONY: help demo compiled unit test lowest wheel sbom site interop chaos bench hostile fuzz lint lock clean
+.PHONY: help demo compiled unit test lowest wheel runners sbom site interop chaos bench hostile fuzz lint lock clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' Makefile | expand -t 10
@@ -53,6 +53,9 @@ lowest:  ## run the unit and contract tests with the lowest versions that pyproj
 
 wheel: $(STAMP)  ## build the package, install it into an empty environment and run its scripts there (WHEEL=FOLDER keeps it)
 	@$(BIN)/python tools/wheel.py $(WHEEL)
+
+runners: $(STAMP)  ## run what `make wheel WHEEL=dist/wheel` has built with uvx and pipx (WHEEL=FOLDER)
+	@$(BIN)/python -m tools.runners $(or $(WHEEL),dist/wheel)
 
 sbom: wheel .cache/sbom/bin/cyclonedx-py  ## list what an installed gateway consists of, as CycloneDX, in dist/sbom.cdx.json
 	@mkdir -p dist
@@ -119,7 +122,7 @@ lock: .cache/pip-tools/bin/pip-compile  ## write the lock files anew from pyproj
 	@.cache/pip-tools/bin/python -m pip install --quiet --upgrade pip 'pip-tools==7.6.2'
 
 clean:  ## remove what was made, but for the programs in .cache/tools
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache/pip-tools .cache/sbom .cache/site .cache/wheel
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache/pip-tools .cache/runners .cache/sbom .cache/site .cache/wheel
 	rm -f gateway/compiled.sha256
 	find gateway -name '*.so' -exec rm {} +
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +

@@ -173,7 +173,8 @@ def run(arguments: list[str]) -> int:
 def _not_installed(command: str, package: str) -> int:
     error(
         f"'gateway {command}' needs packages that a server does without, and {package} is not"
-        " installed: add them with  pip install 'otlp-gateway[tools]'  (in a checkout: '.[tools]')"
+        " installed: add them with  pip install 'otlp-gateway[tools]'  (in a checkout: '.[tools]';"
+        " with uvx:  uvx --from 'otlp-gateway[tools]' otlp-gateway)"
     )
     return Exit.BAD_INPUT
 
