@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.integration.test_followed_pages import INSTALLED
-from tests.support.pages import DOCS, Block, Reader, all_blocks
+from tests.support.pages import DOCS, PROJECT, Block, Reader, all_blocks
 from tests.support.tools import find_tool
 
 BEFORE_AND_AFTER: Final = ("collector-before.yaml", "collector-after.yaml")
@@ -56,6 +56,17 @@ def test_configurations_of_a_collector_are_valid(reader: Reader, block: Block) -
     (reader.folder / "collector.yaml").write_text(yaml.safe_dump(tree))
     code, lines = reader.run("API_KEY=a-key otelcol validate --config collector.yaml")
     assert code == 0, "\n".join(lines)
+
+
+def test_the_compose_files_configurations_are_valid(reader: Reader) -> None:
+    for name in ("compose/collector.yaml", "compose/prometheus.yaml", "alerts.yaml"):
+        (reader.folder / Path(name).name).write_text((PROJECT / "deploy" / name).read_text())
+    for check in (
+        "otelcol validate --config collector.yaml",
+        "promtool check config prometheus.yaml",
+    ):
+        code, lines = reader.run(check)
+        assert code == 0, "\n".join(lines)
 
 
 def test_prometheus_takes_the_configurations_for_it(reader: Reader) -> None:
