@@ -166,7 +166,7 @@ def urls(repository: str | None) -> dict[str, str]:
     base = f"{repository}/blob/v{_version()}"
     return {
         "Source": repository,
-        "Documentation": f"{base}/README.md#read-on",
+        "Documentation": f"{base}/docs/README.md",
         "Changelog": f"{base}/CHANGELOG.md",
         "Issues": f"{repository}/issues",
         "Security": f"{base}/SECURITY.md",
