@@ -2,7 +2,8 @@
 
 FOLDER has the wheel that `make wheel WHEEL=FOLDER` has built. `uvx` runs the demo from it until it
 serves, and from this checkout as plain Python the command; `pipx` installs it, with its man page.
-Both stand in an environment of their own and leave nothing elsewhere.
+They stand in an environment of their own and leave nothing elsewhere. Last, `pip` installs the wheel
+as the first step of the tutorial says.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ def places(folder: Path) -> dict[str, str]:
 def demo_with_uvx(programs: Path, wheel: Path, folder: Path) -> None:
     """Run the demo until it serves, and stop it. Raises `WheelError`."""
     source = f"otlp-gateway[tools] @ {wheel.absolute().as_uri()}"
+    command: list[str | Path]
     command = [programs / "uvx", "--from", source, "otlp-gateway", "demo", "--data", folder / "d"]
     demo = subprocess.Popen(
         command,
@@ -107,6 +109,16 @@ def install_with_pipx(programs: Path, wheel: Path, folder: Path) -> str:
     return run([folder / "bin" / "otlp-gateway", "version"], folder, **places(folder))
 
 
+def install_as_the_tutorial_says(wheel: Path, folder: Path) -> str:
+    """Run the tutorial's first step, with the wheel in place of a published one."""
+    page = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    steps = page.partition('```sh title="once"\n')[2].partition("```")[0]
+    found = f"{os.environ.get('PIP_FIND_LINKS', '')} {wheel.absolute().parent}".strip()
+    (folder / "tutorial").mkdir()
+    command = ("bash", "-e", "-c", f"{steps}\ngateway version")
+    return run(command, folder / "tutorial", PIP_FIND_LINKS=found, PIP_QUIET="2")
+
+
 def main(arguments: list[str]) -> int:
     """Do all that. Returns the exit code."""
     wheel = max(Path(arguments[0]).glob("*.whl"), key=lambda file: file.stat().st_mtime)
@@ -117,6 +129,8 @@ def main(arguments: list[str]) -> int:
             say("uvx runs the demo")
             say(f"uvx from a checkout: {checkout_with_uvx(programs, Path(folder)).strip()}")
             say(f"pipx: {install_with_pipx(programs, wheel, Path(folder)).strip()}")
+            said = install_as_the_tutorial_says(wheel, Path(folder))
+            say(f"pip, as in the tutorial: {said.strip()}")
         except WheelError as error:
             sys.stderr.write(f"error: {error}\n")
             return 1

@@ -15,7 +15,7 @@ from tests.support.tools import missing
 from tools.debian import environment, find
 
 BACKEND: Final = "gateway receive --grpc 127.0.0.1:14317 --http 127.0.0.1:14318\n"
-INSTALLED: Final = {"once": "it is installed already; tools/wheel.py installs it anew"}
+INSTALLED: Final = {"once": "it is installed already; tools/runners.py does this step"}
 
 
 @pytest.fixture(name="reader")
