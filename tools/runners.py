@@ -2,8 +2,8 @@
 
 FOLDER has the wheel that `make wheel WHEEL=FOLDER` has built. `uvx` runs the demo from it until it
 serves, and from this checkout as plain Python the command; `pipx` installs it, with its man page.
-They stand in an environment of their own and leave nothing elsewhere. Last, `pip` installs the wheel
-as the first step of the tutorial says.
+They stand in an environment of their own and leave nothing elsewhere. Last, `pip` installs the
+wheel as the first step of the tutorial says.
 """
 
 from __future__ import annotations
