@@ -18,16 +18,22 @@ import yaml
 from typer.core import TyperCommand, TyperGroup
 
 from gateway.cli.main import build, load_command
-from gateway.config import load
+from gateway.config import ConfigError, load
 from gateway.config.tree import Config
-from tests.support.certs import Authority
 from tests.support.pages import DOCS, PROJECT, Block, all_blocks
 
 FOLLOWED: Final = {
     "docs/tutorial.md",
     *(f"docs/howto/{file.name}" for file in (DOCS / "howto").iterdir()),
 } - {"docs/howto/compose.md"}
-"""Pages whose commands are run to the letter."""
+"""Pages that `tests/support/pages.py` follows to the letter."""
+
+FOLLOWED_BY_A_TEST: Final = {
+    page
+    for test in (PROJECT / "tests").rglob("test_*_page.py")
+    for page in re.findall(r"docs/[\w/-]+\.md", test.read_text(encoding="utf-8"))
+}
+"""Pages with a test of their own that does each of their steps."""
 
 OF_OTHERS: Final = {
     "http_filters": "Envoy: tests/integration/test_envoy.py runs one with these filters",
@@ -51,7 +57,7 @@ COMMANDS_OF_OTHERS: Final = {
 """Programs that are not run, each with the reason."""
 
 VARIABLES: Final = {"HOME": "/h", "BACKEND_API_KEY": "abc", "RECEIVER_API_KEY": "def"}
-FILES: Final = re.compile(r"\b(cert_file|key_file|client_ca_file|ca_file): *[\w./-]+")
+NO_FILE: Final = "(no such file or directory)"
 BLOCKS: Final = all_blocks()
 
 
@@ -82,23 +88,21 @@ def test_a_configuration_of_the_gateway_can_be_used(block: Block, tmp_path: Path
     if isinstance(tree, list):
         assert {"digest", "key"} & set(tree[0]), f"{block.place}: a list that is no file of keys"
         return
-    if set(tree) & set(OF_OTHERS):
+    if set(tree) & set(OF_OTHERS) or block.page in FOLLOWED_BY_A_TEST:
         return
     assert set(tree) <= set(Config.model_fields), f"{block.place}: whose configuration is this?"
     file = tmp_path / "gateway.yaml"
-    file.write_text(_with_files(block.text, tmp_path))
-    load(file, (), VARIABLES | _named(block.text))
+    file.write_text(block.text)
+    assert [each for each in _problems(file, _named(block.text)) if NO_FILE not in each] == []
 
 
-def _with_files(text: str, folder: Path) -> str:
-    """Let a configuration name files that exist."""
-    text = re.sub(r"\$\{file:[^}]*\}", "value-of-a-file", text)
-    if not FILES.search(text):
-        return text
-    authority = Authority.create(folder)
-    own = authority.issue("gateway.example.com")
-    places = {"cert_file": own.cert_file, "key_file": own.key_file}
-    return FILES.sub(lambda found: f"{found[1]}: {places.get(found[1], authority.cert_file)}", text)
+def _problems(file: Path, named: dict[str, str]) -> list[str]:
+    """Return what is wrong with a configuration; certificates that it names are not here."""
+    try:
+        load(file, (), VARIABLES | named)
+    except ConfigError as error:
+        return [str(problem) for problem in error.problems]
+    return []
 
 
 def _named(text: str) -> dict[str, str]:
@@ -121,7 +125,7 @@ def test_data_can_be_read(block: Block) -> None:
 def _commands() -> list[tuple[Block, str]]:
     found: list[tuple[Block, str]] = []
     for block in _of("sh", "console"):
-        if block.page in FOLLOWED:
+        if block.page in FOLLOWED | FOLLOWED_BY_A_TEST:
             continue
         for text, _ in block.commands():
             joined = text.replace("\\\n", " ")
