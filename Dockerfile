@@ -12,7 +12,8 @@ COPY requirements-runtime.lock requirements-usage.lock requirements-build.lock .
 RUN /opt/otlp-gateway/bin/pip install --no-cache-dir --require-hashes -r ${REQUIREMENTS}
 RUN /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements-build.lock
 COPY pyproject.toml setup.py README.md LICENSE NOTICE ./
-COPY deploy/alerts.yaml deploy/dashboard.json ./deploy/
+COPY deploy/alerts.yaml deploy/dashboard.json deploy/gateway.schema.json ./deploy/
+COPY deploy/share ./deploy/share
 COPY gateway ./gateway
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
     && /opt/otlp-gateway/bin/pip install --no-cache-dir --no-deps /wheels/*.whl \
@@ -20,7 +21,7 @@ RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels 
     && /opt/otlp-gateway/bin/pip uninstall --yes setuptools pip
 
 FROM ${BASE}
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 ARG SOURCE=unknown
 ARG CREATED=unknown

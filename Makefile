@@ -25,7 +25,7 @@ PARALLEL := -n logical --dist loadscope
 # Paths in PYTEST stand instead of those that a target would run.
 NAMED = $(filter tests/%,$(PYTEST))
 
-.PHONY: help demo compiled unit test lowest wheel sbom interop chaos bench hostile fuzz lint lock clean
+.PHONY: help demo compiled unit test lowest wheel runners sbom site interop chaos bench hostile fuzz lint lock clean
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' Makefile | expand -t 10
@@ -54,6 +54,9 @@ lowest:  ## run the unit and contract tests with the lowest versions that pyproj
 wheel: $(STAMP)  ## build the package, install it into an empty environment and run its scripts there (WHEEL=FOLDER keeps it)
 	@$(BIN)/python tools/wheel.py $(WHEEL)
 
+runners: $(STAMP)  ## run what `make wheel WHEEL=dist/wheel` has built with uvx and pipx (WHEEL=FOLDER)
+	@$(BIN)/python -m tools.runners $(or $(WHEEL),dist/wheel)
+
 sbom: wheel .cache/sbom/bin/cyclonedx-py  ## list what an installed gateway consists of, as CycloneDX, in dist/sbom.cdx.json
 	@mkdir -p dist
 	@.cache/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
@@ -62,6 +65,9 @@ sbom: wheel .cache/sbom/bin/cyclonedx-py  ## list what an installed gateway cons
 .cache/sbom/bin/cyclonedx-py:
 	@$(PYTHON) -m venv .cache/sbom
 	@.cache/sbom/bin/python -m pip install --quiet 'cyclonedx-bom==7.5.0'
+
+site:  ## build the documentation as a site in build/site; a warning, or a page that fetches from elsewhere, fails
+	@$(PYTHON) -m tools.build_site
 
 interop: compiled  ## build the real senders (Go, Node, Rust, Java), fetch Prometheus, and run the tests that need them
 	@$(BIN)/python tests/interop/tools/build.py
@@ -110,13 +116,14 @@ lock: .cache/pip-tools/bin/pip-compile  ## write the lock files anew from pyproj
 	$(COMPILE) --extra telemetry -c requirements.lock -o requirements-runtime.lock pyproject.toml
 	$(COMPILE) --extra telemetry --extra usage -c requirements.lock -o requirements-usage.lock pyproject.toml
 	printf 'setuptools\nmypy\nmsgspec\n' | $(COMPILE) -c requirements.lock -o requirements-build.lock -
+	printf 'mkdocs-material\n' | $(COMPILE) -o requirements-docs.lock -
 
 .cache/pip-tools/bin/pip-compile:
 	@$(PYTHON) -m venv .cache/pip-tools
 	@.cache/pip-tools/bin/python -m pip install --quiet --upgrade pip 'pip-tools==7.6.2'
 
 clean:  ## remove what was made, but for the programs in .cache/tools
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache/pip-tools .cache/sbom .cache/wheel
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache/pip-tools .cache/runners .cache/sbom .cache/site .cache/wheel
 	rm -f gateway/compiled.sha256
 	find gateway -name '*.so' -exec rm {} +
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +

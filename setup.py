@@ -29,8 +29,11 @@ ROOT: Final = Path(__file__).parent
 PACKAGE: Final = ROOT / "gateway"
 PURE_PYTHON: Final = "GATEWAY_PURE_PYTHON"
 REPOSITORY: Final = "GATEWAY_REPOSITORY"
-SHIPPED: Final = ("deploy/alerts.yaml", "deploy/dashboard.json")
+SHIPPED: Final = ("deploy/alerts.yaml", "deploy/dashboard.json", "deploy/gateway.schema.json")
 """Files that an installed gateway has in `gateway/shipped`; a checkout has them in `deploy`."""
+
+SHARE: Final = "deploy/share"
+"""Files for other programs (man, shells), which an installation has in its own `share`."""
 
 COMPILED: Final = (
     "gateway/outcome.py",
@@ -151,6 +154,16 @@ def readme(repository: str | None) -> str:
     return relative.sub(absolute, text)
 
 
+def data_files() -> list[tuple[str, list[str]]]:
+    """Return the files for `share`, each folder with its files."""
+    found: dict[str, list[str]] = {}
+    for file in sorted((ROOT / SHARE).rglob("*")):
+        if file.is_file():
+            folder = str(Path("share") / file.parent.relative_to(ROOT / SHARE))
+            found.setdefault(folder, []).append(str(file.relative_to(ROOT)))
+    return list(found.items())
+
+
 def urls(repository: str | None) -> dict[str, str]:
     """Return the package's links."""
     if repository is None:
@@ -158,7 +171,7 @@ def urls(repository: str | None) -> dict[str, str]:
     base = f"{repository}/blob/v{_version()}"
     return {
         "Source": repository,
-        "Documentation": f"{base}/README.md#read-on",
+        "Documentation": f"{base}/docs/README.md",
         "Changelog": f"{base}/CHANGELOG.md",
         "Issues": f"{repository}/issues",
         "Security": f"{base}/SECURITY.md",
@@ -194,6 +207,7 @@ def main() -> None:
         # One extension has to be named for setuptools to run the command; it is replaced there.
         ext_modules=[] if reason else [Extension("gateway.placeholder", [])],
         cmdclass={"build_py": BuildWithFiles} | ({} if reason else {"build_ext": BuildCompiled}),
+        data_files=data_files(),
         long_description=readme(repository),
         long_description_content_type="text/markdown",
         project_urls=urls(repository),

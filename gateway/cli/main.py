@@ -54,6 +54,11 @@ COMMANDS: Final = {
         "Receive OTLP, decode it and print what arrives.", "gateway.cli.receive", "receive"
     ),
     "send": Command("Send sample telemetry and explain the response.", "gateway.cli.send", "send"),
+    "completion": Command(
+        "Print a script with which a shell completes commands and options.",
+        "gateway.cli.completion",
+        "completion",
+    ),
     "version": Command(
         "Show the version and whether the data path runs compiled.",
         "gateway.cli.version",
@@ -168,7 +173,8 @@ def run(arguments: list[str]) -> int:
 def _not_installed(command: str, package: str) -> int:
     error(
         f"'gateway {command}' needs packages that a server does without, and {package} is not"
-        " installed: add them with  pip install 'otlp-gateway[tools]'  (in a checkout: '.[tools]')"
+        " installed: add them with  pip install 'otlp-gateway[tools]'  (in a checkout: '.[tools]';"
+        " with uvx:  uvx --from 'otlp-gateway[tools]' otlp-gateway)"
     )
     return Exit.BAD_INPUT
 

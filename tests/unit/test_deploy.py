@@ -147,7 +147,12 @@ def test_systemd_listens_on_addresses_that_a_configuration_can_name() -> None:
 def test_the_version_is_the_same_everywhere() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     assert project["version"] == __version__
-    assert "## [Unreleased]" in (PROJECT / "CHANGELOG.md").read_text()
+    changes = (PROJECT / "CHANGELOG.md").read_text()
+    assert re.search(
+        rf"^## \[{re.escape(__version__)}\] - \d{{4}}-\d\d-\d\d$", changes, re.MULTILINE
+    )
+    chart = yaml.safe_load((DEPLOY / "helm/otlp-gateway/Chart.yaml").read_text())
+    assert {chart["version"], chart["appVersion"]} == {__version__}
 
 
 def test_a_invalid_variable_of_the_image_is_named() -> None:
