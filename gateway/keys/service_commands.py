@@ -6,6 +6,7 @@ told when it returns. The rules are in `keys.commands`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -91,7 +92,9 @@ class ServiceCommands:
         checked, errors = [], {}
         for place, key in enumerate(keys):
             try:
-                checked.append(check_import(key, self._now_ms()))
+                owned = by.scope.of_new(key.spec.tenancy)
+                spec = dataclasses.replace(key.spec, tenancy=owned)
+                checked.append(check_import(dataclasses.replace(key, spec=spec), self._now_ms()))
             except (InvalidInputError, KeyRefusedError) as error:
                 errors[place] = str(error)
         if errors:
@@ -106,8 +109,10 @@ class ServiceCommands:
         """Return `limit` keys of the store that new keys go to, by id, after the id `after`."""
         return await self._first()[0].store.feed.live(after, limit)
 
-    async def whose(self, key: ApiKey) -> KeyRecord:
+    async def whose(self, key: ApiKey, scope: Scope = EVERYTHING) -> KeyRecord:
         """Return whose key it is, of the stores that commands change, be it deleted.
+
+        Keys outside of `scope` do not exist.
 
         Raises `KeyNotFoundError`, `StoreError`.
         """
@@ -116,7 +121,7 @@ class ServiceCommands:
             repository = follower.store.repository
             if repository is not None and found is None:
                 found = next(iter(await repository.known([key.digest], [])), None)
-        if found is None:
+        if found is None or not scope.covers(found.tenancy):
             msg = "no key of this gateway's stores is this one"
             raise KeyNotFoundError(msg)
         return found

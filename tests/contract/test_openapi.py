@@ -154,5 +154,5 @@ async def test_nothing_that_the_server_does_is_outside_its_description(
     )
     said, _ = await tester.communicate()
     assert tester.returncode == 0, said.decode()
-    assert "Tested: 14" in said.decode()
+    assert "Tested: 15" in said.decode()
     assert (await gateway.ask("POST", AUTHORIZE, {"apiKey": "x"}, token=None)).status == 403

@@ -21,6 +21,10 @@ from tests.support.process import Gateway, free_ports, running_gateway
 
 KEYS: Final = "/api/security/ingestion/api_keys"
 ADOPT: Final = "/api/security/ingestion/adopt"
+IMPORT: Final = "/api/security/ingestion/import"
+EXPORT: Final = "/api/security/ingestion/export"
+FIND: Final = "/api/security/ingestion/find"
+USAGE: Final = "/api/security/ingestion/usage"
 AUDIT: Final = "/api/security/ingestion/audit"
 OK, NO_CONTENT, BAD, FORBIDDEN, NOT_FOUND, CONFLICT = 200, 204, 400, 403, 404, 409
 
@@ -237,3 +241,45 @@ async def test_the_command_line_works_with_a_teams_token(api: Asking) -> None:
     code, output = await keys("delete", "--id", str(theirs["id"]))
     assert code == 2
     assert f"there is no key with id {theirs['id']}" in output
+
+
+async def test_a_team_imports_exports_and_finds_its_own_keys_only(api: Asking) -> None:
+    theirs = await api.create(TEAM_B, "theirs")
+    digest = f"sha256:{'ab' * 32}"
+    given = {"keys": [{"name": "brought", "digest": digest, "labels": {"env": "x"}}]}
+    status, outcome = await api.ask(TEAM_A, "POST", IMPORT, given)
+    assert (status, outcome["imported"]) == (OK, 1)
+    claimed = {"keys": [{"name": "x", "digest": f"sha256:{'cd' * 32}", "labels": {"team": "b"}}]}
+    assert (await api.ask(TEAM_A, "POST", IMPORT, claimed))[0] == BAD
+
+    status, exported = await api.ask(TEAM_A, "GET", EXPORT)
+    assert [(key["name"], key["digest"]) for key in exported] == [("brought", digest)]
+    assert exported[0]["labels"] == {"env": "x", "team": "a"}
+    assert exported[0]["headers"] == {"X-Scope-OrgID": "team-a"}
+
+    body = {"apiKey": theirs["apiKey"]}
+    assert (await api.ask(TEAM_B, "POST", FIND, body))[1]["name"] == "theirs"
+    for key in ("nobody-has-this-key", theirs["apiKey"]):
+        status, error = await api.ask(TEAM_A, "POST", FIND, {"apiKey": key})
+        assert (status, error["errors"][0]["message"]) == (
+            NOT_FOUND,
+            "no key of this gateway's stores is this one",
+        )
+
+
+async def test_a_team_sees_the_usage_of_its_own_keys_only(api: Asking) -> None:
+    for token in (TEAM_A, TEAM_B):
+        made = await api.create(token, f"of {token}")
+        await api.send(made["apiKey"])
+
+    async def seen(token: str) -> list[str]:
+        status, rows = await api.ask(token, "GET", USAGE)
+        assert status == OK, rows
+        return sorted(row["name"] for row in rows)
+
+    both = [f"of {TEAM_A}", f"of {TEAM_B}"]
+
+    while await seen(ROOT) != both:  # use is written every 5 s; the test's own limit ends this
+        await asyncio.sleep(0.1)
+    assert await seen(READER_A) == [f"of {TEAM_A}"]
+    assert await seen(TEAM_B) == [f"of {TEAM_B}"]

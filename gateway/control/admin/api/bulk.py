@@ -45,12 +45,14 @@ class BulkApi:
         if len(records) > limit:
             records = records[:limit]
             headers = next_page(EXPORT_PATH, limit=limit, after=records[-1].id)
-        return Reply(200, [portable_json(record) for record in records], headers)
+        scope = call.by.scope
+        shown = [portable_json(each) for each in records if scope.covers(each.tenancy)]
+        return Reply(200, shown, headers)
 
     async def find(self, call: Call) -> Reply:
         """Say whose key it is."""
         body: shapes.FindIngestionApiKeyRequest = call.body
-        record = await self.keys.keys.commands.whose(ApiKey.adopt(body.api_key))
+        record = await self.keys.keys.commands.whose(ApiKey.adopt(body.api_key), call.by.scope)
         if record.deleted_at_ms is not None:
             day = describe_day(record.deleted_at_ms)
             msg = f"it is the key {record.id}, which was already deleted on {day}"

@@ -235,6 +235,7 @@ def _bulk_operations(api: BulkApi) -> list[Operation]:
             },
             takes=shapes.ImportIngestionApiKeysRequest,
             needs=Role.KEY_MANAGER,
+            takes_scopes=True,
         ),
         Operation(
             "exportIngestionApiKeys",
@@ -254,6 +255,7 @@ def _bulk_operations(api: BulkApi) -> list[Operation]:
                 Parameter("after", "query", shapes.KeyId, "Only keys with greater ids."),
             ],
             needs=Role.KEY_MANAGER,
+            takes_scopes=True,
         ),
         Operation(
             "findIngestionApiKey",
@@ -270,6 +272,7 @@ def _bulk_operations(api: BulkApi) -> list[Operation]:
                 **_STORE,
             },
             takes=shapes.FindIngestionApiKeyRequest,
+            takes_scopes=True,
         ),
     ]
 
@@ -388,4 +391,5 @@ def _usage_operation(api: KeysApi) -> Operation:
             Parameter("limit", "query", shapes.PageSize, "The most rows to return."),
             Parameter("after", "query", shapes.UsagePlace, "Only rows behind this one, see Link."),
         ],
+        takes_scopes=True,
     )

@@ -163,7 +163,8 @@ class KeysApi:
     async def usage(self, call: Call) -> Reply | Pages:
         """Return usage by day, month or key: all of it, or the `limit` rows after `after`."""
         limit = call.parameters.get("limit")
-        rows = usage_rows(self.keys.usage.periods, self._find, UsageChoice.of(call.parameters))
+        choice = UsageChoice.of(call.parameters, scope=call.by.scope)
+        rows = usage_rows(self.keys.usage.periods, self._find, choice)
         if limit is None:
             return Pages(rows)
         found: list[shapes.KeyUsageRow] = []

@@ -14,6 +14,7 @@ from gateway.control.admin.api.key_filter import KeyFilter
 from gateway.keys.daily_usage import By, Estimate, PeriodUsage, UsageQuery, estimate
 from gateway.keys.errors import InvalidInputError
 from gateway.keys.record import STATIC_PREFIX, KeyRecord, KnownKey
+from gateway.keys.scope import EVERYTHING, Scope
 from gateway.keys.times import parse_day
 
 PAGE: Final = 1_000
@@ -37,8 +38,13 @@ class UsageChoice:
     """Only keys of this name."""
 
     @classmethod
-    def of(cls, given: Mapping[str, Any], today: date | None = None) -> UsageChoice:
-        """Make one of the parameters of the API that are given. Raises `InvalidInputError`."""
+    def of(
+        cls, given: Mapping[str, Any], today: date | None = None, scope: Scope = EVERYTHING
+    ) -> UsageChoice:
+        """Make one of the parameters of the API that are given, of keys within `scope`.
+
+        Raises `InvalidInputError`.
+        """
         until = given.get("until") or f"{today or datetime.now(UTC).date():%Y-%m-%d}"
         last = parse_day(until, "until")
         since = given.get("since") or f"{last - timedelta(days=_SHOWN_DAYS - 1):%Y-%m-%d}"
@@ -47,7 +53,7 @@ class UsageChoice:
             raise InvalidInputError(msg)
         by: By = given.get("by", "day")
         query = UsageQuery(since, until, by, given.get("keyId"), _place(given.get("after")), PAGE)
-        keys = KeyFilter.of(given.get("owner"), given.get("label", ()))
+        keys = KeyFilter.of(given.get("owner"), given.get("label", ()), scope)
         return cls(query, keys, given.get("name"))
 
     def takes(self, key: KnownKey | None) -> bool:
