@@ -140,16 +140,18 @@ def sources() -> list[str]:
 
 
 def readme(repository: str | None) -> str:
-    """Return the README with links that lead somewhere from anywhere, or none."""
+    """Return the README with links and pictures that lead somewhere from anywhere, or none."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    relative = re.compile(r"\[([^\]]*)\]\((?!https?://)([^)]*)\)")
+    relative = re.compile(r"(!?)\[([^\]]*)\]\((?!https?://)([^)]*)\)")
     if repository is None:
-        return relative.sub(lambda link: link[1], text)
-    base = f"{repository}/blob/v{_version()}"
+        return relative.sub(lambda link: "" if link[1] else link[2], text)
+    tag = f"v{_version()}"
 
     def absolute(link: re.Match[str]) -> str:
-        inside = link[2].startswith("#")
-        return link[0] if inside else f"[{link[1]}]({base}/{link[2]})"
+        picture, words, path = link.groups()
+        if path.startswith("#"):
+            return link[0]
+        return f"{picture}[{words}]({repository}/{'raw' if picture else 'blob'}/{tag}/{path})"
 
     return relative.sub(absolute, text)
 

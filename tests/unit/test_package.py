@@ -60,6 +60,8 @@ def test_a_package_without_an_address_has_no_link_that_leads_nowhere() -> None:
     assert [link for link in _links(shown) if not link.startswith("https://")] == []
     assert "[keys]" in original
     assert "[keys]" not in shown
+    assert "![" in original
+    assert not re.search(r"!\[|^!", shown, re.MULTILINE)
     assert SETUP["urls"](None) == {}
 
 
@@ -73,6 +75,14 @@ def test_links_of_a_package_lead_to_the_version_in_its_repository() -> None:
     found = SETUP["urls"](ADDRESS)
     assert set(found) == {"Source", "Documentation", "Changelog", "Issues", "Security"}
     assert all(url.startswith(ADDRESS) for url in found.values())
+
+
+def test_pictures_of_a_package_are_the_files_themselves() -> None:
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", SETUP["readme"](ADDRESS))
+    assert pictures
+    for link in pictures:
+        path = link.removeprefix(f"{ADDRESS}/raw/v{DECLARED['version']}/")
+        assert (PROJECT / path).is_file(), link
 
 
 def test_what_is_shipped_exists() -> None:
