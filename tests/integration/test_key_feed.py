@@ -449,7 +449,7 @@ async def _check(center: Center, request: auth.CheckRequest) -> auth.CheckRespon
 
 async def test_a_bug_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks about it is told to try again."""
-    monkeypatch.setattr(decisions.Decider, "_verdict", None)
+    monkeypatch.setattr(decisions.Decider, "_find_verdict", None)
     async with running_center(tmp_path / "center") as center:
         request = auth.CheckRequest()
         http = request.attributes.request.http
