@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,12 @@ from gateway.keys.errors import StoreDeniedError, StoreError, StoreForeignError
 from gateway.keys.limit_board import MemoryBoard
 from gateway.keys.quota_store import QuotaUse
 from gateway.keys.stores.gateway_channel import FeedSource, metadata_of, new_channel
-from gateway.keys.stores.gateway_limits import GatewayLimitBoard, GatewayQuotaStore, GatewaySide
+from gateway.keys.stores.gateway_limits import (
+    ANSWER_S,
+    GatewayLimitBoard,
+    GatewayQuotaStore,
+    GatewaySide,
+)
 from gateway.keys.stores.sqlite_quotas import SqliteQuotaStore
 from gateway.protos.gateway.keys.v1 import key_feed_pb2 as pb
 from tests.support.key_feed import TOKEN, Center, running_center
@@ -68,6 +75,21 @@ async def test_a_center_that_shares_nothing_or_is_away_is_an_error(tmp_path: Pat
     with pytest.raises(StoreError):
         await GatewayLimitBoard(side).exchange("one", b"")
     await side.close()
+
+
+async def test_a_call_that_comes_to_nothing_ends_no_other_one() -> None:
+    """A cancelled call would end the task that shares limits, for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # as a center that is frozen
+        side = GatewaySide(FeedSource(f"127.0.0.1:{silent.getsockname()[1]}", None, TOKEN))
+        board, quotas = GatewayLimitBoard(side), GatewayQuotaStore(side)
+        first = asyncio.create_task(board.exchange("one", b""))
+        await asyncio.sleep(ANSWER_S / 4)
+        second = asyncio.create_task(quotas.add({}, [], PERIODS))
+        await asyncio.wait([first, second])
+        for ended in (first, second):
+            assert not ended.cancelled()
+            assert isinstance(ended.exception(), StoreError)
+        await side.close()
 
 
 @pytest.mark.parametrize(

@@ -26,36 +26,55 @@ _OLDER: Final = "the central gateway cannot share limits: run the same version o
 Response = TypeVar("Response", bound=Message)
 
 
+class _Connection:
+    """A channel, and how many calls are under way on it."""
+
+    __slots__ = ("calls", "channel")
+
+    def __init__(self, source: FeedSource) -> None:
+        self.channel = new_channel(source)
+        self.calls = 0
+
+
 class GatewaySide:
-    """Calls to the center at `source`."""
+    """Calls to the center at `source`, several at a time."""
 
     def __init__(self, source: FeedSource) -> None:
         self._source = source
-        self._channel: grpc.aio.Channel | None = None
+        self._present: _Connection | None = None
 
     async def call(self, method: str, request: Message, response: type[Response]) -> Response:
         """Call a method of the center. Raises `StoreError`."""
+        used = self._present = self._present or _Connection(self._source)
+        used.calls += 1
         try:
             with translated(self._source.location):
-                channel = self._channel = self._channel or new_channel(self._source)
-                call: grpc.aio.UnaryUnaryMultiCallable[Message, Response] = channel.unary_unary(
-                    f"{_SERVICE}/{method}",
-                    request_serializer=type(request).SerializeToString,
-                    response_deserializer=response.FromString,
+                call: grpc.aio.UnaryUnaryMultiCallable[Message, Response] = (
+                    used.channel.unary_unary(
+                        f"{_SERVICE}/{method}",
+                        request_serializer=type(request).SerializeToString,
+                        response_deserializer=response.FromString,
+                    )
                 )
                 return await call(request, timeout=ANSWER_S, metadata=metadata_of(self._source))
         except StoreForeignError as error:
             msg = f"{self._source.location}: {_OLDER}"
             raise StoreForeignError(msg) from error
         except BaseException:
-            await self.close()
+            if self._present is used:
+                self._present = None
             raise
+        finally:
+            used.calls -= 1
+            if used is not self._present and not used.calls:
+                # Not before: closing would cancel the others' calls, and with them their tasks.
+                await used.channel.close()
 
     async def close(self) -> None:
         """Let go of the connection."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close()
+        used, self._present = self._present, None
+        if used is not None and not used.calls:
+            await used.channel.close()
 
 
 class GatewayLimitBoard:
