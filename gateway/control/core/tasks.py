@@ -46,6 +46,12 @@ class Tasks:
     async def _guarded(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         try:
             await run()
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody has cancelled this task, but something that it waited for.
+            self._errors.report(name, error)
         except Exception as error:  # noqa: BLE001 - the place where control's bugs end
             self._errors.report(name, error)
 

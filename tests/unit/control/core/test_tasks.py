@@ -57,3 +57,29 @@ async def test_close_ends_all_tasks_and_counts_nothing() -> None:
     await tasks.close()
     assert task.cancelled()
     assert not failures
+
+
+async def test_a_task_whose_library_cancels_what_it_waits_for_starts_again() -> None:
+    """A gRPC channel that is closed does so with its calls: nobody wants the task to end."""
+    failures: list[int] = []
+    tasks = Tasks(ErrorReporter(lambda: failures.append(1)))
+    lives = 0
+    survived = asyncio.Event()
+
+    async def run() -> None:
+        nonlocal lives
+        lives += 1
+        if lives == 1:
+            call = asyncio.get_running_loop().create_future()
+            call.cancel()
+            await call
+        survived.set()
+        await asyncio.Event().wait()
+
+    with capture_logs() as logs:
+        task = tasks.keep("part", run)
+        await survived.wait()
+    assert failures == [1]
+    assert [log["place"] for log in logs] == ["part"]
+    await tasks.close()
+    assert task.cancelled()
