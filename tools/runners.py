@@ -47,6 +47,8 @@ def places(folder: Path) -> dict[str, str]:
         "PIPX_BIN_DIR": str(folder / "bin"),
         "PIPX_MAN_DIR": str(folder / "man"),
         "UV_CACHE_DIR": str(CACHE / "uv"),
+        # Trust what this machine trusts, as pip does: its index may be a mirror.
+        "UV_SYSTEM_CERTS": "1",
         "GATEWAY_PURE_PYTHON": "1",
     }
 
