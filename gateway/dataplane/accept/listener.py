@@ -21,9 +21,9 @@ from gateway.settings import ListenerSettings
 PATIENCE_S: Final = 0.02
 """Longest time that a pending connection is left to a less loaded worker."""
 LOOK_AGAIN_S: Final = 0.002
-MAX_AT_ONCE: Final = 128
+MAX_AT_ONCE: Final = 32
 """Connections taken in one turn of the loop. With one a turn, a busy worker let 800 clients that
-came back at once wait for up to 10 s.
+came back at once wait for up to 10 s; with 128, turns became so long that all others waited.
 """
 _TOLERANCE_SHIFT: Final = 4
 SCARCITY_PAUSE_S: Final = 0.1
