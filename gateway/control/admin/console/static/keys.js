@@ -96,6 +96,7 @@ export function show(main, { role }) {
     draw(options);
   }
 
+  /** Say what was done and load the keys, which the form does not wait for: there may be many. */
   async function changed(text, confirmed) {
     announce(confirmed ? text : `${text} Not all gateways have confirmed it yet.`);
     await load({ stay: true });
@@ -105,7 +106,7 @@ export function show(main, { role }) {
     openForm("Create a key", [...specFields({}), expiryField()], "Create", async (form) => {
       const made = await call("POST", KEYS, { ...specOf(form), ...tenancyOf(form), ...expiryOf(form) });
       await showKey("The new key", made.value);
-      await changed(`The key ${made.value.name} works now.`, made.confirmed);
+      changed(`The key ${made.value.name} works now.`, made.confirmed);
     });
   }
 
@@ -115,7 +116,7 @@ export function show(main, { role }) {
     openForm(`Edit ${key.name}`, [...specFields(key), switchField], "Save", async (form) => {
       const spec = { description: null, signals: null, limits: null, ...specOf(form), ...tenancyOf(form, key), enabled: enabled.checked };
       const done = await call("PATCH", `${KEYS}/${key.id}`, spec);
-      await changed(`${done.value.name} is saved.`, done.confirmed);
+      changed(`${done.value.name} is saved.`, done.confirmed);
     });
   }
 
@@ -129,7 +130,7 @@ export function show(main, { role }) {
       const body = { overlap: Math.round(Number(form.get("overlap")) * 3_600_000) };
       const done = await call("POST", `${KEYS}/${key.id}/rotate`, body);
       await showKey("The new key", done.value);
-      await changed(`${key.name} is rotated.`, done.confirmed);
+      changed(`${key.name} is rotated.`, done.confirmed);
     });
   }
 
@@ -137,7 +138,7 @@ export function show(main, { role }) {
     const text = `Senders that use ${key.name} are refused from now on, and drop their data. This cannot be undone.`;
     openForm(`Delete ${key.name}?`, [element("p", {}, text)], "Delete", async () => {
       const done = await call("DELETE", `${KEYS}/${key.id}`);
-      await changed(`${key.name} is deleted.`, done.confirmed);
+      changed(`${key.name} is deleted.`, done.confirmed);
     });
   }
 
