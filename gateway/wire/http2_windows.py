@@ -15,6 +15,10 @@ from gateway.wire.http2_sender import Http2Sender, StreamT
 _MAX_STREAM_WINDOW: Final = 1024 * 1024
 _MAX_INITIAL_WINDOW: Final = 256 * 1024
 """A stream that is refused from its head may bring no more than this."""
+_CONNECTION_WINDOW: Final = 1024 * 1024
+"""What a connection begins with. Its credit is returned on receipt, so it bounds no memory; with a
+smaller window, a request of 30 kB would cost a WINDOW_UPDATE, which is a write of its own.
+"""
 _MAX_CONNECTION_WINDOW: Final = 4 * 1024 * 1024
 
 
@@ -24,14 +28,16 @@ class ReceiveWindows(Generic[StreamT]):
     __slots__ = ("_sender", "credit", "receive_window", "stream_window", "window")
 
     def __init__(self, settings: dict[Setting, int], sender: Http2Sender[StreamT]) -> None:
-        self.window = http2.DEFAULT_WINDOW
-        self.receive_window = http2.DEFAULT_WINDOW
+        self.window = _CONNECTION_WINDOW
+        self.receive_window = _CONNECTION_WINDOW
         """What the peer may still send on the connection."""
         self.credit = 0
         """What has come on the connection and was not returned yet."""
         self.stream_window = settings.get(Setting.INITIAL_WINDOW_SIZE, http2.DEFAULT_WINDOW)
         """The window of a new stream."""
         self._sender = sender
+        more = _CONNECTION_WINDOW - http2.DEFAULT_WINDOW
+        sender.send(http2.frame(http2.WINDOW_UPDATE, 0, http2.NO_STREAM, more.to_bytes(4, "big")))
 
     def count(self, stream: StreamT | None, stream_id: int, length: int) -> None:
         """Take received bytes off the windows. Raises the errors of `fail`."""

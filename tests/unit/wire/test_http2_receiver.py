@@ -15,6 +15,8 @@ from tests.support.raw_http2 import (
     stream_id,
 )
 
+_CONNECTION_UPDATE = bytes((http2.WINDOW_UPDATE, 0)) + http2.NO_STREAM
+
 
 class _Peer(Connection):
     """The layer alone."""
@@ -203,3 +205,18 @@ def test_an_upload_of_a_large_read_is_not_taken_beyond_the_frames_of_a_turn() ->
     peer.receiver.receive_large(memoryview(upload[2_000:]), 3)
     assert len(peer.got) - before == 3 + 3, "three of the run, and as many of what follows"
     assert peer.receiver.has_more
+
+
+def test_a_connection_gets_its_window_back_in_large_pieces() -> None:
+    """Bodies of 16 kB cost no WINDOW_UPDATE of the connection each: it is a write of its own."""
+    peer = _Peer()
+    stream = peer.streams[1]
+    updates = [part for part in peer.take_output() if part[3:9] == _CONNECTION_UPDATE]
+    received = 0
+    while len(updates) < 2:
+        stream.receive_window = http2.DEFAULT_WINDOW
+        peer.receive(frame(http2.DATA, 0, stream_id(1), bytes(http2.MAX_FRAME)))
+        received += http2.MAX_FRAME
+        updates += [part for part in peer.take_output() if part[3:9] == _CONNECTION_UPDATE]
+    first, second = (int.from_bytes(update[9:], "big") for update in updates)
+    assert second == received >= (http2.DEFAULT_WINDOW + first) // 2
