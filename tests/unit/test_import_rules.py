@@ -221,8 +221,12 @@ ROOMS: Final = {
         "structlog uvloop",
     ),
     # tools to try the gateway with
-    "receiver": _room("intake model otlp outcome", "google.protobuf hypercorn"),
-    "sender": _room("intake model otlp outcome", "aiohttp google.protobuf h2 opentelemetry.proto"),
+    "http2_connection": _room("wire"),
+    "receiver": _room("http2_connection intake model otlp outcome wire", "aiohttp google.protobuf"),
+    "sender": _room(
+        "http2_connection intake model otlp outcome wire",
+        "aiohttp google.protobuf opentelemetry.proto",
+    ),
     "demo": _room(
         "channel config control intake keys log model otlp outcome receiver terminal",
         "cryptography opentelemetry.proto rich uvloop yaml",
