@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from gateway.http2_connection import Http2Connection
 from gateway.receiver.app import Body, ReceiverApp
 from gateway.receiver.exports import Head, HttpResponse
+from gateway.receiver.http2_head import read_head
 from gateway.wire import hpack
 from gateway.wire.hpack import Pair
 from gateway.wire.http2 import ErrorCode, Http2ConnectionError, Http2StreamError, Setting, Stream
@@ -91,7 +92,7 @@ class _Requests(Http2Connection):
             raise Http2ConnectionError(ErrorCode.STREAM_CLOSED, "HEADERS on a closed stream")
         if self._is_leaving or len(self.sender.streams) >= _STREAMS:
             raise Http2StreamError(stream_id, ErrorCode.REFUSED_STREAM)
-        self._open[stream_id] = _Request(_head(stream_id, fields, self._peer), Body())
+        self._open[stream_id] = _Request(read_head(stream_id, fields, self._peer), Body())
         stream = self.new_stream(stream_id)
         if ended:
             stream.remote_ended = True
@@ -119,7 +120,9 @@ class _Requests(Http2Connection):
         self._trailers.pop(stream_id, None)
 
     def _end_with_trailers(self, stream: Stream, *, ended: bool) -> None:
-        if stream.remote_ended or not ended:
+        if stream.remote_ended:
+            raise Http2ConnectionError(ErrorCode.STREAM_CLOSED, "HEADERS on a half-closed stream")
+        if not ended:
             raise Http2StreamError(stream.id, ErrorCode.PROTOCOL_ERROR)
         stream.remote_ended = True
         self._complete(stream)
@@ -130,24 +133,6 @@ class _Requests(Http2Connection):
         if declared and declared != str(request.body.size):  # RFC 9113 §8.1.1
             raise Http2StreamError(stream.id, ErrorCode.PROTOCOL_ERROR)
         self._on_complete(stream, request)
-
-
-def _head(stream_id: int, fields: list[Pair], peer: str) -> Head:
-    pseudo: dict[str, str] = {}
-    headers: list[tuple[str, str]] = []
-    for raw_name, raw_value in fields:
-        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        if not name.startswith(":"):
-            headers.append((name, value))
-        elif headers or name in pseudo:
-            raise Http2StreamError(stream_id, ErrorCode.PROTOCOL_ERROR)
-        else:
-            pseudo[name] = value
-    if not {":method", ":path"} <= pseudo.keys():
-        raise Http2StreamError(stream_id, ErrorCode.PROTOCOL_ERROR)
-    if ":authority" in pseudo:
-        headers = [("host", pseudo[":authority"]), *(f for f in headers if f[0] != "host")]
-    return Head("2", pseudo[":method"], pseudo[":path"], tuple(headers), peer)
 
 
 class Http2Protocol(asyncio.Protocol):

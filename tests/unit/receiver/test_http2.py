@@ -133,8 +133,12 @@ async def test_a_request_that_is_reset_before_its_response_harms_no_other() -> N
     assert response.grpc_status == 0
 
 
-NO_PATH = head_frame(1, [(b":method", b"POST"), (b":scheme", b"http")], ended=True)
-LATE_PSEUDO = head_frame(1, [(b":method", b"POST"), (b"a", b"b"), (b":path", b"/")], ended=True)
+def _head(*fields: tuple[str, str], method: str = "POST", path: str = PATH) -> bytes:
+    pseudo = ((":method", method), (":scheme", "http"), (":path", path))
+    pairs = [(name.encode(), value.encode()) for name, value in (*pseudo, *fields)]
+    return head_frame(1, [pair for pair in pairs if pair[1]], ended=True)
+
+
 SHORT_BODY = request_frame(1, PATH, *HEAD, ("content-length", "9"), ended=False) + frame(
     http2.DATA, http2.END_STREAM, stream_id(1), MESSAGE
 )
@@ -142,7 +146,19 @@ END = frame(http2.GOAWAY, 0, http2.NO_STREAM, bytes(7))
 """A frame that breaks the protocol: whatever came before it has been answered."""
 
 
-@pytest.mark.parametrize("malformed", [NO_PATH, LATE_PSEUDO, SHORT_BODY])
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        _head(path=""),
+        _head(method=""),
+        _head((":status", "200")),
+        _head(("a", "b"), (":authority", "a")),
+        _head(("Content-Type", "application/grpc")),
+        _head(("connection", "close")),
+        _head(("te", "gzip")),
+        SHORT_BODY,
+    ],
+)
 async def test_a_malformed_request_is_reset_and_not_told(malformed: bytes) -> None:
     records: list[ReceivedRequest] = []
     async with Receiver(records.append) as receiver:
