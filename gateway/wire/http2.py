@@ -10,18 +10,16 @@ import enum
 from collections import deque
 from typing import Final
 
-(
-    DATA,
-    HEADERS,
-    PRIORITY,
-    RST_STREAM,
-    SETTINGS,
-    PUSH_PROMISE,
-    PING,
-    GOAWAY,
-    WINDOW_UPDATE,
-    CONTINUATION,
-) = range(10)
+DATA: Final = 0
+HEADERS: Final = 1
+PRIORITY: Final = 2
+RST_STREAM: Final = 3
+SETTINGS: Final = 4
+PUSH_PROMISE: Final = 5
+PING: Final = 6
+GOAWAY: Final = 7
+WINDOW_UPDATE: Final = 8
+CONTINUATION: Final = 9
 
 END_STREAM: Final = 0x1
 ACK: Final = 0x1
@@ -127,9 +125,14 @@ class Stream:
 NO_STREAM: Final = b"\0\0\0\0"
 
 
+def frame_head(length: int, kind: int, flags: int) -> bytes:
+    """Build what stands before a frame's stream id."""
+    return (length << 16 | kind << 8 | flags).to_bytes(5, "big")
+
+
 def frame(kind: int, flags: int, id_bytes: bytes, payload: bytes) -> bytes:
     """Build one frame."""
-    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + id_bytes + payload
+    return frame_head(len(payload), kind, flags) + id_bytes + payload
 
 
 def settings_frame(values: dict[Setting, int]) -> bytes:

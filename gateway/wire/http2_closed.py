@@ -6,11 +6,14 @@ would wait for a garbage collection.
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateway.wire.http2 import MAX_STREAM_ID, ErrorCode, Http2StreamError, Stream
+from gateway.wire.http2_role import Role
 
 
-class ClosedConnection:
-    """Implements `Role`, `QueueOwner` and `Outlet`: nothing happens any more."""
+class ClosedRole(Role[Stream]):
+    """Takes no note of anything any more."""
 
     __slots__ = ()
 
@@ -27,10 +30,10 @@ class ClosedConnection:
         """See `Role`."""
 
     def data_left(self, stream: Stream, length: int) -> None:
-        """See `QueueOwner`."""
+        """See `Role`."""
 
     def data_dropped(self, stream: Stream, length: int) -> None:
-        """See `QueueOwner`."""
+        """See `Role`."""
 
     def reset_received(self, stream: Stream, code: int) -> None:
         """See `Role`."""
@@ -50,6 +53,12 @@ class ClosedConnection:
     def failed(self, code: ErrorCode, text: str) -> None:
         """See `Role`."""
 
+
+class ClosedOutlet:
+    """Writes nothing any more (`http2_sender.Outlet`)."""
+
+    __slots__ = ()
+
     def output_pending(self) -> None:
         """See `Outlet`."""
 
@@ -57,4 +66,5 @@ class ClosedConnection:
         """See `Outlet`."""
 
 
-CLOSED = ClosedConnection()
+CLOSED: Final = ClosedRole()
+CLOSED_OUTLET: Final = ClosedOutlet()

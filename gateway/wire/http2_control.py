@@ -6,38 +6,20 @@ They are counted: a peer that sends more of them than it has a reason for is end
 from __future__ import annotations
 
 import struct
-from typing import Final, Generic, Protocol
+from typing import Final, Generic
 
 from gateway.wire import hpack, http2
 from gateway.wire.http2 import ErrorCode, Http2ConnectionError, Http2StreamError, Setting
 from gateway.wire.http2_budget import FrameBudget
 from gateway.wire.http2_closed import CLOSED
-from gateway.wire.http2_sender import Http2Sender, StreamT, StreamT_contra
+from gateway.wire.http2_role import Role
+from gateway.wire.http2_sender import Http2Sender, StreamT
 
 _STREAMS_PER_COST: Final = 16
 """A change of the initial window costs one more for so many open streams: it counts for each."""
 _SETTING_BYTES: Final = 6
 _SETTINGS_PER_COST: Final = 10
 _STREAM_MASK: Final = 0x7FFF_FFFF
-
-
-class ControlRole(Protocol[StreamT_contra]):
-    """Who is told of control frames."""
-
-    def next_own_stream(self) -> int:
-        """Return the id of the next stream that this side opens: larger ones are idle."""
-
-    def reset_received(self, stream: StreamT_contra, code: int) -> None:
-        """The peer reset a stream, which is forgotten already."""
-
-    def goaway_received(self, last_stream: int, code: int) -> None:
-        """The peer takes no new streams; those above `last_stream` were not processed."""
-
-    def settings_changed(self) -> None:
-        """The peer's SETTINGS were applied."""
-
-    def ping_answered(self, payload: bytes) -> None:
-        """Our PING came back."""
 
 
 class ControlFrames(Generic[StreamT]):
@@ -55,7 +37,7 @@ class ControlFrames(Generic[StreamT]):
 
     def __init__(
         self,
-        role: ControlRole[StreamT],
+        role: Role[StreamT],
         sender: Http2Sender[StreamT],
         decoder: hpack.BlockDecoder,
         *,

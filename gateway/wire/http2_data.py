@@ -6,27 +6,20 @@ ones, the usual case, are `http2_receiver`'s own. Errors are raised, and end the
 
 from __future__ import annotations
 
-from typing import Final, Generic, Protocol
+from typing import Final, Generic
 
 from gateway.wire import http2
 from gateway.wire.http2 import ErrorCode, Http2ConnectionError, Http2StreamError
 from gateway.wire.http2_budget import TINY_BYTES
 from gateway.wire.http2_closed import CLOSED
 from gateway.wire.http2_control import ControlFrames
-from gateway.wire.http2_sender import Http2Sender, StreamT, StreamT_contra
+from gateway.wire.http2_role import Role
+from gateway.wire.http2_sender import Http2Sender, StreamT
 from gateway.wire.http2_windows import ReceiveWindows
 
 _HEAD_BYTES: Final = 9
-_STREAM_MASK: Final = 0x7FFF_FFFF
 _RUN_BYTES: Final = 4 * 1024
 """A frame of a run has at least so many: what is less costs little to copy twice."""
-
-
-class DataRole(Protocol[StreamT_contra]):
-    """Who gets the data."""
-
-    def data_received(self, stream: StreamT_contra, chunk: bytes, ended: bool) -> None:
-        """Body bytes for an open stream. The role returns their credit with `grant`."""
 
 
 class DataFrames(Generic[StreamT]):
@@ -46,7 +39,7 @@ class DataFrames(Generic[StreamT]):
 
     def __init__(
         self,
-        role: DataRole[StreamT],
+        role: Role[StreamT],
         sender: Http2Sender[StreamT],
         windows: ReceiveWindows[StreamT],
         control: ControlFrames[StreamT],
@@ -135,7 +128,7 @@ class DataFrames(Generic[StreamT]):
         start = at + _HEAD_BYTES
         if not _RUN_BYTES <= length <= min(http2.MAX_FRAME, len(view) - start):
             return at
-        stream_id = int.from_bytes(head[5:], "big") & _STREAM_MASK
+        stream_id = (head[5] & 0x7F) << 24 | head[6] << 16 | head[7] << 8 | head[8]
         stream = self._sender.streams.get(stream_id)
         if stream is None or stream.remote_ended:
             return at

@@ -16,15 +16,16 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import islice
-from typing import Final, Generic, Protocol
+from typing import Final, Generic
 
 from gateway.wire import hpack, http2
 from gateway.wire.http2 import ErrorCode, Http2ConnectionError, Http2StreamError, Setting
 from gateway.wire.http2_budget import RESET_COST
 from gateway.wire.http2_closed import CLOSED
-from gateway.wire.http2_control import ControlFrames, ControlRole
-from gateway.wire.http2_data import DataFrames, DataRole
-from gateway.wire.http2_sender import Http2Sender, QueueOwner, StreamT, StreamT_contra
+from gateway.wire.http2_control import ControlFrames
+from gateway.wire.http2_data import DataFrames
+from gateway.wire.http2_role import Role
+from gateway.wire.http2_sender import Http2Sender, StreamT
 from gateway.wire.http2_windows import ReceiveWindows
 
 _PARTIAL_DATA: Final = 1_024
@@ -43,28 +44,6 @@ _USUAL_BYTES: Final = 512
 """A frame that is longer than this, and no DATA, counts as"""
 _BYTES_PER_FRAME: Final = 64
 """one more for each so many bytes."""
-
-
-class Role(
-    ControlRole[StreamT_contra],
-    DataRole[StreamT_contra],
-    QueueOwner[StreamT_contra],
-    Protocol[StreamT_contra],
-):
-    """What a connection is for: the side of the caller, or of the backend."""
-
-    def headers_received(
-        self, stream_id: int, stream: StreamT_contra | None, block: bytes, ended: bool
-    ) -> None:
-        """A complete header block. The role must decode it, whatever it then does: it may change
-        the decoder's state.
-        """
-
-    def stream_error(self, error: Http2StreamError) -> None:
-        """The peer broke the rules on one stream: it must be reset."""
-
-    def failed(self, code: ErrorCode, text: str) -> None:
-        """The connection is over; the output holds GOAWAY."""
 
 
 class Http2Receiver(Generic[StreamT]):
@@ -118,7 +97,7 @@ class Http2Receiver(Generic[StreamT]):
         """Bytes of frames and header blocks that are not complete, or wait."""
         self._frames_at_once = FRAMES_FROM_CLIENT if is_server else FRAMES_FROM_BACKEND
         self._frames_left = 0
-        self._role = role
+        self._role: Role[StreamT] = role
         self._sender = sender
         self._streams = sender.streams
         self._pending = b""
@@ -281,7 +260,7 @@ class Http2Receiver(Generic[StreamT]):
                 break
             self._at = end
             flags = b[at + 4]
-            stream_id = int.from_bytes(b[at + 5 : start], "big") & _STREAM_MASK
+            stream_id = (b[at + 5] & 0x7F) << 24 | b[at + 6] << 16 | b[at + 7] << 8 | b[at + 8]
             if self._block is not None or not self.settings_seen or length > http2.MAX_FRAME:
                 self._check_order(kind, flags, stream_id, length)
             if kind == http2.DATA:

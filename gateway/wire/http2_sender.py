@@ -13,10 +13,10 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from gateway.wire import http2
 from gateway.wire.http2 import ErrorCode, Http2ConnectionError, Setting, Stream
-from gateway.wire.http2_closed import CLOSED
+from gateway.wire.http2_closed import CLOSED, CLOSED_OUTLET
+from gateway.wire.http2_role import Role
 
 StreamT = TypeVar("StreamT", bound=Stream)
-StreamT_contra = TypeVar("StreamT_contra", bound=Stream, contravariant=True)
 
 _FLUSH_BYTES: Final = 128 * 1024
 """Output is handed to the transport at once when it reaches this, not at the end of the turn."""
@@ -34,16 +34,6 @@ class Outlet(Protocol):
 
     def flush(self) -> None:
         """Write `out` now, leave it empty, and set `writable` to whether more can be taken."""
-
-
-class QueueOwner(Protocol[StreamT_contra]):
-    """Who is told what becomes of queued data."""
-
-    def data_left(self, stream: StreamT_contra, length: int) -> None:
-        """Queued bytes have been sent."""
-
-    def data_dropped(self, stream: StreamT_contra, length: int) -> None:
-        """Queued bytes will never be sent."""
 
 
 class Http2Sender(Generic[StreamT]):
@@ -68,7 +58,7 @@ class Http2Sender(Generic[StreamT]):
         self,
         settings: dict[Setting, int],
         outlet: Outlet,
-        owner: QueueOwner[StreamT],
+        owner: Role[StreamT],
         *,
         is_server: bool,
     ) -> None:
@@ -90,8 +80,8 @@ class Http2Sender(Generic[StreamT]):
         self.unended: dict[int, int] = {}
         """Streams that were answered, and whose request has not ended. The bytes as in `resets`."""
         self._unended_before: tuple[int, ...] = ()
-        self._outlet = outlet
-        self._owner = owner
+        self._outlet: Outlet = outlet
+        self._owner: Role[StreamT] = owner
         self.ready: OrderedDict[StreamT, None] = OrderedDict()
         """Streams with queued data whose own window is open, in the order of their turns."""
 
@@ -110,14 +100,10 @@ class Http2Sender(Generic[StreamT]):
         out = self.out
         if not out:
             self._outlet.output_pending()
-        flags = http2.END_HEADERS | ended
-        if len(block) <= http2.MAX_FRAME:
-            out.append(
-                len(block).to_bytes(3, "big")
-                + bytes((http2.HEADERS, flags))
-                + stream.id_bytes
-                + block
-            )
+        length = len(block)
+        if length <= http2.MAX_FRAME:
+            flags = http2.END_HEADERS | http2.END_STREAM if ended else http2.END_HEADERS
+            out.append(http2.frame_head(length, http2.HEADERS, flags) + stream.id_bytes + block)
             return
         parts = [block[at : at + http2.MAX_FRAME] for at in range(0, len(block), http2.MAX_FRAME)]
         out.append(http2.frame(http2.HEADERS, int(ended), stream.id_bytes, parts[0]))
@@ -145,9 +131,9 @@ class Http2Sender(Generic[StreamT]):
                 self._outlet.output_pending()
             if ended:
                 stream.local_ended = True
-                out.append(length.to_bytes(3, "big") + b"\0\x01" + stream.id_bytes)
+                out.append(http2.frame_head(length, http2.DATA, http2.END_STREAM) + stream.id_bytes)
             else:
-                out.append(length.to_bytes(3, "big") + b"\0\0" + stream.id_bytes)
+                out.append(http2.frame_head(length, http2.DATA, 0) + stream.id_bytes)
             out.append(chunk)
             self.out_bytes += length
             if self.out_bytes >= _FLUSH_BYTES:
@@ -190,7 +176,8 @@ class Http2Sender(Generic[StreamT]):
             self.send_window -= room
             stream.send_window -= room
             sent += room
-            self.send(room.to_bytes(3, "big") + (b"\0\x01" if ended else b"\0\0") + stream.id_bytes)
+            flags = http2.END_STREAM if ended else 0
+            self.send(http2.frame_head(room, http2.DATA, flags) + stream.id_bytes)
             self.out.append(chunk)
             self.out_bytes += room
             if ended:
@@ -211,7 +198,7 @@ class Http2Sender(Generic[StreamT]):
         soon as no stream is left.
         """
         self.writable = False
-        self._outlet = CLOSED
+        self._outlet = CLOSED_OUTLET
         if not self.streams:
             self._owner = CLOSED
 
@@ -263,7 +250,9 @@ class Http2Sender(Generic[StreamT]):
 
     def forget(self, stream: StreamT) -> None:
         """Drop a stream and its queue."""
-        self.streams.pop(stream.id, None)
+        streams = self.streams
+        if stream.id in streams:
+            del streams[stream.id]
         if stream.queue is not None:
             self.ready.pop(stream, None)
             queued, stream.queued, stream.queue = stream.queued, 0, None

@@ -23,7 +23,6 @@ from gateway.dataplane.core.seams import (
     ConnectionOwner,
     Upstream,
     UpstreamConnection,
-    UpstreamRequest,
 )
 from gateway.dataplane.http1.answer_reader import KnownAnswers
 from gateway.dataplane.http1.request_head import KnownLines
@@ -36,7 +35,13 @@ from gateway.dataplane.http2.upstream import Http2Upstream
 from gateway.dataplane.upstream.connector import ConnectError
 from gateway.outcome import Refusal
 from gateway.settings import Target
-from tests.support.in_memory import GRPC_PATH, HTTP_PATH, Core, MemoryUpstream
+from tests.support.in_memory import (
+    GRPC_PATH,
+    HTTP_PATH,
+    BodilessRequest,
+    Core,
+    MemoryUpstream,
+)
 from tests.support.plane import KEY, entry
 
 PEER = "192.0.2.7:40000"
@@ -294,7 +299,7 @@ class AnswerNotes:
         self.ended = True
 
 
-class Requested(UpstreamRequest):
+class Requested(BodilessRequest):
     """One request at a backend (`seams.UpstreamRequest`), and how it ended."""
 
     sender = "1"
@@ -365,7 +370,7 @@ class Owner(ConnectionOwner):
         self.needs_proof = False
         self.heard_at = 0.0
 
-    def capacity_changed(self, connection: UpstreamConnection) -> None:
+    def capacity_changed(self, connection: UpstreamConnection, capacity: int) -> None:
         """Nobody waits."""
 
     def connection_lost(self, connection: UpstreamConnection) -> None:

@@ -10,10 +10,11 @@ from typing import ClassVar
 from gateway.wire import hpack, http2
 from gateway.wire.http2 import ErrorCode, Http2StreamError, Setting, Stream
 from gateway.wire.http2_receiver import Http2Receiver
+from gateway.wire.http2_role import Role
 from gateway.wire.http2_sender import Http2Sender
 
 
-class Connection:
+class Connection(Role[Stream]):
     """One end of a connection; a server's, unless a subclass says otherwise."""
 
     is_server: ClassVar[bool] = True

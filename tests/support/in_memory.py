@@ -293,13 +293,15 @@ class MemoryConnection:
         upstream = MemoryUpstream(request, self)
         self.opened.append(upstream)
         self.open_now.append(upstream)
+        if self.capacity <= 0:
+            self.owner.capacity_changed(self, 0)
         return upstream
 
     def release(self, upstream: MemoryUpstream) -> None:
         """Note that a request has ended."""
         if upstream in self.open_now:
             self.open_now.remove(upstream)
-            self.owner.capacity_changed(self)
+            self.owner.capacity_changed(self, self.capacity)
 
     def sweep(self, now: float) -> None:
         """Find the backend well."""
@@ -361,7 +363,28 @@ class MemoryConnector:
         return [each for connection in self.connections for each in connection.opened]
 
 
-class PooledRequest(UpstreamRequest):
+class BodilessRequest(UpstreamRequest):
+    """A request as the backend's side sees it; nobody sends its body through it."""
+
+    is_held = False
+
+    def receive(self, chunk: bytes, ended: bool) -> None:
+        raise NotImplementedError
+
+    def answer_left(self, length: int) -> None:
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        raise NotImplementedError
+
+    def hold_again(self) -> bool:
+        raise NotImplementedError
+
+    def release(self) -> None:
+        raise NotImplementedError
+
+
+class PooledRequest(BodilessRequest):
     """A request as a pool sees it (`seams.UpstreamRequest`)."""
 
     sender = "1"

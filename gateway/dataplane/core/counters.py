@@ -25,6 +25,7 @@ GRPC_OK: Final = "OK"
 HTTP_OK: Final = "200"
 _ACCEPTED: Final = Result.ACCEPTED.value
 _ALLOWED: Final = "allowed"
+_OTLP_GRPC: Final = BackendName.OTLP_GRPC.value
 _KEYRING: Final = "keyring"
 """A source of verdicts (`metrics.SOURCES`)."""
 
@@ -195,7 +196,7 @@ class Counters:
         """Return the counters of a backend, made when first asked for."""
         counters = self._backends.get(name)
         if counters is None:
-            usual_code = GRPC_OK if name == BackendName.OTLP_GRPC.value else HTTP_OK
+            usual_code = GRPC_OK if name == _OTLP_GRPC else HTTP_OK
             counters = self._backends[name] = BackendCounters(usual_code)
         return counters
 

@@ -90,8 +90,22 @@ ANSWER_HOP_BY_HOP: Final = frozenset(
 """Fields of a backend's answer that stay on its connection."""
 
 
+_USUAL_TYPES: Final = frozenset(
+    {
+        b"application/grpc",
+        b"application/grpc+proto",
+        b"application/json",
+        b"application/msgpack",
+        b"application/x-protobuf",
+    }
+)
+"""Types as clients write them, which need no reading."""
+
+
 def media_type(content_type: bytes) -> bytes:
     """Return the type without parameters, in lower case (RFC 9110 §8.3.1)."""
+    if content_type in _USUAL_TYPES:
+        return content_type
     return content_type.partition(b";")[0].strip().lower()
 
 

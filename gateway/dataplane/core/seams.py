@@ -161,8 +161,42 @@ class AnswerSink:
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-class UpstreamRequest:
-    """One request as the pool and a backend's connection see it."""
+class BodySink:
+    """Where a request's body goes: to the backend, or to a handler of the gateway's own."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def receive(self, chunk: bytes, ended: bool) -> None:
+        """Take body bytes; `ended`: these are the last."""
+
+    @abstractmethod
+    def answer_left(self, length: int) -> None:
+        """Queued answer bytes have left for the caller."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """The request is refused, or its caller went away."""
+
+    @abstractmethod
+    def hold_again(self) -> bool:
+        """The backend turned out to be away: have the request wait for it and send it again.
+        Return False where it cannot, or its sender needs no such help.
+        """
+
+    @property
+    @abstractmethod
+    def is_held(self) -> bool:
+        """Whether the request waits for its backend to come back."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """The exchange is over: let go of everything that is held for it."""
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class UpstreamRequest(BodySink):
+    """One request as the pool and a backend's connection see it; its body comes as to any sink."""
 
     __slots__ = ("answer", "fields", "head", "path", "peer", "principal")
 
@@ -279,7 +313,9 @@ class UpstreamConnection(Protocol):
         """The open requests."""
 
     def open(self, request: UpstreamRequest) -> Upstream:
-        """Send a request's head; the caller has checked `capacity`."""
+        """Send a request's head; the caller has checked `capacity`. A connection that carries many
+        tells its owner when it is full.
+        """
 
     def sweep(self, now: float) -> None:
         """Once a second: find out whether the backend is still there."""
@@ -302,8 +338,10 @@ class ConnectionOwner:
     """When something came last, as precise as a sweep is: set by connections over HTTP/1.1."""
 
     @abstractmethod
-    def capacity_changed(self, connection: UpstreamConnection) -> None:
-        """A request has ended, or the backend's limits changed."""
+    def capacity_changed(self, connection: UpstreamConnection, capacity: int) -> None:
+        """The connection takes so many more requests now: one has ended, or was opened and leaves
+        no room, or the backend's limits changed.
+        """
 
     @abstractmethod
     def connection_lost(self, connection: UpstreamConnection) -> None:
@@ -345,31 +383,6 @@ class VerdictWaiter(Protocol):
 
     def failed(self) -> None:
         """A bug came up while it was decided: have the caller try again."""
-
-
-class BodySink(Protocol):
-    """Where a request's body goes: to the backend, or to a handler of the gateway's own."""
-
-    def receive(self, chunk: bytes, ended: bool) -> None:
-        """Take body bytes; `ended`: these are the last."""
-
-    def answer_left(self, length: int) -> None:
-        """Queued answer bytes have left for the caller."""
-
-    def cancel(self) -> None:
-        """The request is refused, or its caller went away."""
-
-    def hold_again(self) -> bool:
-        """The backend turned out to be away: have the request wait for it and send it again.
-        Return False where it cannot, or its sender needs no such help.
-        """
-
-    @property
-    def is_held(self) -> bool:
-        """Whether the request waits for its backend to come back."""
-
-    def release(self) -> None:
-        """The exchange is over: let go of everything that is held for it."""
 
 
 class LocalRequest(Protocol):

@@ -16,7 +16,7 @@ from gateway.dataplane.core.context import WorkerContext
 from gateway.dataplane.core.heads import FieldSection
 from gateway.dataplane.core.replies import GRPC, JSON
 from gateway.dataplane.core.routes import POST, Route
-from gateway.dataplane.core.seams import Dialect, LocalRequest
+from gateway.dataplane.core.seams import BodySink, Dialect, LocalRequest
 from gateway.dataplane.dialects.otlp import OTLP_SERVICES
 from gateway.model import Protocol
 from gateway.outcome import REFUSALS, GrpcCode
@@ -71,8 +71,8 @@ _WELL: Final = _http_answer(_HTTP_OK, "ok")
 _UNWELL: Final = _http_answer(_HTTP_UNAVAILABLE, "unavailable")
 
 
-class _Call:
-    """One call of the health service: reads the request (`seams.BodySink`), then may stay open."""
+class _Call(BodySink):
+    """One call of the health service: reads the request, then may stay open."""
 
     __slots__ = ("_answer", "_body", "on_cancel", "opened_at", "request", "service")
 

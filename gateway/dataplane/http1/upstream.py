@@ -263,7 +263,7 @@ class Http1Upstream(asyncio.BufferedProtocol):
         self._idle_since = self._context.tick
         if self._gate.reasons:
             self._gate.resume(PAUSED_FLOW)
-        self._owner.capacity_changed(self)
+        self._owner.capacity_changed(self, 1)
 
     def _break(self) -> None:
         """End the connection; an request that is open has lost it."""

@@ -42,10 +42,6 @@ _KEPT_NAMES: Final = frozenset(
     }
 )
 """Fields whose values are few and no secrets."""
-_AUTHORIZATION: Final = (b"\x0f\x08", b"\x1f\x08")
-"""How a literal field named by the static table's `authorization` begins, without and never
-indexed.
-"""
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+\Z")
 _PSEUDO_VALUE: Final = re.compile(rb"[\x21-\x7e\x80-\xff]*\Z")
 """No blank either: over HTTP/1.1 it would end the request's target."""
@@ -202,6 +198,13 @@ class KnownFields:
         return field
 
 
+def _is_authorization(raw: bytes) -> bool:
+    """Whether a field is a literal named by the static table's `authorization` (23), without
+    indexing or never indexed (RFC 7541 §6.2.2, §6.2.3).
+    """
+    return len(raw) > 1 and raw[1] == 8 and (raw[0] == 0x0F or raw[0] == 0x1F)
+
+
 def _check_size(block: bytes, raws: list[bytes]) -> None:
     if len(raws) > hpack.MAX_FIELDS or len(block) + 32 * len(raws) > hpack.MAX_HEADER_LIST_BYTES:
         first = (hpack.split(block) or [])[:_OUTLINE_FIELDS]
@@ -284,7 +287,7 @@ class HeadReader:
         seen = 0
         count = 0
         for raw in raws:
-            if raw.startswith(_AUTHORIZATION):
+            if _is_authorization(raw):
                 break
             field = self._known.fields.get(raw) or self._known.decode(raw)
             if not field.is_kept:
@@ -307,7 +310,7 @@ class HeadReader:
         parts = [prefix.h2]
         seen = prefix.seen
         for raw in raws:
-            if raw.startswith(_AUTHORIZATION):
+            if _is_authorization(raw):
                 seen |= _REGULAR_SEEN
                 credential = self._credentials.read_raw(raw)
                 head.credentials.append(credential)

@@ -20,7 +20,7 @@ from gateway.dataplane.http2.request_head import (
     MalformedHeadError,
 )
 from gateway.dataplane.http2.server_stream import ServerStream, StreamConnection
-from gateway.dataplane.http2.transport import Http2Transport
+from gateway.dataplane.http2.transport import Http2Transport, TransportRole
 from gateway.outcome import REFUSALS
 from gateway.wire import hpack
 from gateway.wire.http2 import (
@@ -46,7 +46,7 @@ _GOAWAY_S: Final = 2.0
 """How long a client may take to read why its connection ends."""
 
 
-class Http2Server:
+class Http2Server(TransportRole[ServerStream]):
     """One client connection: the role of a `Http2Transport`, and a `seams.ServerConnection`."""
 
     __slots__ = (
@@ -61,9 +61,6 @@ class Http2Server:
         "_stream_limit",
         "_transport",
     )
-
-    bug_place: Final = "connection"
-    """The label under which a bug of ours is counted."""
 
     def __init__(
         self,
@@ -105,6 +102,11 @@ class Http2Server:
     def protocol(self) -> asyncio.BufferedProtocol:
         """What takes the connection's bytes."""
         return self._transport
+
+    @property
+    def bug_place(self) -> str:
+        """See `TransportRole`."""
+        return "connection"
 
     def opened(self, transport: asyncio.Transport) -> bool:
         """See `TransportRole`."""

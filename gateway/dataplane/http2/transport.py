@@ -8,7 +8,10 @@ What is received goes to the two halves of `wire`, and from there to the role: t
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Generic, Protocol, cast
+from abc import abstractmethod
+from typing import Final, Generic, cast
+
+from mypy_extensions import mypyc_attr
 
 from gateway.dataplane.core.backlog import LARGE_READ_BYTES
 from gateway.dataplane.core.context import WorkerContext
@@ -18,9 +21,9 @@ from gateway.dataplane.core.read_gate import (
     ReadGate,
 )
 from gateway.wire.http2 import ErrorCode, Setting
-from gateway.wire.http2_closed import ClosedConnection
-from gateway.wire.http2_receiver import Http2Receiver, Role
-from gateway.wire.http2_sender import Http2Sender, StreamT, StreamT_contra
+from gateway.wire.http2_receiver import Http2Receiver
+from gateway.wire.http2_role import Role, StreamT_contra
+from gateway.wire.http2_sender import Http2Sender, StreamT
 
 _JOINED_PART: Final = 1_536
 """Parts of fewer bytes than this on average are joined: copying them costs less than `writev`."""
@@ -42,43 +45,28 @@ waits for a piece twice: when it comes, and when its answer does.
 """
 
 
-class TransportRole(Role[StreamT_contra], Protocol[StreamT_contra]):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class TransportRole(Role[StreamT_contra]):
     """What a connection is for, as its transport sees it."""
-
-    @property
-    def bug_place(self) -> str:
-        """The label under which a bug of ours is counted."""
-
-    def opened(self, transport: asyncio.Transport) -> bool:
-        """The connection is there; return whether to go on with it."""
-
-    def closed(self, error: Exception | None) -> None:
-        """The connection is gone, and so is everything that was queued on it."""
-
-    def holds_bodies(self) -> bool:
-        """Whether bodies that came on it wait for their backend."""
-
-
-class _ClosedRole(ClosedConnection):
-    """The role of a connection that is closed."""
 
     __slots__ = ()
 
-    bug_place: Final = "connection"
+    @property
+    @abstractmethod
+    def bug_place(self) -> str:
+        """The label under which a bug of ours is counted."""
 
+    @abstractmethod
     def opened(self, transport: asyncio.Transport) -> bool:
-        """See `TransportRole`."""
-        return False
+        """The connection is there; return whether to go on with it."""
 
+    @abstractmethod
     def closed(self, error: Exception | None) -> None:
-        """See `TransportRole`."""
+        """The connection is gone, and so is everything that was queued on it."""
 
+    @abstractmethod
     def holds_bodies(self) -> bool:
-        """See `TransportRole`."""
-        return False
-
-
-_CLOSED: Final = _ClosedRole()
+        """Whether bodies that came on it wait for their backend."""
 
 
 class Http2Transport(asyncio.BufferedProtocol, Generic[StreamT]):
@@ -106,7 +94,8 @@ class Http2Transport(asyncio.BufferedProtocol, Generic[StreamT]):
         self.last_received = context.tick
         """Monotonic seconds of the last read, as precise as a sweep is."""
         self._context = context
-        self._role = role
+        self._role: TransportRole[StreamT] | None = role
+        """None once the connection is closed."""
         self._is_server = is_server
         self._view = context.receive_view
         self._transport: asyncio.Transport | None = None
@@ -128,7 +117,7 @@ class Http2Transport(asyncio.BufferedProtocol, Generic[StreamT]):
         is_tls = transport.get_extra_info("ssl_object") is not None
         # With 0, asyncio's TLS layer would pause before the first byte.
         transport.set_write_buffer_limits(high=1 if is_tls else 0)
-        if self._role.opened(transport):
+        if self._role is not None and self._role.opened(transport):
             self.flush()
         else:
             transport.abort()
@@ -183,10 +172,11 @@ class Http2Transport(asyncio.BufferedProtocol, Generic[StreamT]):
         self.receiver.held = 0
         self._note_held()
         self._gate.end()
-        self._role.closed(exc)
+        role, self._role = self._role, None
+        if role is not None:
+            role.closed(exc)
         self.receiver.close()
         self.sender.close()
-        self._role = _CLOSED
 
     def _release_unsent(self) -> None:
         charged, self._charged = self._charged, 0
@@ -235,7 +225,7 @@ class Http2Transport(asyncio.BufferedProtocol, Generic[StreamT]):
 
     def sweep(self) -> None:
         """Once a second: read again where what was held has left."""
-        if not self._role.holds_bodies():
+        if not self._holds_bodies():
             self._gate.holds_no_more()
 
     # Reading
@@ -254,7 +244,8 @@ class Http2Transport(asyncio.BufferedProtocol, Generic[StreamT]):
             else:
                 receiver.receive_large(data, frames)
         except Exception:  # noqa: BLE001 - data outlives our bugs: clients retry, the alarm is raised
-            context.report_bug(self._role.bug_place)
+            if self._role is not None:
+                context.report_bug(self._role.bug_place)
             self.abort()
             return
         if receiver.held != self._held:
@@ -262,7 +253,10 @@ class Http2Transport(asyncio.BufferedProtocol, Generic[StreamT]):
         if receiver.has_more and not self._is_put_off:
             self._put_off()
         if self._is_server and context.budget.used >= context.budget.near:
-            self._gate.wait_for_room(holds=self._role.holds_bodies())
+            self._gate.wait_for_room(holds=self._holds_bodies())
+
+    def _holds_bodies(self) -> bool:
+        return self._role is not None and self._role.holds_bodies()
 
     def _note_held(self) -> None:
         """Charge what the receiver holds; end a client that has too much held when much is."""

@@ -11,7 +11,7 @@ from gateway.dataplane.core.context import WorkerContext
 from gateway.dataplane.core.seams import ConnectionOwner, UpstreamRequest
 from gateway.dataplane.http2.answer_sections import AnswerSections
 from gateway.dataplane.http2.keepalive import Keepalive, Step
-from gateway.dataplane.http2.transport import Http2Transport
+from gateway.dataplane.http2.transport import Http2Transport, TransportRole
 from gateway.dataplane.upstream.connector import ConnectError
 from gateway.wire import hpack
 from gateway.wire.http2 import ErrorCode, Http2ConnectionError, Http2StreamError, Setting, Stream
@@ -69,7 +69,7 @@ class UpstreamStream(Stream):
             connection.windows.grant(self, length, may_grow=may_grow)
 
 
-class Http2Upstream:
+class Http2Upstream(TransportRole[UpstreamStream]):
     """One connection to a backend (`seams.UpstreamConnection`): the role of a `Http2Transport`."""
 
     __slots__ = (
@@ -90,9 +90,6 @@ class Http2Upstream:
         "transport",
         "windows",
     )
-
-    bug_place: Final = "upstream"
-    """The label under which a bug of ours is counted."""
 
     def __init__(
         self,
@@ -147,6 +144,11 @@ class Http2Upstream:
         """What takes the connection's bytes."""
         return self.transport
 
+    @property
+    def bug_place(self) -> str:
+        """See `TransportRole`."""
+        return "upstream"
+
     def opened(self, transport: asyncio.Transport) -> bool:
         """See `TransportRole`."""
         ssl_object = transport.get_extra_info("ssl_object")
@@ -162,7 +164,7 @@ class Http2Upstream:
         if not self._ready.done():
             self._ready.set_result(None)
         else:
-            self.owner.capacity_changed(self)
+            self.owner.capacity_changed(self, self.capacity)
 
     def next_own_stream(self) -> int:
         """See `Role`."""
@@ -205,6 +207,8 @@ class Http2Upstream:
             self._heads[path] = head
         fields = request.fields.h2(request.head, request.principal, request.peer)
         self.sender.send_headers(stream, head + fields, ended=False)
+        if self.capacity <= 0:
+            self.owner.capacity_changed(self, 0)
         return stream
 
     def headers_received(
@@ -337,7 +341,7 @@ class Http2Upstream:
             if self._is_closing:
                 self.transport.close()
                 return
-        self.owner.capacity_changed(self)
+        self.owner.capacity_changed(self, self.capacity)
 
     def request_unanswered(self) -> None:
         """A request has ended without an answer: in a silence the backend is asked at once."""
@@ -382,7 +386,7 @@ class Http2Upstream:
 
     def _is_heard(self) -> None:
         self.owner.trust(self)
-        self.owner.capacity_changed(self)
+        self.owner.capacity_changed(self, self.capacity)
 
     def _ask(self) -> None:
         self.sender.ping(_PING)

@@ -198,11 +198,11 @@ class Address(ConnectionOwner):
 
     # seams.ConnectionOwner
 
-    def capacity_changed(self, connection: UpstreamConnection) -> None:
+    def capacity_changed(self, connection: UpstreamConnection, capacity: int) -> None:
         """See `ConnectionOwner`."""
         if connection not in self.connections:
             return
-        if connection.capacity <= 0:
+        if capacity <= 0:
             self.free.pop(connection, None)
             return
         if self.doubted or self.needs_proof:

@@ -67,8 +67,6 @@ class Pool(RequestPool):
         elif self.shares_connections:
             connection = min(free, key=_busy) if len(free) > 1 else next(iter(free))
             request.attach(connection.open(request))
-            if connection.capacity <= 0:
-                free.pop(connection, None)
         else:
             # The one that was used last is the least likely to be closed by the backend just now.
             connection, _ = free.popitem()
