@@ -16,11 +16,12 @@ from gateway.wire.http2 import (
     Stream,
 )
 from gateway.wire.http2_receiver import Http2Receiver
+from gateway.wire.http2_role import Role
 from gateway.wire.http2_sender import Http2Sender
 
 
-class _QuietRole:
-    """What a connection is told and need not act on; see `wire.http2_receiver.Role`."""
+class _QuietRole(Role[Stream]):
+    """What a connection is told and need not act on."""
 
     def output_pending(self) -> None:
         """Leave it until `Http2Connection.take_output`."""
@@ -29,22 +30,22 @@ class _QuietRole:
         """Leave it until `Http2Connection.take_output`."""
 
     def reset_received(self, stream: Stream, code: int) -> None:
-        """The peer reset a stream, which is forgotten already."""
+        """See `Role`."""
 
     def goaway_received(self, last_stream: int, code: int) -> None:
-        """The peer takes no new streams; those above `last_stream` were not processed."""
+        """See `Role`."""
 
     def settings_changed(self) -> None:
-        """The peer's SETTINGS were applied."""
+        """See `Role`."""
 
     def ping_answered(self, payload: bytes) -> None:
-        """Our PING came back."""
+        """See `Role`."""
 
     def data_left(self, stream: Stream, length: int) -> None:
-        """Queued bytes have been sent."""
+        """See `Role`."""
 
     def data_dropped(self, stream: Stream, length: int) -> None:
-        """Queued bytes will never be sent."""
+        """See `Role`."""
 
 
 class Http2Connection(_QuietRole):
@@ -86,23 +87,13 @@ class Http2Connection(_QuietRole):
             raise Http2StreamError(stream_id, ErrorCode.ENHANCE_YOUR_CALM) from error
 
     def next_own_stream(self) -> int:
-        """Return the id of the next stream that this side opens; a server opens none."""
+        """See `Role`: a server opens none."""
         return FIRST_SERVER_STREAM
 
-    def headers_received(
-        self, stream_id: int, stream: Stream | None, block: bytes, ended: bool
-    ) -> None:
-        """Take a header block; it must be decoded in any case."""
-        raise NotImplementedError
-
-    def data_received(self, stream: Stream, chunk: bytes, ended: bool) -> None:
-        """Take body bytes of an open stream."""
-        raise NotImplementedError
-
     def stream_error(self, error: Http2StreamError) -> None:
-        """The peer broke the rules on one stream: reset it."""
+        """See `Role`."""
         self.sender.reset(error.stream_id, error.code)
 
     def failed(self, code: ErrorCode, text: str) -> None:
-        """The connection is over."""
+        """See `Role`."""
         self.failure = f"{code.name}: {text}"
