@@ -19,7 +19,15 @@ NOTHING: Final = memoryview(b"")
 class TlsSession:
     """Server side of one connection."""
 
-    __slots__ = ("_decrypted", "_incoming", "_outgoing", "_read_into", "_records", "tls")
+    __slots__ = (
+        "_decrypted",
+        "_has_begun",
+        "_incoming",
+        "_outgoing",
+        "_read_into",
+        "_records",
+        "tls",
+    )
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._incoming = ssl.MemoryBIO()
@@ -30,6 +38,8 @@ class TlsSession:
         self._records = TlsRecords()
         self._decrypted = b""
         """What had to be decrypted before it was asked for."""
+        self._has_begun = False
+        """Whether OpenSSL may hold plaintext of a record: the last read took all that it could."""
 
     @property
     def unsent(self) -> int:
@@ -43,7 +53,7 @@ class TlsSession:
     @property
     def has_rest(self) -> bool:
         """Whether there may be plaintext that nobody has asked for."""
-        return bool(self._decrypted or self._incoming.pending or self.tls.pending())
+        return bool(self._decrypted or self._has_begun or self._incoming.pending)
 
     @property
     def is_abused(self) -> bool:
@@ -83,14 +93,15 @@ class TlsSession:
             self._decrypted = self._decrypted[filled:]
         while True:
             try:
-                while filled < room and (self._incoming.pending or self.tls.pending()):
+                while filled < room and (self._has_begun or self._incoming.pending):
                     length = read(room - filled, plain[filled:] if filled else plain)
                     if not length:
                         return filled, cipher, True
                     filled += length
+                    self._has_begun = filled == room
                     records.debt -= HAD_DATA
             except ssl.SSLWantReadError:
-                pass
+                self._has_begun = False
             except ssl.SSLZeroReturnError:
                 return filled, cipher, True
             if filled == room or not cipher or records.debt > MOST_DEBT:
@@ -116,5 +127,6 @@ class TlsSession:
                 if not data:
                     break
                 self._decrypted += data
+        self._has_begun = False
         with contextlib.suppress(ssl.SSLError):  # the peer's has not come, which is no matter
             self.tls.unwrap()
