@@ -56,7 +56,7 @@ ROOMS: Final = {
     "log_console": _room("terminal", "structlog"),
     "log": _room("channel log_console log_repeats log_writer repeats terminal", "structlog"),
     # bytes and protocols, without I/O and policy
-    "wire": _room("model outcome", "hpack httptools"),
+    "wire": _room("model outcome", "hpack httptools mypy_extensions"),
     "decoder": _room("model otlp samples", "google.protobuf msgspec"),
     "otlp": _room("model outcome", "cramjam google.protobuf google.rpc opentelemetry.proto"),
     # keys and configuration
@@ -144,7 +144,7 @@ ROOMS: Final = {
     ),
     "dataplane.http2": _room(
         "dataplane.auth dataplane.core dataplane.exchange dataplane.upstream metrics outcome wire",
-        "structlog",
+        "mypy_extensions structlog",
     ),
     "dataplane.accept": _room(
         "certificate_ids channel crowds dataplane.core metrics model outcome settings wire "
