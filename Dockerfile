@@ -2,14 +2,12 @@
 # To pin the base image, too, name it with its digest: --build-arg BASE=python:3.11-slim@sha256:…
 ARG BASE=python:3.11-slim
 FROM ${BASE} AS build
-# requirements-usage.lock: with the packages that usage.sample needs.
-ARG REQUIREMENTS=requirements-runtime.lock
 WORKDIR /src
 # The data path is compiled to C.
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
 RUN python -m venv /opt/otlp-gateway && python -m venv /opt/build
-COPY requirements-runtime.lock requirements-usage.lock requirements-build.lock ./
-RUN /opt/otlp-gateway/bin/pip install --no-cache-dir --require-hashes -r ${REQUIREMENTS}
+COPY requirements-runtime.lock requirements-build.lock ./
+RUN /opt/otlp-gateway/bin/pip install --no-cache-dir --require-hashes -r requirements-runtime.lock
 RUN /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements-build.lock
 COPY pyproject.toml setup.py README.md LICENSE NOTICE ./
 COPY deploy/alerts.yaml deploy/dashboard.json deploy/gateway.schema.json ./deploy/

@@ -112,9 +112,8 @@ COMPILE := .cache/pip-tools/bin/pip-compile --quiet --generate-hashes --no-emit-
 	--no-emit-find-links --no-emit-options --strip-extras --allow-unsafe
 
 lock: .cache/pip-tools/bin/pip-compile  ## write the lock files anew from pyproject.toml
-	$(COMPILE) --extra tools --extra telemetry --extra test --extra bench -o requirements.lock pyproject.toml
+	$(COMPILE) --extra telemetry --extra test --extra bench -o requirements.lock pyproject.toml
 	$(COMPILE) --extra telemetry -c requirements.lock -o requirements-runtime.lock pyproject.toml
-	$(COMPILE) --extra telemetry --extra usage -c requirements.lock -o requirements-usage.lock pyproject.toml
 	printf 'setuptools\nmypy\nmsgspec\n' | $(COMPILE) -c requirements.lock -o requirements-build.lock -
 	printf 'mkdocs-material\n' | $(COMPILE) -o requirements-docs.lock -
 

@@ -47,10 +47,7 @@ def _constraints() -> list[str]:
     """Return a line `name==version` for each dependency."""
     project = tomllib.loads((_CHECKOUT / "pyproject.toml").read_text())["project"]
     lines = []
-    for dependency in (
-        *project["dependencies"],
-        *project["optional-dependencies"]["tools"],
-    ):
+    for dependency in project["dependencies"]:
         bound = _BOUND.fullmatch(dependency)
         if bound is None:
             sys.exit(f"pyproject.toml: {dependency!r} has no lower bound: write NAME>=VERSION")
@@ -77,7 +74,7 @@ def main() -> int:
     ]
     # What the checkout has compiled stays as it is.
     environ = os.environ | {"GATEWAY_PURE_PYTHON": "1"}
-    subprocess.run([*install, "--editable", f"{_CHECKOUT}[tools,test]"], env=environ, check=True)
+    subprocess.run([*install, "--editable", f"{_CHECKOUT}[test]"], env=environ, check=True)
     # Not the clients that are generated: they depend on our dependencies, too, on later versions.
     tests = ["-n", "logical", "--dist", "loadscope", "tests/unit", "tests/contract/test_wire.py"]
     tests += sys.argv[1:]

@@ -1,9 +1,9 @@
 """Use the package as people do who try it: `.venv/bin/python -m tools.runners FOLDER`.
 
-FOLDER has the wheel that `make wheel WHEEL=FOLDER` has built. `uvx` runs the demo from it until it
-serves, and from this checkout as plain Python the command; `pipx` installs it, with its man page.
-They stand in an environment of their own and leave nothing elsewhere. Last, `pip` installs the
-wheel as the first step of the tutorial says.
+FOLDER has the wheel that `make wheel WHEEL=FOLDER` has built. `uvx` runs the demo until it serves,
+from the wheel and, as plain Python, from this checkout; `pipx` installs the wheel, with its man
+page. They stand in an environment of their own and leave nothing elsewhere. Last, `pip` installs
+the wheel as the first step of the tutorial says.
 """
 
 from __future__ import annotations
@@ -53,13 +53,11 @@ def places(folder: Path) -> dict[str, str]:
     }
 
 
-def demo_with_uvx(programs: Path, wheel: Path, folder: Path) -> None:
-    """Run the demo until it serves, and stop it. Raises `WheelError`."""
-    source = f"otlp-gateway[tools] @ {wheel.absolute().as_uri()}"
-    command: list[str | Path]
-    command = [programs / "uvx", "--from", source, "otlp-gateway", "demo", "--data", folder / "d"]
+def demo_with_uvx(programs: Path, source: str, place: Path, folder: Path) -> None:
+    """Run the demo until it serves, and stop it; `place` is where. Raises `WheelError`."""
     demo = subprocess.Popen(
-        command,
+        [programs / "uvx", "--from", source, "otlp-gateway", "demo", "--data", place / "data"],
+        cwd=place,
         env=os.environ | places(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -89,21 +87,20 @@ def _until_it_serves(demo: subprocess.Popen[bytes]) -> str:
     return printed.decode(errors="replace")
 
 
-def checkout_with_uvx(programs: Path, folder: Path) -> str:
-    """Run the command from this checkout, which uvx builds; return what it says."""
+def copy_of_checkout(folder: Path) -> Path:
+    """Copy what the package is built from, so that uvx builds nothing in the checkout itself."""
     copy = folder / "checkout"
     wanted = run(["git", "ls-files", "gateway", "deploy", "*.toml", "*.in", "*.md", "setup.py"])
     for name in [*wanted.split("\n"), "LICENSE", "NOTICE"]:
         if name and (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, copy / name)
-    command = (programs / "uvx", "--from", ".", "otlp-gateway", "version")
-    return run(command, copy, **places(folder))
+    return copy
 
 
 def install_with_pipx(programs: Path, wheel: Path, folder: Path) -> str:
     """Install the wheel; return what the command says. Raises `WheelError`."""
-    run([programs / "pipx", "install", f"{wheel.absolute()}[tools]"], folder, **places(folder))
+    run([programs / "pipx", "install", wheel.absolute()], folder, **places(folder))
     manual = folder / "man" / "man1" / "gateway.1"
     if not manual.exists():
         message = "pipx found no man page in the package"
@@ -127,9 +124,11 @@ def main(arguments: list[str]) -> int:
     programs = install()
     with tempfile.TemporaryDirectory(prefix="otlp-gateway-runners-") as folder:
         try:
-            demo_with_uvx(programs, wheel, Path(folder))
+            source = f"otlp-gateway @ {wheel.absolute().as_uri()}"
+            demo_with_uvx(programs, source, Path(folder), Path(folder))
             say("uvx runs the demo")
-            say(f"uvx from a checkout: {checkout_with_uvx(programs, Path(folder)).strip()}")
+            demo_with_uvx(programs, ".", copy_of_checkout(Path(folder)), Path(folder))
+            say("uvx --from . runs the demo")
             say(f"pipx: {install_with_pipx(programs, wheel, Path(folder)).strip()}")
             said = install_as_the_tutorial_says(wheel, Path(folder))
             say(f"pip, as in the tutorial: {said.strip()}")

@@ -67,9 +67,6 @@ COMMANDS: Final = {
 }
 """In the order in which help lists them."""
 
-TOOL_PACKAGES: Final = frozenset({"cramjam", "google", "h2", "hypercorn", "opentelemetry"})
-"""What the extra `tools` installs, as it is imported: a server does without."""
-
 EXAMPLES: Final = (
     "Examples:",
     "gateway demo",
@@ -155,11 +152,6 @@ def run(arguments: list[str]) -> int:
         return Exit.BAD_INPUT
     except typer.Abort:
         return Exit.BAD_INPUT
-    except ModuleNotFoundError as missing:
-        package = (missing.name or "").partition(".")[0]
-        if package not in TOOL_PACKAGES:
-            raise
-        return _not_installed(arguments[0], package)
     except OutputError as lost:
         return _not_shown(lost)
     except OSError as failure:  # typer itself writes help
@@ -168,15 +160,6 @@ def run(arguments: list[str]) -> int:
         give_up(sys.stdout)
         return _not_shown(OutputError(failure))
     return code if isinstance(code, int) else Exit.OK
-
-
-def _not_installed(command: str, package: str) -> int:
-    error(
-        f"'gateway {command}' needs packages that a server does without, and {package} is not"
-        " installed: add them with  pip install 'otlp-gateway[tools]'  (in a checkout: '.[tools]';"
-        " with uvx:  uvx --from 'otlp-gateway[tools]' otlp-gateway)"
-    )
-    return Exit.BAD_INPUT
 
 
 def _not_shown(lost: OutputError) -> int:

@@ -13,8 +13,6 @@ from pydantic import SecretStr
 
 from gateway.config import authority, client_identity, feed, jwt, scopes, telemetry_checks
 from gateway.config.addresses import is_loopback, is_overlap, is_reached_by
-from gateway.config.decoder import MISSING as DECODER_MISSING
-from gateway.config.decoder import has_decoder
 from gateway.config.postgresql_url import missing_files
 from gateway.config.problems import Path, path_text
 from gateway.config.tls_files import check_ca, check_chain, check_revocation_lists
@@ -386,13 +384,7 @@ def _warn_of_telemetry(config: Config) -> Iterator[Finding]:
     yield from (Finding(path, message) for path, message in telemetry_checks.warnings(config))
 
 
-def _warn_of_no_decoder(config: Config) -> Iterator[Finding]:
-    if config.usage.sample and not has_decoder():
-        yield Finding(("usage", "sample"), DECODER_MISSING)
-
-
 _WARNING_CHECKS: Final[tuple[Check, ...]] = (
-    _warn_of_no_decoder,
     _warn_of_authorities,
     _warn_of_feed,
     _warn_of_cleartext,

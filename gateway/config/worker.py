@@ -9,7 +9,6 @@ from typing import Final, Literal
 from gateway import settings
 from gateway.config import jwt, tree
 from gateway.config.client_identity import identity_headers, identity_settings
-from gateway.config.decoder import has_decoder
 from gateway.config.telemetry import TelemetryConfig
 from gateway.config.tls_contents import TlsContents
 from gateway.config.values import port_of, split_url
@@ -72,7 +71,7 @@ def _telemetry(telemetry: TelemetryConfig, workers: int) -> settings.TelemetrySe
 
 
 def _sampling(usage: tree.UsageConfig, workers: int) -> settings.SamplingSettings | None:
-    if not usage.sample or not has_decoder():
+    if not usage.sample:
         return None
     return settings.SamplingSettings(
         samples_s=usage.samples / workers,

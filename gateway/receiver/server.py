@@ -1,31 +1,24 @@
 """The receiver's listeners: HTTP/1.1 and HTTP/2 with prior knowledge, both on every address.
 
-Hypercorn implements the protocols. A `grpcio` server could not: it responds to snappy and zstd with
-INTERNAL before any handler runs.
+A `grpcio` server could not be one: it responds to snappy and zstd with INTERNAL before any handler
+runs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 from types import TracebackType
 from typing import Final, Self
 
-from hypercorn.asyncio.tcp_server import TCPServer
-from hypercorn.asyncio.worker_context import WorkerContext
-from hypercorn.config import Config
-from hypercorn.utils import wrap_app
+from aiohttp import web
 
 from gateway.receiver.app import OnRequest, ReceiverApp
+from gateway.receiver.connection import Connection
+from gateway.receiver.http1 import http1_server
 
 _BACKLOG: Final = 1024
-_HEAD_BYTES: Final = 64 * 1024
-_STREAMS_PER_CONNECTION: Final = 1000
-_IDLE_S: Final = 3600.0
-"""Gateways and SDKs keep connections open; closing one during a request costs a retry."""
-_NEVER: Final = 2**62
 _GRACE_S: Final = 1.0
 """Timeout of each shutdown step: responses in progress, closing, aborting."""
 
@@ -54,13 +47,11 @@ class Receiver:
         intake: str | None = None,
     ) -> None:
         self._app = ReceiverApp(on_request or (lambda _record: None))
-        self._config = _config()
-        self._asgi = wrap_app(self._app, self._config.wsgi_max_body_size, "asgi")
-        self._context = WorkerContext(max_requests=None)
         self._wanted = {"grpc": grpc, "http": http, "intake": intake}
         self._addresses: dict[str, str] = {}
         self._servers: list[asyncio.Server] = []
-        self._connections: dict[asyncio.Task[object], asyncio.StreamWriter] = {}
+        self._http1: web.Server | None = None
+        self._connections: set[Connection] = set()
 
     @property
     def grpc_address(self) -> str:
@@ -85,9 +76,15 @@ class Receiver:
                 if address is not None
             }
             undo.pop_all()
+        loop = asyncio.get_running_loop()
+        http1 = self._http1 = http1_server(self._app)
         for name, listener in sockets.items():
             self._addresses[name] = _address_of(listener)
-            server = await asyncio.start_server(self._serve, sock=listener, backlog=_BACKLOG)
+            server = await loop.create_server(
+                lambda: Connection(self._app, http1, self._connections),
+                sock=listener,
+                backlog=_BACKLOG,
+            )
             self._servers.append(server)
         return self
 
@@ -99,7 +96,8 @@ class Receiver:
     ) -> None:
         for server in self._servers:
             server.close()
-        await self._context.terminated.set()
+        for connection in self._connections:
+            connection.leave()
         if exc_type is None:
             await self._app.settle(_GRACE_S)
         self._app.give_up()
@@ -110,31 +108,19 @@ class Receiver:
 
     async def _close_connections(self) -> None:
         """Close connections after their pending writes; abort those whose client does not read."""
-        for writer in self._connections.values():
-            writer.close()
+        assert self._http1 is not None  # noqa: S101 - it was entered
+        await self._http1.shutdown(_GRACE_S)
+        for connection in list(self._connections):
+            connection.close()
         await self._connections_gone(_GRACE_S)
-        for writer in self._connections.values():
-            writer.transport.abort()
+        for connection in list(self._connections):
+            connection.abort()
         await self._connections_gone(_GRACE_S)
 
     async def _connections_gone(self, within_s: float) -> None:
         if self._connections:
-            await asyncio.wait(set(self._connections), timeout=within_s)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Let Hypercorn serve one connection until it is closed.
-
-        Hypercorn's own `serve` is not used: at shutdown it cancels connections that never had a
-        request, which asyncio reports as failures.
-        """
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - asyncio runs each connection in a task
-        self._connections[task] = writer
-        loop = asyncio.get_running_loop()
-        try:
-            await TCPServer(self._asgi, loop, self._config, self._context, {}, reader, writer)
-        finally:
-            del self._connections[task]
+            waiting = [connection.closed for connection in self._connections]
+            await asyncio.wait(waiting, timeout=within_s)
 
 
 async def _listen(address: str) -> socket.socket:
@@ -181,16 +167,3 @@ def split_address(address: str) -> tuple[str, int]:
 def _address_of(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _config() -> Config:
-    """Configure Hypercorn for a backend that never closes a connection first."""
-    config = Config()
-    config.accesslog = None
-    config.errorlog = logging.getLogger("gateway.receiver")
-    config.include_server_header = False
-    config.h11_max_incomplete_size = _HEAD_BYTES
-    config.h2_max_concurrent_streams = _STREAMS_PER_CONNECTION
-    config.keep_alive_max_requests = _NEVER
-    config.keep_alive_timeout = _IDLE_S
-    return config

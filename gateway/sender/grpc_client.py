@@ -1,4 +1,4 @@
-"""OTLP/gRPC over one HTTP/2 connection, on the `h2` library.
+"""OTLP/gRPC over one HTTP/2 connection, on `gateway.wire`.
 
 Not `grpcio`: it supports only gzip and deflate, and hides the peer's actual response. One call at a
 time, which is enough for a tool that explains each response.
@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Self
 
-import h2.config
-import h2.connection
-import h2.events
-import h2.exceptions
-
 from gateway import __version__
+from gateway.http2_connection import Http2Connection
 from gateway.otlp.framing import frame
 from gateway.otlp.services import Service
 from gateway.sender.response import ExportResponse, parse_grpc_response
 from gateway.sender.target import Plan
 from gateway.sender.unreachable import Cause, UnreachableError, cause_of, open_stream
+from gateway.wire import hpack
+from gateway.wire.hpack import Pair
+from gateway.wire.http2 import ErrorCode, Http2StreamError, Setting, Stream
 
 USER_AGENT: Final = f"gateway-send/{__version__}"
 _READ_BYTES: Final = 64 * 1024
 _MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
 """OTLP specification 1.11: the limit for responses."""
+_SETTINGS: Final = {
+    Setting.HEADER_TABLE_SIZE: 0,
+    Setting.ENABLE_PUSH: 0,
+    Setting.MAX_HEADER_LIST_SIZE: hpack.MAX_HEADER_LIST_BYTES,
+}
 
 
 @dataclass(slots=True)
@@ -40,6 +43,86 @@ class _Response:
     is_complete: bool = False
 
 
+class _Calls(Http2Connection):
+    """The calls on one connection, one at a time, without I/O."""
+
+    def __init__(self) -> None:
+        super().__init__(_SETTINGS, is_server=False)
+        self.response = _Response()
+        """The response to the last call."""
+        self.goodbye: int | None = None
+        """The code of the peer's GOAWAY."""
+        self._next_id = 1
+        self._stream = Stream(0, 0, 0)
+
+    def start(self, headers: list[Pair], body: bytes) -> None:
+        """Send a call; what the peer's windows do not allow yet follows as they open."""
+        stream = self._stream = self.new_stream(self._next_id)
+        self._next_id += 2
+        self.response = _Response()
+        block = [hpack.encode_field(n, v, sensitive=n == b"authorization") for n, v in headers]
+        self.sender.send_headers(stream, b"".join(block), ended=False)
+        self.sender.send_data(stream, body, ended=True)
+
+    def next_own_stream(self) -> int:
+        """See `Http2Connection`."""
+        return self._next_id
+
+    def headers_received(
+        self, stream_id: int, stream: Stream | None, block: bytes, ended: bool
+    ) -> None:
+        """Take the response's head, or its trailers."""
+        fields = _text(self.decode(stream_id, block))
+        if stream is None:
+            return
+        if self.response.headers:
+            self.response.trailers.update(fields)
+        elif ended or not fields.get(":status", "").startswith("1"):  # a provisional response
+            self.response.headers.update(fields)
+        if ended:
+            self._end(stream)
+
+    def data_received(self, stream: Stream, chunk: bytes, ended: bool) -> None:
+        """Take bytes of the response."""
+        self.response.body += chunk
+        if len(self.response.body) > _MAX_RESPONSE_BYTES:
+            raise UnreachableError(Cause.BROKEN_OFF, "the response is larger than 4 MiB")
+        if ended:
+            self._end(stream)
+        else:
+            self.receiver.windows.grant(stream, len(chunk), may_grow=True)
+
+    def reset_received(self, stream: Stream, code: int) -> None:
+        """The server has broken the call off."""
+        raise UnreachableError(Cause.BROKEN_OFF, f"the stream was reset with error {code}")
+
+    def stream_error(self, error: Http2StreamError) -> None:
+        """The server broke the rules on the stream."""
+        super().stream_error(error)
+        raise UnreachableError(Cause.BROKEN_OFF, f"the response breaks HTTP/2: {error.code.name}")
+
+    def goaway_received(self, last_stream: int, code: int) -> None:
+        """No further call on this connection; the response to this one may come."""
+        self.goodbye = code
+        if not self.response.is_complete and (code or self._stream.id > last_stream):
+            raise self.cut_off()
+
+    def cut_off(self) -> UnreachableError:
+        """Return the error for a connection that ends before the response."""
+        if self.goodbye is None:
+            return UnreachableError(Cause.BROKEN_OFF, "the connection was closed")
+        cause = Cause.BROKEN_OFF if self.goodbye else Cause.GOING_AWAY
+        return UnreachableError(cause, f"GOAWAY with error {self.goodbye}")
+
+    def _end(self, stream: Stream) -> None:
+        self.response.is_complete = True
+        stream.remote_ended = True
+        if stream.local_ended:
+            self.sender.forget(stream)
+        else:  # the server has responded after the head: it does not want the rest of the body
+            self.sender.reset(stream.id, ErrorCode.NO_ERROR)
+
+
 class GrpcConnection:
     """One connection to an OTLP/gRPC server."""
 
@@ -49,8 +132,7 @@ class GrpcConnection:
         self._plan = plan
         self._reader = reader
         self._writer = writer
-        config = h2.config.H2Configuration(client_side=True, header_encoding=None)
-        self._h2 = h2.connection.H2Connection(config)
+        self._calls = _Calls()
         self._has_received = False
         self._is_usable = True
 
@@ -73,13 +155,12 @@ class GrpcConnection:
         if tls is not None and tls.selected_alpn_protocol() != "h2":
             await connection.close()
             raise UnreachableError(Cause.NO_HTTP2)
-        connection._h2.initiate_connection()
         return connection
 
     @property
     def is_usable(self) -> bool:
         """Whether another call is possible: the peer has not sent GOAWAY."""
-        return self._is_usable
+        return self._is_usable and self._calls.goodbye is None
 
     async def export(self, service: Service, payload: bytes) -> ExportResponse:
         """Make one Export call; `payload` is the message, already compressed.
@@ -91,7 +172,7 @@ class GrpcConnection:
         body = frame(payload, is_compressed=is_compressed)
         try:
             response = await self._call(self._request_headers(service), body)
-        except (OSError, h2.exceptions.ProtocolError) as error:
+        except (OSError, UnreachableError) as error:
             self._is_usable = False
             raise cause_of(error) from error
         status = int(response.headers.get(":status", "0"))
@@ -101,9 +182,8 @@ class GrpcConnection:
 
     async def close(self) -> None:
         """Send GOAWAY and close."""
-        with contextlib.suppress(OSError, h2.exceptions.ProtocolError):
-            self._h2.close_connection()
-            self._writer.write(self._h2.data_to_send())
+        self._calls.sender.goaway(0, ErrorCode.NO_ERROR)
+        self._writer.write(self._calls.take_output())
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
@@ -129,98 +209,29 @@ class GrpcConnection:
         return headers
 
     async def _call(self, headers: list[tuple[str, str]], body: bytes) -> _Response:
-        stream_id = self._h2.get_next_available_stream_id()
-        self._h2.send_headers(stream_id, headers)
-        response, unsent = _Response(), memoryview(body)
-        while not response.is_complete:
-            unsent = self._send_some(stream_id, unsent)
-            await self._flush()
-            for event in self._received(await self._read()):
-                self._handle(event, stream_id, response)
-        if unsent:
-            # The server has responded after the head: it does not want the rest of the body.
-            with contextlib.suppress(h2.exceptions.ProtocolError):
-                self._h2.reset_stream(stream_id)
+        self._calls.start([(name.encode(), value.encode()) for name, value in headers], body)
         await self._flush()
-        return response
-
-    def _send_some(self, stream_id: int, unsent: memoryview) -> memoryview:
-        """Send as much of the body as the peer's windows allow; return the rest."""
-        while unsent:
-            with contextlib.suppress(h2.exceptions.StreamClosedError):
-                window = self._h2.local_flow_control_window(stream_id)
-                size = min(window, self._h2.max_outbound_frame_size, len(unsent))
-                if size <= 0:
-                    return unsent
-                is_last = size == len(unsent)
-                self._h2.send_data(stream_id, bytes(unsent[:size]), end_stream=is_last)
-                unsent = unsent[size:]
-                continue
-            return unsent
-        return unsent
+        while not self._calls.response.is_complete:
+            self._take(await self._reader.read(_READ_BYTES))
+            await self._flush()
+        return self._calls.response
 
     async def _flush(self) -> None:
-        self._writer.write(self._h2.data_to_send())
+        self._writer.write(self._calls.take_output())
         await self._writer.drain()
 
-    async def _read(self) -> bytes:
-        data = await self._reader.read(_READ_BYTES)
+    def _take(self, data: bytes) -> None:
         if not data:
-            raise UnreachableError(Cause.BROKEN_OFF, "the connection was closed")
+            raise self._calls.cut_off()
         if not self._has_received and data.startswith(b"HTTP/1."):
             raise UnreachableError(Cause.ONLY_HTTP1)
-        return data
-
-    def _received(self, data: bytes) -> Iterable[h2.events.Event]:
-        try:
-            events = self._h2.receive_data(data)
-        except h2.exceptions.ProtocolError as error:
+        self._calls.receive(data)
+        if self._calls.failure:
             cause = Cause.BROKEN_OFF if self._has_received else Cause.NOT_HTTP
-            raise UnreachableError(cause, str(error)) from error
+            raise UnreachableError(cause, self._calls.failure)
         self._has_received = True
-        return events
-
-    def _handle(self, event: h2.events.Event, stream_id: int, response: _Response) -> None:
-        match event:
-            case h2.events.ResponseReceived(stream_id=sid) if sid == stream_id:
-                response.headers.update(_text(event.headers))
-            case h2.events.TrailersReceived(stream_id=sid) if sid == stream_id:
-                response.trailers.update(_text(event.headers))
-            case h2.events.DataReceived():
-                self._take_data(event, stream_id, response)
-            case h2.events.StreamEnded(stream_id=sid) if sid == stream_id:
-                response.is_complete = True
-            case h2.events.StreamReset(stream_id=sid) if sid == stream_id:
-                if not response.is_complete:
-                    detail = f"the stream was reset with error {event.error_code}"
-                    raise UnreachableError(Cause.BROKEN_OFF, detail)
-            case h2.events.ConnectionTerminated():
-                self._handle_goaway(event, response)
-            case _:
-                pass
-
-    def _take_data(
-        self, event: h2.events.DataReceived, stream_id: int, response: _Response
-    ) -> None:
-        if event.flow_controlled_length:
-            self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-        if event.stream_id == stream_id and event.data:
-            response.body += event.data
-        if len(response.body) > _MAX_RESPONSE_BYTES:
-            raise UnreachableError(Cause.BROKEN_OFF, "the response is larger than 4 MiB")
-
-    def _handle_goaway(self, event: h2.events.ConnectionTerminated, response: _Response) -> None:
-        """Handle a GOAWAY. The `h2` library reads nothing after it, not even the response."""
-        self._is_usable = False
-        if not response.is_complete:
-            cause = Cause.BROKEN_OFF if event.error_code else Cause.GOING_AWAY
-            raise UnreachableError(cause, f"GOAWAY with error {event.error_code}")
 
 
-def _text(headers: Iterable[tuple[bytes | str, bytes | str]] | None) -> dict[str, str]:
+def _text(fields: list[Pair]) -> dict[str, str]:
     """Decode header fields; names are lower-case in HTTP/2."""
-    return {_str(name): _str(value) for name, value in headers or ()}
-
-
-def _str(value: bytes | str) -> str:
-    return value if isinstance(value, str) else value.decode("latin-1")
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in fields}

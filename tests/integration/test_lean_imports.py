@@ -7,22 +7,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterable, Sequence
-from importlib.metadata import files
-from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import yaml
 
-from gateway.cli.main import TOOL_PACKAGES
 from gateway.cli.output import Exit
 from tests.support.process import running
 
-TOOLS: Final = frozenset({"cramjam", "google", "grpc", "h2", "hypercorn", "opentelemetry", "rich"})
-"""What only the tools to try a gateway with need."""
+TOOLS: Final = frozenset({"cramjam", "google", "grpc", "opentelemetry", "rich"})
+"""What only the tools to try a gateway with need, or settings that are off."""
 WORKERS_NEVER_LOAD: Final = TOOLS | {
     "aiohttp",
     "aiosqlite",
@@ -46,7 +42,6 @@ KEY_COMMANDS_NEVER_LOAD: Final = (CONTROL_NEVER_LOADS - {"rich"}) | {
 
 _TIMES: Final = ("-P", "-X", "importtime")
 _COMMAND: Final = (sys.executable, *_TIMES, "-c", "from gateway.cli.entry import main; main()")
-_PYPROJECT: Final = Path(__file__).parents[2] / "pyproject.toml"
 
 
 def _loaded(lines: Iterable[str]) -> frozenset[str]:
@@ -115,58 +110,3 @@ def test_a_command_on_keys_loads_no_library_of_a_gateway(
     loaded = _loaded(ended.stderr.splitlines())
     assert "gateway.keys.stores.sqlite" in loaded
     assert sorted(_libraries(loaded) & KEY_COMMANDS_NEVER_LOAD) == []
-
-
-def _without(packages: Iterable[str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run the command as if some packages were not installed."""
-    script = (
-        f"import sys; sys.modules.update(dict.fromkeys({sorted(packages)}))\n"
-        "from gateway.cli.entry import main; main()"
-    )
-    return _run(sys.executable, "-P", "-c", script, *arguments)
-
-
-DO_WITHOUT: Final = {("receive", "h2"), ("demo", "h2"), ("send", "hypercorn")}
-
-
-@pytest.mark.parametrize(
-    "command, missing",
-    sorted(set(product(["demo", "receive", "send"], TOOL_PACKAGES)) - DO_WITHOUT),
-)
-def test_a_tool_that_is_not_installed_says_how_to_add_it(
-    command: str, missing: str, tmp_path: Path
-) -> None:
-    arguments = ["demo", "--data", tmp_path] if command == "demo" else [command]
-
-    ended = _without([missing], *arguments)
-
-    assert ended.returncode == Exit.BAD_INPUT
-    assert ended.stdout == ""
-    assert f"'gateway {command}' needs packages" in ended.stderr
-    assert f"{missing} is not installed" in ended.stderr
-    assert "pip install 'otlp-gateway[tools]'" in ended.stderr
-    assert "Traceback" not in ended.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-async def test_a_gateway_runs_without_the_tools(config: Path) -> None:
-    script = (
-        f"import sys; sys.modules.update(dict.fromkeys({sorted(TOOL_PACKAGES)}))\n"
-        "from gateway.cli.entry import main; main()"
-    )
-    serve: list[str | Path] = [sys.executable, "-P", "-c", script, "serve", "--config", config]
-    async with running(serve) as program:
-        await program.wait_line('"event": "ready"')
-        listed = _without(TOOL_PACKAGES, "keys", "list", "--config", config)
-    assert (listed.returncode, listed.stdout) == (Exit.OK, "No ingestion api keys found.\n")
-
-
-def test_what_is_missing_without_the_tools_is_what_the_extra_installs() -> None:
-    project = tomllib.loads(_PYPROJECT.read_text())["project"]
-    extra = {line.partition(">=")[0] for line in project["optional-dependencies"]["tools"]}
-    installed = {
-        distribution: {file.parts[0] for file in files(distribution) or ()} & TOOL_PACKAGES
-        for distribution in extra
-    }
-    assert all(installed.values()), installed
-    assert frozenset().union(*installed.values()) == TOOL_PACKAGES

@@ -10,6 +10,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from gateway.receiver import ReceivedRequest, Receiver
+from gateway.receiver.server import split_address
 from tests.interop.fleet import Fleet
 from tests.support.process import running
 
@@ -21,6 +23,9 @@ PATH = "/livez"
 
 TESTS = 145
 MUST_PASS = 144
+
+NO_PREFACE = ("http2/3.5", "Sends invalid connection preface")
+"""The receiver takes it for HTTP/1.1, answers 400 and closes; h2spec may stumble over the text."""
 
 _ROW = re.compile(r"^\| `(?P<section>[^`]+)` \| (?P<title>[^|]+) \|", re.MULTILINE)
 
@@ -78,3 +83,22 @@ async def test_a_listener_conforms_to_http2(
     status, ready = await fleet.gateway.get("/readyz")
     assert status == 200, ready
     fleet.check()
+
+
+async def test_the_debug_receiver_conforms_to_http2(
+    tool: Callable[[str], Path], tmp_path: Path
+) -> None:
+    report = tmp_path / "report.xml"
+    records: list[ReceivedRequest] = []
+    async with Receiver(records.append, grpc=None) as receiver:
+        port = split_address(receiver.http_address)[1]
+        command: list[str | Path] = [tool("h2spec"), "--host=127.0.0.1", f"--port={port}"]
+        command += ["--path=/v1/traces", f"--junit-report={report}"]
+        async with running(command) as program:
+            await program.wait(110)
+
+    found = results(report)
+    others = {result.name for result in found if result.verdict != "passed"}
+    assert len(found) == TESTS
+    assert others <= explained() | {NO_PREFACE}, others
+    assert records

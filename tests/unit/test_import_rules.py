@@ -8,8 +8,11 @@ too, and no modules may import each other in a circle.
 from __future__ import annotations
 
 import ast
+import re
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -53,7 +56,7 @@ ROOMS: Final = {
     "log_console": _room("terminal", "structlog"),
     "log": _room("channel log_console log_repeats log_writer repeats terminal", "structlog"),
     # bytes and protocols, without I/O and policy
-    "wire": _room("model outcome", "hpack httptools"),
+    "wire": _room("model outcome", "hpack httptools mypy_extensions"),
     "decoder": _room("model otlp samples", "google.protobuf msgspec"),
     "otlp": _room("model outcome", "cramjam google.protobuf google.rpc opentelemetry.proto"),
     # keys and configuration
@@ -141,7 +144,7 @@ ROOMS: Final = {
     ),
     "dataplane.http2": _room(
         "dataplane.auth dataplane.core dataplane.exchange dataplane.upstream metrics outcome wire",
-        "structlog",
+        "mypy_extensions structlog",
     ),
     "dataplane.accept": _room(
         "certificate_ids channel crowds dataplane.core metrics model outcome settings wire "
@@ -221,8 +224,12 @@ ROOMS: Final = {
         "structlog uvloop",
     ),
     # tools to try the gateway with
-    "receiver": _room("intake model otlp outcome", "google.protobuf hypercorn"),
-    "sender": _room("intake model otlp outcome", "aiohttp google.protobuf h2 opentelemetry.proto"),
+    "http2_connection": _room("wire"),
+    "receiver": _room("http2_connection intake model otlp outcome wire", "aiohttp google.protobuf"),
+    "sender": _room(
+        "http2_connection intake model otlp outcome wire",
+        "aiohttp google.protobuf opentelemetry.proto",
+    ),
     "demo": _room(
         "channel config control intake keys log model otlp outcome receiver terminal",
         "cryptography opentelemetry.proto rich uvloop yaml",
@@ -368,3 +375,38 @@ def test_libraries_are_imported_where_they_belong() -> None:
         and not _is_within(each.target, ROOMS[each.room].libraries)
     ]
     assert wrong == []
+
+
+def _installed_with_the_package() -> set[str]:
+    """Return the modules that come with the package when no extra is asked for."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    waiting: list[str] = project["dependencies"]
+    seen: set[str] = set()
+    modules: set[str] = set()
+    while waiting:
+        name = re.split(r"[^A-Za-z0-9._-]", waiting.pop(), maxsplit=1)[0].lower()
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            found = distribution(name)
+        except PackageNotFoundError:
+            continue  # for another system, or another Python
+        waiting += [line for line in found.requires or () if "extra ==" not in line]
+        for file in found.files or ():
+            *folders, last = file.parts
+            modules.add(".".join((*folders, last.partition(".")[0])).removesuffix(".__init__"))
+    return modules
+
+
+def test_what_is_imported_is_installed_with_the_package() -> None:
+    """Only `telemetry` is an extra: the demo, `send` and `receive` need nothing else either."""
+    installed = frozenset(_installed_with_the_package())
+    missing = {
+        each.target
+        for each in ALL
+        if each.target.split(".")[0] not in sys.stdlib_module_names | {"gateway"}
+        and each.room != "control.telemetry"
+        and not _is_within(each.target, installed)
+    }
+    assert missing == set()

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 from pathlib import Path
 
 import pytest
@@ -619,20 +618,6 @@ def test_limits_of_a_fleet_without_a_shared_store_are_warned_of(
 ) -> None:
     loaded = load_text(tmp_path, f"limits: {{scope: fleet}}\n{more}\n")
     assert ("limits.scope" in [each.path for each in loaded.warnings]) is is_warned
-
-
-def test_samples_without_the_decoders_packages_are_warned_of_and_not_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert not load_text(tmp_path, "usage: {sample: true}").warnings
-    monkeypatch.setitem(sys.modules, "cramjam", None)  # as if it was not installed
-
-    loaded = load_text(tmp_path, "usage: {sample: true}")
-
-    (found,) = loaded.warnings
-    assert found.path == "usage.sample"
-    assert "pip install 'otlp-gateway[usage]'" in found.message
-    assert worker_settings(loaded.config, 0, 1, [], -1, 1).sampling is None
 
 
 def test_workers_share_the_samples(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -14,7 +14,10 @@ from gateway.sender.grpc_client import GrpcConnection
 from gateway.sender.http_client import HttpConnection
 from gateway.sender.target import Plan, SendProtocol, parse_endpoint
 from gateway.sender.unreachable import Cause, UnreachableError
+from gateway.wire import http2
+from gateway.wire.http2 import frame
 from tests.support.exchange import Answer, Break, Request
+from tests.support.raw_http2 import OK_HEAD, head_frame, raw_http2_backend, stream_id
 from tests.support.sink import RawSink
 
 TRACES = SERVICES[Signal.TRACES]
@@ -127,6 +130,61 @@ async def test_a_goodbye_before_the_answer_is_told_apart_from_a_failure(
     assert caught.value.cause is cause
     assert not connection.is_usable
     await connection.close()
+
+
+def _accepted(stream: int) -> bytes:
+    """Write the answer to a call, of an empty message."""
+    message = frame(http2.DATA, 0, stream_id(stream), bytes(5))
+    trailers = head_frame(stream, [(b"grpc-status", b"0")], ended=True)
+    return head_frame(stream, OK_HEAD, ended=False) + message + trailers
+
+
+async def test_an_answer_that_comes_after_the_goodbye_is_read() -> None:
+    def goodbye_and_answer(stream: int) -> bytes:
+        last = stream.to_bytes(4, "big") + bytes(4)
+        return frame(http2.GOAWAY, 0, http2.NO_STREAM, last) + _accepted(stream)
+
+    async with raw_http2_backend(goodbye_and_answer) as backend:
+        connection = await GrpcConnection.open(_plan(backend.url))
+        assert (await connection.export(TRACES, b"")).grpc is GrpcCode.OK
+        assert not connection.is_usable
+        await connection.close()
+
+
+@pytest.mark.parametrize(
+    "answer, detail",
+    [
+        (lambda _stream: frame(http2.SETTINGS, 0, b"\0\0\0\1", b""), "PROTOCOL_ERROR"),
+        (lambda stream: frame(http2.HEADERS, 4, stream_id(stream), b"\xff"), "COMPRESSION_ERROR"),
+    ],
+)
+async def test_an_answer_that_breaks_the_rules_is_no_answer(
+    answer: Callable[[int], bytes], detail: str
+) -> None:
+    async with raw_http2_backend(answer) as backend:
+        connection = await GrpcConnection.open(_plan(backend.url))
+        with pytest.raises(UnreachableError) as caught:
+            await connection.export(TRACES, b"")
+        await connection.close()
+    assert caught.value.cause is Cause.BROKEN_OFF
+    assert detail in caught.value.detail
+
+
+async def test_a_response_without_end_is_not_kept(sink: RawSink) -> None:
+    sink.script = lambda _request: Answer(body=bytes(5 * 1024 * 1024))
+    with pytest.raises(UnreachableError, match="larger than 4 MiB"):
+        await _export(sink)
+
+
+async def test_a_provisional_response_is_passed_over() -> None:
+    def hints_first(stream: int) -> bytes:
+        hints = head_frame(stream, [(b":status", b"103")], ended=False)
+        return hints + _accepted(stream)
+
+    async with raw_http2_backend(hints_first) as backend:
+        connection = await GrpcConnection.open(_plan(backend.url))
+        assert (await connection.export(TRACES, b"")).is_accepted
+        await connection.close()
 
 
 async def test_a_head_without_grpc_is_read_as_what_it_is(sink: RawSink) -> None:
